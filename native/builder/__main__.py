@@ -1,0 +1,70 @@
+"""Build the native part of retain-local.
+
+    python native/builder libs --out DIR       build the libraries and copy them to DIR
+    python native/builder test [-R REGEX]      build and run the native tests (--sanitize: with ASan and UBSan)
+    python native/builder stock                build the unpatched libraries, print their directory
+    python native/builder sdist                print the path of the checked source distribution of upstream
+    python native/builder missing-tools        print the PyPI packages of build tools that this machine lacks
+
+Options of CMake go behind -D, such as -D RETAIN_CUDA=ON or -D GGML_NATIVE=OFF.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+
+import toolchain
+import upstream
+from build import Build, cache_directory
+from console import BuildError
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(prog="builder", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("-D", dest="defines", action="append", default=[], metavar="NAME=VALUE", help="a CMake option")
+    common.add_argument("--jobs", type=int, help="compilers that run at once (all cores)")
+    common.add_argument("--cmake", help="the CMake program to use")
+
+    libs = commands.add_parser("libs", parents=[common], help="build the libraries")
+    libs.add_argument("--out", type=pathlib.Path, help="where to copy them")
+    test = commands.add_parser("test", parents=[common], help="build and run the native tests")
+    test.add_argument("--sanitize", action="store_true", help="with AddressSanitizer and UBSan")
+    test.add_argument("-R", dest="regex", default=".", help="only the tests whose name matches")
+    commands.add_parser("stock", parents=[common], help="build the unpatched libraries")
+    commands.add_parser("sdist", help="print the path of the source distribution of upstream")
+    commands.add_parser("missing-tools", help="print the PyPI packages of missing build tools")
+    return parser.parse_args()
+
+
+def run(args):
+    if args.command == "sdist":
+        print(os.environ.get("RETAIN_UPSTREAM_DIR") or upstream.sdist(cache_directory()))
+        return 0
+    if args.command == "missing-tools":
+        print(*toolchain.missing_tools())
+        return 0
+
+    variant = {"libs": "release", "stock": "stock", "test": "sanitize" if args.command == "test" and args.sanitize
+               else "release"}[args.command]
+    defines = dict(define.split("=", 1) for define in args.defines)
+    with Build(variant, defines, args.cmake, args.jobs).prepared() as build:
+        if args.command == "test":
+            build.compile("retain-tests", f"the native tests ({variant})")
+            return build.run_tests(args.regex)
+        build.compile("retain-libs", f"the native libraries ({variant})")
+        if args.command == "libs" and args.out:
+            build.install(args.out.resolve())
+        else:
+            print(build.library_directory)
+    return 0
+
+
+try:
+    sys.exit(run(parse_arguments()))
+except BuildError as error:
+    sys.exit(f"retain-local: {error}")

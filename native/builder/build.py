@@ -1,0 +1,145 @@
+"""One build of the native libraries, in a directory of the user's cache.
+
+    <cache>/sdist/                       the source distribution of upstream
+    <cache>/<variant>-<key>/llama.cpp/   upstream, patched unless the variant is stock
+                            native/      a copy of our sources
+                            build/       CMake's directory; the libraries are in build/bin
+                            build.log    the output of the last build
+
+The key is a hash of what a build directory cannot change without starting anew: upstream, options and compiler.
+Sources and patches are not in it; they are compiled incrementally.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import toolchain
+import tree
+import upstream
+from console import run_logged, say
+
+NATIVE = pathlib.Path(__file__).resolve().parent.parent
+# parts of native/ that are not compiled
+SKIPPED = ("builder", "package", "patches")
+
+VARIANTS = {
+    "release": {"CMAKE_BUILD_TYPE": "Release"},
+    "stock": {"CMAKE_BUILD_TYPE": "Release", "RETAIN_STOCK": "ON"},
+    "sanitize": {"CMAKE_BUILD_TYPE": "Debug", "RETAIN_SANITIZE": "ON"},
+}
+
+
+def cache_directory():
+    if chosen := os.environ.get("RETAIN_CACHE_DIR"):
+        return pathlib.Path(chosen).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(base) / "retain-local"
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Hold a lock file: builds of several clones share a directory, so they take turns."""
+    with open(path, "w") as file:
+        if os.name == "nt":
+            import msvcrt
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        else:
+            import fcntl
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("waiting for another build to finish")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Build:
+    def __init__(self, variant, defines, cmake=None, jobs=None):
+        self.stock = variant == "stock"
+        self.options = {**VARIANTS[variant], **defines}
+        self.jobs = jobs or os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or os.cpu_count()
+        self.cmake = toolchain.check_cmake(cmake or toolchain.find_program("cmake"))
+        self.ninja = toolchain.find_program("ninja")
+        if self.options.get("RETAIN_CUDA", "").upper() in ("ON", "1", "TRUE", "YES"):
+            toolchain.check_cuda()
+
+        machine = toolchain.fingerprint()
+        identity = json.dumps([upstream.SHA256, self.options, bool(self.ninja), machine], sort_keys=True)
+        key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        self.cache = cache_directory()
+        self.root = self.cache / f"{variant}-{key}"
+        self.directory = self.root / "build"
+        self.log = self.root / "build.log"
+        # ccache: paths relative to the root let the variants share objects; -march=native means another thing on
+        # another CPU, so objects are shared between equal machines only
+        self.env = {**os.environ, "CCACHE_BASEDIR": str(self.root), "CCACHE_NOHASHDIR": "1",
+                    "CCACHE_NAMESPACE": machine, "GIT_CEILING_DIRECTORIES": str(self.root)}
+
+    @contextlib.contextmanager
+    def prepared(self):
+        """The locked build directory, with its sources up to date and configured."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with locked(self.root / "lock"):
+            self.log.write_text("")
+            self.update_upstream()
+            tree.sync(self.root / "native", tree.read_tree(NATIVE, skip=SKIPPED))
+            self.configure()
+            yield self
+
+    def update_upstream(self):
+        patches = [] if self.stock else sorted((NATIVE / "patches").glob("*.patch"))
+        local = os.environ.get("RETAIN_UPSTREAM_DIR")
+        content = [upstream.SHA256, *upstream.PARTS, *(f"{p.name}\n{p.read_text(encoding='utf-8')}" for p in patches)]
+        wanted = hashlib.sha256("\0".join(content).encode()).hexdigest()
+        stamp = self.root / "llama.cpp.stamp"
+        if not local and stamp.is_file() and stamp.read_text() == wanted:
+            return
+        stamp.unlink(missing_ok=True)
+        files = upstream.read_directory(pathlib.Path(local)) if local else upstream.read_sdist(upstream.sdist(self.cache))
+        if patches:
+            files = tree.apply_patches(files, patches)
+        tree.sync(self.root / "llama.cpp", files)
+        if not local:
+            stamp.write_text(wanted)
+
+    def configure(self):
+        command = [self.cmake, "-S", str(self.root / "native"), "-B", str(self.directory), "-DRETAIN_BUILD_TESTS=ON",
+                   f"-DRETAIN_LLAMA_DIR={self.root / 'llama.cpp'}", f"-DRETAIN_UPSTREAM_VERSION={upstream.VERSION}",
+                   *(f"-D{name}={value}" for name, value in sorted(self.options.items()))]
+        if self.ninja:
+            command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={self.ninja}"]
+        stamp = self.root / "configure.stamp"
+        if stamp.is_file() and stamp.read_text() == "\n".join(command):
+            return  # the build configures by itself when a CMake file or the list of sources changes
+        stamp.unlink(missing_ok=True)
+        run_logged(command, "configuring", self.log, self.env)
+        stamp.write_text("\n".join(command))
+
+    def compile(self, target, what):
+        command = [self.cmake, "--build", str(self.directory), "--config", self.options["CMAKE_BUILD_TYPE"],
+                   "--parallel", str(self.jobs), "--target", target]
+        lines = run_logged(command, f"building {what}", self.log, self.env,
+                           rename=[("../native/", f"{self.root}/native/"), (f"{self.root}/native", str(NATIVE))])
+        for line in lines:
+            if line.startswith(str(NATIVE)) and "warning:" in line:
+                print(line, file=sys.stderr)
+
+    def install(self, directory):
+        command = [self.cmake, "--install", str(self.directory), "--config", self.options["CMAKE_BUILD_TYPE"],
+                   "--component", "retain-local", "--prefix", str(directory)]
+        run_logged(command, f"copying the libraries to {directory}", self.log, self.env)
+
+    def run_tests(self, regex):
+        """Run the native tests whose name matches; ctest speaks for itself."""
+        ctest = str(pathlib.Path(self.cmake).with_name("ctest"))
+        return subprocess.run([ctest, "--test-dir", str(self.directory), "-C", self.options["CMAKE_BUILD_TYPE"],
+                               "--output-on-failure", "--no-tests=error", "-R", regex]).returncode
+
+    @property
+    def library_directory(self):
+        return self.directory / "bin"

@@ -1,0 +1,20 @@
+# AddressSanitizer and UBSan for all code but the model graphs of upstream, which take most of the compile time and
+# touch no memory of their own.
+
+set(flags -O1 -g1 -fno-omit-frame-pointer -fsanitize=address,undefined)
+
+foreach (target ggml ggml-base ggml-cpu)
+    target_compile_options(${target} PRIVATE ${flags})
+endforeach()
+
+get_target_property(directory llama SOURCE_DIR)
+get_target_property(sources   llama SOURCES)
+list(FILTER sources EXCLUDE REGEX "models/")
+foreach (source ${sources})
+    get_filename_component(source ${source} ABSOLUTE BASE_DIR ${directory})
+    set_property(SOURCE ${source} TARGET_DIRECTORY llama APPEND PROPERTY COMPILE_OPTIONS ${flags})
+endforeach()
+target_compile_options(llama PRIVATE -O0 -g0)
+
+# the tests, defined after this
+add_compile_options(${flags})

@@ -1,0 +1,19 @@
+# One executable native-NAME for each tests/NAME.cpp; they use internals of ggml and llama.
+
+add_custom_target(retain-tests)
+
+file(GLOB tests CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/*.cpp)
+foreach (source ${tests})
+    get_filename_component(name ${source} NAME_WE)
+    add_executable(native-${name} EXCLUDE_FROM_ALL ${source})
+    target_compile_features(native-${name} PRIVATE cxx_std_17)
+    target_include_directories(native-${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/ggml
+                                                      ${PROJECT_SOURCE_DIR}/ggml-cpu ${RETAIN_LLAMA_INTERNALS})
+    target_link_libraries(native-${name} PRIVATE llama ggml ggml-base ggml-cpu)
+    add_dependencies(retain-tests native-${name})
+
+    add_test(NAME native-${name} COMMAND native-${name})
+    # halting on the first error makes undefined behaviour fail a test
+    set_tests_properties(native-${name} PROPERTIES ENVIRONMENT
+        "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1;ASAN_OPTIONS=detect_stack_use_after_return=1")
+endforeach()

@@ -1,0 +1,63 @@
+#include "ggml-retention.h"
+
+#include "ggml-impl.h"
+
+struct ggml_tensor * ggml_retention_score(
+        struct ggml_context * ctx,
+        struct ggml_tensor  * dst,
+        struct ggml_tensor  * a,
+        struct ggml_tensor  * w,
+        struct ggml_tensor  * b) {
+    GGML_ASSERT(a->type == GGML_TYPE_F32 && b->type == GGML_TYPE_F32 && dst->type == GGML_TYPE_F32);
+    GGML_ASSERT(w->type == GGML_TYPE_F32 || w->type == GGML_TYPE_F16 || w->type == GGML_TYPE_Q8_0);
+    GGML_ASSERT(a->ne[0] == w->ne[0] && b->ne[0] == w->ne[1]);
+    GGML_ASSERT(dst->ne[0] == w->ne[1] && dst->ne[1] == a->ne[1]);
+    GGML_ASSERT(ggml_is_contiguous_rows(a) && ggml_is_contiguous(w) && ggml_is_contiguous(b));
+    GGML_ASSERT(ggml_is_contiguous_rows(dst));
+
+    struct ggml_tensor * result = ggml_view_tensor(ctx, dst);
+
+    result->op     = GGML_OP_RETENTION_SCORE;
+    result->src[0] = a;
+    result->src[1] = w;
+    result->src[2] = b;
+    result->src[3] = dst;
+
+    return result;
+}
+
+struct ggml_tensor * ggml_retention_attn(
+        struct ggml_context * ctx,
+        struct ggml_tensor  * q,
+        struct ggml_tensor  * k,
+        struct ggml_tensor  * v,
+        struct ggml_tensor  * pages,
+        struct ggml_tensor  * streams,
+        struct ggml_tensor  * tokens,
+        struct ggml_tensor  * sinks,
+        const struct ggml_retention_attn_params * params) {
+    GGML_ASSERT(q->type == GGML_TYPE_F32 && ggml_is_contiguous_rows(q));
+    GGML_ASSERT(q->ne[0] == k->ne[0] && q->ne[3] == 1);
+    GGML_ASSERT(pages->type == GGML_TYPE_I32 && streams->type == GGML_TYPE_I32 && tokens->type == GGML_TYPE_I32);
+    GGML_ASSERT(streams->ne[0] == 2 && tokens->ne[0] == 2 && tokens->ne[1] == q->ne[2]);
+    GGML_ASSERT(!sinks || (sinks->type == GGML_TYPE_F32 && sinks->ne[0] == q->ne[1]));
+    GGML_ASSERT(params->n_head_kv > 0 && q->ne[1] % params->n_head_kv == 0);
+    GGML_ASSERT(params->page_size > 0);
+
+    const int64_t ne[4] = { v->ne[0], q->ne[1], q->ne[2], 1 };
+
+    struct ggml_tensor * result = ggml_new_tensor(ctx, GGML_TYPE_F32, 3, ne);
+
+    ggml_set_op_params(result, params, sizeof(*params));
+
+    result->op     = GGML_OP_RETENTION_ATTN;
+    result->src[0] = q;
+    result->src[1] = k;
+    result->src[2] = v;
+    result->src[3] = pages;
+    result->src[4] = streams;
+    result->src[5] = tokens;
+    result->src[6] = sinks;
+
+    return result;
+}

@@ -1,0 +1,169 @@
+// retain.h - a KV cache of fixed size for llama.cpp: the C API
+//
+// The cache is one pool of cells. A cell is the K row and the V row of one (layer, KV head, position). Every sequence
+// has a budget of M cells per (layer, KV head) on average; after each ubatch the cells with the lowest retention score
+// go, wherever in the model they are. llama.h is untouched: a context made while retention parameters are set for the
+// thread uses the pool, any other context is stock llama.cpp.
+//
+//     struct retain_params rp = retain_default_params();
+//     rp.budget = 2048;
+//     rp.gates  = "model.gates.gguf";
+//     struct llama_context * ctx = retain_init_from_model(model, cparams, &rp);
+//
+// Functions that can fail return false, a negative number or NULL, and retain_last_error() says why in one line.
+// Every function that takes a context fails on one without a retention memory. A context is used by one thread at a
+// time, as in llama.h.
+
+#pragma once
+
+#include "llama.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define RETAIN_API_VERSION 1
+
+enum retain_prefill {
+    RETAIN_PREFILL_BOUNDED = 0, // evict after each ubatch of the prompt: memory is bounded by the budget
+    RETAIN_PREFILL_FULL    = 1, // hold a whole prompt (retain_hold), evict once after it: memory is bounded by n_ctx
+};
+
+struct retain_params {
+    int32_t budget;       // M: cells per (layer, KV head) on average, per sequence; > 0
+    int32_t buffer;       // tokens that may come in over the budget before an eviction runs; >= 0
+    int32_t lookahead;    // N of the lookahead score; >= 1
+    int32_t n_sink;       // the first positions are kept; >= 0
+    int32_t n_recent;     // the last positions are kept; >= 0
+    int32_t min_per_head; // cells that every (layer, KV head) keeps; >= 0
+    int32_t page_size;    // cells per page, a power of two from 8 to 256; 0: chosen from the budget
+    enum retain_prefill prefill;
+    const char * policy;  // a name of retain_policy_name(); NULL: "gate" with gates, "window" without
+    const char * gates;   // path of a gate sidecar (GGUF), or NULL
+};
+
+struct retain_stats {
+    int64_t n_seen;         // tokens seen, all sequences: largest position + 1, added up
+    int64_t n_cells;        // cells held now, all sequences
+    int64_t n_cells_peak;   // most cells ever held at once
+    int64_t n_cells_max;    // cells the pool promises to hold: n_seq_max*L*H*(M + max(buffer, n_ubatch))
+    int64_t n_evicted;      // cells evicted since creation
+    int64_t n_evictions;    // evictions run since creation
+    int64_t n_moved;        // cells moved into holes since creation
+    int64_t n_streams;      // L*H: (layer, KV head) pairs
+    int32_t budget;         // M of sequence 0
+    int32_t page_size;      // cells per page
+    int64_t n_pages;        // pages of the pool
+    int64_t n_pages_used;
+    int64_t bytes_pool;     // bytes allocated for K and V
+    int64_t bytes_cell;     // bytes of one cell: K row + V row
+    int64_t bytes_used;     // bytes of the pages in use
+    int64_t bytes_full;     // bytes that a full cache of the n_seen tokens would take
+    double  t_select_s;     // seconds in scoring the cells and selecting
+    double  t_move_s;       // seconds in moving cells
+    double  t_input_s;      // seconds in filling page tables and other graph inputs
+};
+
+// The eviction hook: scores for the n_cells cells of a sequence, the highest are kept.
+// All arrays have n_cells entries: layer index, KV head, position, log beta (0 without gates) and age in tokens
+// (n_seen + 1 - position). Write the scores (finite, any sign) and return true; false leaves the policy's own.
+typedef bool (*retain_score_callback)(
+        void          * user_data,
+        llama_seq_id    seq_id,
+        int64_t         n_seen,
+        int64_t         n_cells,
+        const int32_t * layer,
+        const int32_t * head,
+        const int32_t * pos,
+        const float   * log_beta,
+        const int32_t * age,
+        float         * scores);
+
+// version of this API, to compare with RETAIN_API_VERSION
+LLAMA_API int32_t      retain_api_version(void);
+
+// the llama-cpp-python release whose llama.cpp this library was built from
+LLAMA_API const char * retain_upstream_version(void);
+
+// why the last call in this thread failed; "" when none did
+LLAMA_API const char * retain_last_error(void);
+
+LLAMA_API struct retain_params retain_default_params(void);
+
+// Retention parameters of every context that this thread makes from now on; NULL: stock contexts again.
+// The strings are copied. Contexts already made do not change.
+LLAMA_API bool retain_set_params(const struct retain_params * params);
+
+// llama_init_from_model() with retention parameters. NULL on failure.
+LLAMA_API struct llama_context * retain_init_from_model(
+        struct llama_model         * model,
+        struct llama_context_params  cparams,
+        const struct retain_params * params);
+
+// Check a gate sidecar against a model without making a context: names, shapes, types, fingerprint.
+LLAMA_API bool retain_gates_check(const struct llama_model * model, const char * path);
+
+// whether the context has a retention memory
+LLAMA_API bool retain_is_enabled(const struct llama_context * ctx);
+
+// whether gates are loaded: log beta means something
+LLAMA_API bool retain_has_gates(const struct llama_context * ctx);
+
+LLAMA_API bool retain_get_stats(const struct llama_context * ctx, struct retain_stats * stats);
+
+// Layers that have a KV cache, in order: returns their number, writes up to n_max layer indices to layers (may be NULL)
+LLAMA_API int32_t retain_layers(const struct llama_context * ctx, int32_t * layers, int32_t n_max);
+
+// KV heads of layer il, or -1
+LLAMA_API int32_t retain_n_head_kv(const struct llama_context * ctx, int32_t il);
+
+// Cells of the stream (seq_id, il, head): returns their number n, writes min(n, n_max) positions and log betas in the
+// order of the stream (not sorted). pos and log_beta may be NULL.
+LLAMA_API int64_t retain_get_cells(
+        const struct llama_context * ctx,
+        llama_seq_id                 seq_id,
+        int32_t                      il,
+        int32_t                      head,
+        int32_t                    * pos,
+        float                      * log_beta,
+        int64_t                      n_max);
+
+// cells of one sequence, over all layers and heads
+LLAMA_API int64_t retain_n_cells(const struct llama_context * ctx, llama_seq_id seq_id);
+
+// Keep the cells of positions [p0, p1) of a sequence until unpinned. Fails when the pinned positions together with
+// sinks and recent window would fill the budget.
+LLAMA_API bool retain_pin  (struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1);
+
+// Take back every pin that overlaps [p0, p1); p1 < 0: to the end
+LLAMA_API bool retain_unpin(struct llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1);
+
+// Change the budget of a sequence, up to the budget the context was made with; evicts at once when it shrinks.
+LLAMA_API bool    retain_set_budget(struct llama_context * ctx, llama_seq_id seq_id, int32_t budget);
+LLAMA_API int32_t retain_get_budget(const struct llama_context * ctx, llama_seq_id seq_id);
+
+// Hold evictions back while a prompt is read (RETAIN_PREFILL_FULL only); releasing evicts at once.
+LLAMA_API bool retain_hold(struct llama_context * ctx, llama_seq_id seq_id, bool hold);
+
+// The smallest p such that removing [p, inf) gives exactly the state that the cache had after p tokens
+// (0 while nothing was evicted).
+LLAMA_API llama_pos retain_rollback_limit(const struct llama_context * ctx, llama_seq_id seq_id);
+
+// policies by index; NULL past the last
+LLAMA_API const char * retain_policy_name(int32_t i);
+LLAMA_API const char * retain_policy_description(int32_t i);
+
+// Switch the policy; the cells keep their log beta. Fails for "gate" without gates.
+LLAMA_API bool         retain_set_policy(struct llama_context * ctx, const char * name);
+LLAMA_API const char * retain_get_policy(const struct llama_context * ctx);
+
+// Install the eviction hook, or take it out with NULL.
+LLAMA_API bool retain_set_callback(struct llama_context * ctx, retain_score_callback callback, void * user_data);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,46 @@
+// gate.cpp - the learned retention score of "Make Each Token Count" (arXiv 2605.09649)
+//
+//     s = (n + 1 - p)*log(beta)                                                            lookahead 1
+//     s = (n + 2 - p)*log(beta) + log1mexp(N*log(beta)) - log1mexp(log(beta))              lookahead N
+//
+// with n tokens seen and a cell at position p: the log of beta^age, and of its sum over the next N tokens.
+
+#include "retain-policy.h"
+
+#include <cmath>
+
+static double log1mexp(double x) {
+    return std::log(-std::expm1(x));
+}
+
+// log((1 - beta^N)/(1 - beta)), which tends to log(N) as beta tends to 1
+static float log_sum_ahead(float log_beta, int32_t lookahead) {
+    if (log_beta == 0.0f) {
+        return (float) std::log((double) lookahead);
+    }
+    return (float) (log1mexp((double) lookahead*log_beta) - log1mexp(log_beta));
+}
+
+// Each product and sum is rounded to fp32 on its own: products of two floats are exact in double, so that neither
+// fused instructions nor the backend can change an order.
+static void score(const retain_policy_input & in, float * scores) {
+    const int64_t n = in.n_seen + (in.lookahead > 1 ? 2 : 1);
+
+    for (int64_t i = 0; i < in.n_cells; ++i) {
+        const float age = (float) (n - in.pos[i]);
+        scores[i] = (float) ((double) age*(double) in.log_beta[i]);
+    }
+
+    if (in.lookahead > 1) {
+        for (int64_t i = 0; i < in.n_cells; ++i) {
+            scores[i] = (float) ((double) scores[i] + (double) log_sum_ahead(in.log_beta[i], in.lookahead));
+        }
+    }
+}
+
+const retain_policy retain_policy_gate = {
+    /*.name        =*/ "gate",
+    /*.description =*/ "learned retention gates: the cells with the highest beta^age stay",
+    /*.needs_gates =*/ true,
+    /*.score       =*/ score,
+};

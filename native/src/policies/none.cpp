@@ -1,0 +1,10 @@
+// none.cpp - nothing is evicted; a ubatch that does not fit is refused
+
+#include "retain-policy.h"
+
+const retain_policy retain_policy_none = {
+    /*.name        =*/ "none",
+    /*.description =*/ "never evict: more tokens than the budget are an error",
+    /*.needs_gates =*/ false,
+    /*.score       =*/ nullptr,
+};

@@ -1,0 +1,207 @@
+// retain-api.cpp - retain.h over retain_memory
+
+#include "retain.h"
+#include "retain-error.h"
+#include "retain-memory.h"
+
+#include "llama-context.h"
+
+#include <algorithm>
+
+static retain_memory * find_memory(const llama_context * ctx) {
+    auto * mem = ctx ? dynamic_cast<retain_memory *>(ctx->get_memory()) : nullptr;
+    if (!mem) {
+        retain_error_set(ctx ? "the context has no retention memory" : "the context is NULL");
+    }
+    return mem;
+}
+
+// the memory of ctx, when it has that sequence
+static retain_memory * find_memory(const llama_context * ctx, llama_seq_id seq_id) {
+    auto * mem = find_memory(ctx);
+    if (mem && !mem->has_seq(seq_id)) {
+        retain_error_set(retain_format("sequence %d is out of range; the context has %zu", seq_id, mem->seqs.size()));
+        return nullptr;
+    }
+    return mem;
+}
+
+// run fn; an exception becomes the last error and false
+template <typename F>
+static bool guarded(F fn) {
+    try {
+        fn();
+        return true;
+    } catch (const std::exception & err) {
+        retain_error_set(err.what());
+        return false;
+    }
+}
+
+int32_t retain_api_version(void) {
+    return RETAIN_API_VERSION;
+}
+
+const char * retain_upstream_version(void) {
+    return RETAIN_UPSTREAM_VERSION;
+}
+
+const char * retain_last_error(void) {
+    return retain_error_get().c_str();
+}
+
+retain_params retain_default_params(void) {
+    retain_params res = {};
+    res.budget    = 2048;
+    res.buffer    = 128;
+    res.lookahead = 1;
+    res.n_sink    = 4;
+    res.prefill   = RETAIN_PREFILL_BOUNDED;
+    return res;
+}
+
+bool retain_set_params(const retain_params * params) {
+    retain_error_clear();
+    return guarded([&]() { retain_config_set_pending(params); });
+}
+
+llama_context * retain_init_from_model(llama_model * model, llama_context_params cparams, const retain_params * params) {
+    if (!retain_set_params(params)) {
+        return nullptr;
+    }
+    llama_context * ctx = llama_init_from_model(model, cparams);
+    retain_config_set_pending(nullptr);
+
+    if (!ctx && retain_error_get().empty()) {
+        retain_error_set("llama.cpp could not make the context; its log says why");
+    }
+    return ctx;
+}
+
+bool retain_gates_check(const llama_model * model, const char * path) {
+    retain_error_clear();
+    return guarded([&]() { retain_gates(*model, path, /*load =*/ false); });
+}
+
+bool retain_is_enabled(const llama_context * ctx) {
+    return ctx && dynamic_cast<retain_memory *>(ctx->get_memory());
+}
+
+bool retain_has_gates(const llama_context * ctx) {
+    const auto * mem = find_memory(ctx);
+    return mem && mem->gates;
+}
+
+bool retain_get_stats(const llama_context * ctx, retain_stats * stats) {
+    const auto * mem = find_memory(ctx);
+    if (!mem) {
+        return false;
+    }
+    mem->get_stats(*stats);
+    return true;
+}
+
+int32_t retain_layers(const llama_context * ctx, int32_t * layers, int32_t n_max) {
+    const auto * mem = find_memory(ctx);
+    if (!mem) {
+        return -1;
+    }
+    for (int32_t i = 0; layers && i < std::min<int32_t>(n_max, mem->layers.size()); ++i) {
+        layers[i] = mem->layers[i].il;
+    }
+    return mem->layers.size();
+}
+
+int32_t retain_n_head_kv(const llama_context * ctx, int32_t il) {
+    const auto * mem   = find_memory(ctx);
+    const auto * layer = mem ? mem->find_layer(il) : nullptr;
+    if (mem && !layer) {
+        retain_error_set(retain_format("layer %d has no KV cache", il));
+    }
+    return layer ? layer->n_head_kv : -1;
+}
+
+int64_t retain_get_cells(const llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t head, int32_t * pos, float * log_beta, int64_t n_max) {
+    const auto * mem = find_memory(ctx, seq_id);
+    if (!mem) {
+        return -1;
+    }
+    const auto * layer = mem->find_layer(il);
+    if (!layer || head < 0 || head >= layer->n_head_kv) {
+        retain_error_set(retain_format("there is no KV head %d in layer %d", head, il));
+        return -1;
+    }
+
+    const auto & stream = mem->seqs[seq_id].streams[layer->stream_first + head];
+    const int64_t n = std::max<int64_t>(0, std::min(n_max, stream.size()));
+    if (pos) {
+        std::copy_n(stream.pos.begin(), n, pos);
+    }
+    if (log_beta) {
+        std::copy_n(stream.log_beta.begin(), n, log_beta);
+    }
+    return stream.size();
+}
+
+int64_t retain_n_cells(const llama_context * ctx, llama_seq_id seq_id) {
+    const auto * mem = find_memory(ctx, seq_id);
+    return mem ? mem->n_cells(mem->seqs[seq_id]) : -1;
+}
+
+bool retain_pin(llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    auto * mem = find_memory(ctx, seq_id);
+    return mem && guarded([&]() { mem->pin(seq_id, p0, p1); });
+}
+
+bool retain_unpin(llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    auto * mem = find_memory(ctx, seq_id);
+    return mem && guarded([&]() { mem->unpin(seq_id, p0, p1); });
+}
+
+bool retain_set_budget(llama_context * ctx, llama_seq_id seq_id, int32_t budget) {
+    auto * mem = find_memory(ctx, seq_id);
+    return mem && guarded([&]() { mem->set_budget(seq_id, budget); });
+}
+
+int32_t retain_get_budget(const llama_context * ctx, llama_seq_id seq_id) {
+    const auto * mem = find_memory(ctx, seq_id);
+    return mem ? mem->seqs[seq_id].budget : -1;
+}
+
+bool retain_hold(llama_context * ctx, llama_seq_id seq_id, bool hold) {
+    auto * mem = find_memory(ctx, seq_id);
+    return mem && guarded([&]() { mem->set_hold(seq_id, hold); });
+}
+
+llama_pos retain_rollback_limit(const llama_context * ctx, llama_seq_id seq_id) {
+    const auto * mem = find_memory(ctx, seq_id);
+    return mem ? mem->rollback_limit(seq_id) : -1;
+}
+
+const char * retain_policy_name(int32_t i) {
+    int32_t n = 0;
+    while (n < i && retain_policies[n]) {
+        ++n;
+    }
+    return i >= 0 && retain_policies[n] ? retain_policies[n]->name : nullptr;
+}
+
+const char * retain_policy_description(int32_t i) {
+    const char * name = retain_policy_name(i);
+    return name ? retain_policies[i]->description : nullptr;
+}
+
+bool retain_set_policy(llama_context * ctx, const char * name) {
+    auto * mem = find_memory(ctx);
+    return mem && guarded([&]() { mem->set_policy(name); });
+}
+
+const char * retain_get_policy(const llama_context * ctx) {
+    const auto * mem = find_memory(ctx);
+    return mem ? mem->policy->name : nullptr;
+}
+
+bool retain_set_callback(llama_context * ctx, retain_score_callback callback, void * user_data) {
+    auto * mem = find_memory(ctx);
+    return mem && guarded([&]() { mem->set_callback(callback, user_data); });
+}

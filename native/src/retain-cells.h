@@ -1,0 +1,77 @@
+// retain-cells.h - which cells a sequence holds, and where they are
+//
+// A stream is dense: cell i is in page pages[i/page_size], slot i%page_size. New cells go to the end; the hole that an
+// evicted cell leaves is filled with the last cell. So the cells of the current ubatch are always the last ones.
+
+#pragma once
+
+#include "retain-pool.h"
+
+#include "llama.h"
+
+#include <utility>
+#include <vector>
+
+// the cells of one (sequence, layer, KV head)
+struct retain_stream {
+    std::vector<int32_t> pos;
+    std::vector<float>   log_beta;
+    std::vector<int32_t> pages;
+    std::vector<int32_t> shift; // positions by which K is still to be turned; empty: none
+
+    int64_t size() const { return pos.size(); }
+
+    retain_pool::place place(const retain_pool & pool, int64_t i) const {
+        return { pages[i/pool.page_size], (int32_t) (i%pool.page_size) };
+    }
+
+    // add n cells to the end, taking pages as needed
+    void append(retain_pool & pool, int64_t n, const int32_t * positions);
+
+    // keep the cells for which keep(i) is true; returns the number of cells moved
+    template <typename F>
+    int64_t retain_if(retain_pool & pool, F keep) {
+        int64_t n_moved = 0;
+        int64_t end     = size();
+
+        for (int64_t i = 0; i < end; ++i) {
+            if (keep(i)) {
+                continue;
+            }
+            do {
+                --end;
+            } while (end > i && !keep(end));
+            if (end > i) {
+                move(pool, end, i);
+                ++n_moved;
+            }
+        }
+        truncate(pool, end);
+
+        return n_moved;
+    }
+
+    // keep the first n cells, giving back the pages after them
+    void truncate(retain_pool & pool, int64_t n);
+
+private:
+    void move(retain_pool & pool, int64_t src, int64_t dst);
+};
+
+// one sequence: its streams in order of layer and head, and what its evictions need to know
+struct retain_seq {
+    std::vector<retain_stream> streams;
+
+    int32_t   budget;                             // M
+    llama_pos pos_max       = -1;                 // last position seen, evicted or not
+    int64_t   evicted_at    = 0;                  // tokens seen when last something was evicted
+    bool      hold          = false;              // no eviction while a prompt is read
+    std::vector<std::pair<llama_pos, llama_pos>> pins; // [p0, p1)
+
+    int64_t n_seen() const { return pos_max + 1; }
+
+    bool is_pinned(llama_pos p) const;
+
+    // positions in pins, each counted once
+    int64_t n_pinned() const;
+};

@@ -1,0 +1,270 @@
+// retain-evict.cpp - scoring the cells of a sequence and letting the lowest go
+
+#include "retain-memory.h"
+#include "retain-error.h"
+
+#include "ggml.h"
+
+#include <algorithm>
+
+static double seconds_since(int64_t t_start_us) {
+    return (ggml_time_us() - t_start_us)*1e-6;
+}
+
+int64_t retain_memory::n_streams_of(size_t pool) const {
+    int64_t n = 0;
+    for (const auto & layer : layers) {
+        n += layer.pool == (int32_t) pool ? layer.n_head_kv : 0;
+    }
+    return n;
+}
+
+int64_t retain_memory::n_cells_of(const retain_seq & seq, size_t pool) const {
+    int64_t n = 0;
+    for (const auto & layer : layers) {
+        for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
+            n += seq.streams[layer.stream_first + h].size();
+        }
+    }
+    return n;
+}
+
+int64_t retain_memory::n_cells(const retain_seq & seq) const {
+    int64_t n = 0;
+    for (const auto & stream : seq.streams) {
+        n += stream.size();
+    }
+    return n;
+}
+
+int64_t retain_memory::n_cells_all() const {
+    int64_t n = 0;
+    for (const auto & seq : seqs) {
+        n += n_cells(seq);
+    }
+    return n;
+}
+
+void retain_memory::evict(retain_seq & seq) {
+    const int64_t n_before = n_cells(seq);
+
+    for (size_t p = 0; p < pools.size(); ++p) {
+        if (n_cells_of(seq, p) > seq.budget*n_streams_of(p)) {
+            evict_pool(seq, p);
+        }
+    }
+
+    if (n_cells(seq) < n_before) {
+        n_evicted += n_before - n_cells(seq);
+        ++n_evictions;
+        seq.evicted_at = seq.n_seen();
+    }
+}
+
+void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
+    const int64_t t_start = ggml_time_us();
+
+    score_pool(seq, pool);
+    select.run(seq.budget*n_streams_of(pool));
+
+    const int64_t t_selected = ggml_time_us();
+    t_select_s += seconds_since(t_start);
+
+    size_t at = 0;
+    for (const auto & layer : layers) {
+        if (layer.pool != (int32_t) pool) {
+            continue;
+        }
+        for (int32_t h = 0; h < layer.n_head_kv; ++h, ++at) {
+            n_moved += seq.streams[layer.stream_first + h].retain_if(*pools[pool], [&](int64_t i) { return select.kept(at, i); });
+        }
+    }
+    t_move_s += seconds_since(t_selected);
+}
+
+void retain_memory::score_pool(retain_seq & seq, size_t pool) {
+    const int64_t n = n_cells_of(seq, pool);
+
+    scores.resize(n);
+
+    const int64_t n_seen = seq.n_seen();
+
+    int64_t at = 0;
+    for (const auto & layer : layers) {
+        for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
+            const auto & stream = seq.streams[layer.stream_first + h];
+
+            const retain_policy_input in = {
+                layer.il, h, n_seen, config.lookahead, stream.size(), stream.pos.data(), stream.log_beta.data(),
+            };
+            if (policy->score) {
+                policy->score(in, scores.data() + at);
+            }
+            at += stream.size();
+        }
+    }
+
+    if (callback) {
+        std::vector<int32_t> il, head, pos, age;
+        std::vector<float>   log_beta;
+
+        for (const auto & layer : layers) {
+            for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
+                const auto & stream = seq.streams[layer.stream_first + h];
+                il.insert(il.end(), stream.size(), layer.il);
+                head.insert(head.end(), stream.size(), h);
+                pos.insert(pos.end(), stream.pos.begin(), stream.pos.end());
+                log_beta.insert(log_beta.end(), stream.log_beta.begin(), stream.log_beta.end());
+            }
+        }
+        age.resize(n);
+        std::transform(pos.begin(), pos.end(), age.begin(), [&](int32_t p) { return (int32_t) (n_seen + 1 - p); });
+
+        std::vector<float> own(scores);
+        const llama_seq_id seq_id = &seq - seqs.data();
+        if (callback(callback_data, seq_id, n_seen, n, il.data(), head.data(), pos.data(), log_beta.data(), age.data(), own.data())) {
+            scores.swap(own);
+        }
+    }
+
+    select.clear();
+
+    at = 0;
+    for (const auto & layer : layers) {
+        for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
+            const auto & stream = seq.streams[layer.stream_first + h];
+
+            select.add_stream(stream.size(), stream.pos.data(), scores.data() + at);
+            for (int64_t i = 0; i < stream.size(); ++i) {
+                const llama_pos p = stream.pos[i];
+                if (p < config.n_sink || p >= n_seen - config.n_recent || seq.is_pinned(p)) {
+                    select.raise(i);
+                }
+            }
+            if (config.min_per_head > 0) {
+                select.raise_best(config.min_per_head);
+            }
+            at += stream.size();
+        }
+    }
+}
+
+// what retain.h offers around evictions
+
+void retain_memory::check_protected(const retain_seq & seq) const {
+    const int64_t n = config.n_sink + config.n_recent + seq.n_pinned();
+    if (n > seq.budget) {
+        throw retain_error(retain_format("%lld positions are kept by sinks, recent window and pins, more than the budget of %d",
+                    (long long) n, seq.budget));
+    }
+    if (config.min_per_head > seq.budget) {
+        throw retain_error(retain_format("min_per_head is %d, more than the budget of %d", config.min_per_head, seq.budget));
+    }
+}
+
+void retain_memory::pin(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    if (p0 < 0 || p1 <= p0) {
+        throw retain_error(retain_format("cannot pin [%d, %d): the range must be ascending and not negative", p0, p1));
+    }
+
+    retain_seq probe;
+    probe.budget = seqs[seq_id].budget;
+    probe.pins   = seqs[seq_id].pins;
+    probe.pins.emplace_back(p0, p1);
+    check_protected(probe);
+
+    seqs[seq_id].pins.swap(probe.pins);
+}
+
+void retain_memory::unpin(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    auto & pins = seqs[seq_id].pins;
+    pins.erase(std::remove_if(pins.begin(), pins.end(), [&](const auto & pin) {
+        return pin.second > p0 && (p1 < 0 || pin.first < p1);
+    }), pins.end());
+}
+
+void retain_memory::set_budget(llama_seq_id seq_id, int32_t budget) {
+    if (budget < 1 || budget > config.budget) {
+        throw retain_error(retain_format("the budget must be 1 to %d, the budget that the context was made with", config.budget));
+    }
+
+    auto & seq = seqs[seq_id];
+
+    retain_seq probe;
+    probe.budget = budget;
+    probe.pins   = seq.pins;
+    check_protected(probe);
+
+    seq.budget = budget;
+    if (!seq.hold && n_cells(seq) > (int64_t) budget*n_streams) {
+        if (!policy->score && !callback) {
+            retain_error_set("policy none never evicts, so more cells than the new budget stay");
+            return;
+        }
+        evict(seq);
+    }
+}
+
+void retain_memory::set_hold(llama_seq_id seq_id, bool hold) {
+    if (hold && !config.prefill_full) {
+        throw retain_error("evictions can be held back only by a context made for full prefill");
+    }
+
+    auto & seq = seqs[seq_id];
+    seq.hold = hold;
+    if (!hold && n_cells(seq) > (int64_t) seq.budget*n_streams && (policy->score || callback)) {
+        evict(seq);
+    }
+}
+
+void retain_memory::set_policy(const char * name) {
+    const retain_policy * found = retain_policy_find(name);
+    if (!found) {
+        std::string known;
+        for (const auto * const * it = retain_policies; *it; ++it) {
+            known += std::string(known.empty() ? "" : ", ") + (*it)->name;
+        }
+        throw retain_error(retain_format("unknown policy '%s' (known: %s)", name, known.c_str()));
+    }
+    if (found->needs_gates && !gates) {
+        throw retain_error(retain_format("policy %s needs a gate sidecar; give one, or use policy window", name));
+    }
+    policy = found;
+}
+
+void retain_memory::set_callback(retain_score_callback cb, void * user_data) {
+    callback      = cb;
+    callback_data = user_data;
+}
+
+llama_pos retain_memory::rollback_limit(llama_seq_id seq_id) const {
+    return seqs[seq_id].evicted_at;
+}
+
+void retain_memory::get_stats(retain_stats & res) const {
+    res = {};
+
+    for (const auto & seq : seqs) {
+        res.n_seen  += seq.n_seen();
+        res.n_cells += n_cells(seq);
+    }
+    res.n_cells_peak = n_cells_peak;
+    res.n_cells_max  = (int64_t) seqs.size()*n_streams*n_max_stream;
+    res.n_evicted    = n_evicted;
+    res.n_evictions  = n_evictions;
+    res.n_moved      = n_moved;
+    res.n_streams    = n_streams;
+    res.budget       = seqs[0].budget;
+    res.page_size    = config.page_size;
+    res.bytes_cell   = pools[0]->bytes_cell();
+    res.bytes_full   = res.n_seen*n_streams*res.bytes_cell;
+    for (const auto & pool : pools) {
+        res.n_pages      += pool->n_pages;
+        res.n_pages_used += pool->n_pages_used();
+        res.bytes_pool   += pool->bytes();
+        res.bytes_used   += pool->n_pages_used()*pool->bytes_page();
+    }
+    res.t_select_s = t_select_s;
+    res.t_move_s   = t_move_s;
+    res.t_input_s  = t_input_s;
+}

@@ -1,0 +1,261 @@
+#include "retain-graph.h"
+#include "retain-error.h"
+#include "retain-hooks.h"
+
+#include "ggml-retention.h"
+#include "llama-batch.h"
+#include "llama-cparams.h"
+#include "llama-model.h"
+
+#include <bitset>
+#include <cmath>
+#include <cstring>
+
+static ggml_tensor * new_input(ggml_context * ctx, ggml_type type, int64_t ne0, int64_t ne1, const char * name) {
+    ggml_tensor * res = ggml_new_tensor_2d(ctx, type, ne0, ne1);
+    ggml_set_input(res);
+    ggml_set_name(res, name);
+    return res;
+}
+
+std::vector<float> retain_hadamard(int64_t n) {
+    std::vector<float> res(n*n);
+
+    const float x = 1.0f/sqrtf((float) n);
+    for (int64_t i = 0; i < n; ++i) {
+        for (int64_t j = 0; j < n; ++j) {
+            res[i*n + j] = std::bitset<64>(i & j).count() % 2 ? -x : x;
+        }
+    }
+    return res;
+}
+
+retain_graph_input::retain_graph_input(const llama_hparams & hparams, const llama_cparams & cparams, const retain_context * mctx) :
+    llm_graph_input_attn_kv(hparams, cparams, mctx), retain(mctx) {
+}
+
+void retain_graph_input::build(ggml_context * ctx, int64_t n_tokens) {
+    const auto & m = mem();
+
+    int64_t n_pages = 0;
+    for (const auto & pool : m.pools) {
+        n_pages += pool->n_pages;
+    }
+
+    pages   = new_input(ctx, GGML_TYPE_I32, n_pages, 1, "retain_pages");
+    streams = new_input(ctx, GGML_TYPE_I32, 2, m.seqs.size()*m.n_streams, "retain_streams");
+    tokens  = new_input(ctx, GGML_TYPE_I32, 2, n_tokens, "retain_tokens");
+    k_rows  = new_input(ctx, GGML_TYPE_I64, m.n_streams*n_tokens, 1, "retain_k_rows");
+    v_rows  = new_input(ctx, GGML_TYPE_I64, m.n_streams*n_tokens, 1, "retain_v_rows");
+
+    if (m.n_rot_k > 0) {
+        self_k_rot = new_input(ctx, GGML_TYPE_F32, m.n_rot_k, m.n_rot_k, "attn_inp_k_rot");
+        rot_k = retain_hadamard(m.n_rot_k);
+    }
+    if (m.n_rot_v > 0) {
+        self_v_rot = new_input(ctx, GGML_TYPE_F32, m.n_rot_v, m.n_rot_v, "attn_inp_v_rot");
+        rot_v = retain_hadamard(m.n_rot_v);
+    }
+
+    log_beta.resize(m.model.hparams.n_layer_all, nullptr);
+}
+
+ggml_tensor * retain_graph_input::rows_of(ggml_context * ctx, ggml_tensor * rows, const retain_layer & layer) const {
+    const int64_t n_tokens = tokens->ne[1];
+    return ggml_view_1d(ctx, rows, layer.n_head_kv*n_tokens, layer.stream_first*n_tokens*ggml_element_size(rows));
+}
+
+bool retain_graph_input::can_reuse(const llm_graph_params & params) {
+    retain = dynamic_cast<const retain_context *>(params.mctx);
+    mctx   = retain;
+
+    return retain && tokens->ne[1] == params.ubatch.n_tokens;
+}
+
+void retain_graph_input::set_input(const llama_ubatch * ubatch) {
+    const int64_t t_start = ggml_time_us();
+
+    set_tokens(*ubatch);
+    set_cells(*ubatch);
+
+    if (self_k_rot) {
+        memcpy(self_k_rot->data, rot_k.data(), ggml_nbytes(self_k_rot));
+    }
+    if (self_v_rot) {
+        memcpy(self_v_rot->data, rot_v.data(), ggml_nbytes(self_v_rot));
+    }
+
+    mem().t_input_s += (ggml_time_us() - t_start)*1e-6;
+}
+
+void retain_graph_input::set_tokens(const llama_ubatch & ubatch) {
+    int32_t * dst = (int32_t *) tokens->data;
+
+    std::vector<int32_t> n_new(mem().seqs.size(), 0);
+    for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
+        const llama_seq_id s = ubatch.seq_id[t][0];
+        dst[2*t + 0] = s;
+        dst[2*t + 1] = ++n_new[s];
+    }
+    if (!cparams.causal_attn) {
+        for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
+            dst[2*t + 1] = n_new[dst[2*t]];
+        }
+    }
+}
+
+void retain_graph_input::set_cells(const llama_ubatch & ubatch) {
+    const auto & m = mem();
+
+    std::vector<int64_t> n_new(m.seqs.size(), 0);
+    std::vector<int64_t> rank(ubatch.n_tokens); // of a token among those of its sequence
+    for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
+        rank[t] = n_new[ubatch.seq_id[t][0]]++;
+    }
+
+    int32_t * page   = (int32_t *) pages->data;
+    int32_t * stream = (int32_t *) streams->data;
+
+    int64_t n_pages = 0;
+    for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
+        const llama_seq_id s = ubatch.seq_id_unq[i];
+        for (int64_t j = 0; j < m.n_streams; ++j) {
+            const auto & src = m.seqs[s].streams[j];
+
+            stream[2*(s*m.n_streams + j) + 0] = n_pages;
+            stream[2*(s*m.n_streams + j) + 1] = src.size() - n_new[s];
+
+            std::copy(src.pages.begin(), src.pages.end(), page + n_pages);
+            n_pages += src.pages.size();
+        }
+    }
+
+    for (const auto & layer : m.layers) {
+        const auto & pool = *m.pools[layer.pool];
+
+        int64_t * k = (int64_t *) k_rows->data + layer.stream_first*(int64_t) ubatch.n_tokens;
+        int64_t * v = (int64_t *) v_rows->data + layer.stream_first*(int64_t) ubatch.n_tokens;
+
+        for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
+            const llama_seq_id s = ubatch.seq_id[t][0];
+            for (int32_t h = 0; h < layer.n_head_kv; ++h) {
+                const auto & src = m.seqs[s].streams[layer.stream_first + h];
+                const auto   at  = src.place(pool, src.size() - n_new[s] + rank[t]);
+                *k++ = pool.k_row(at);
+                *v++ = pool.v_row(at);
+            }
+        }
+    }
+}
+
+// hooks
+
+std::unique_ptr<llm_graph_input_attn_kv> retain_build_attn_inp(
+        ggml_context                 * ctx,
+        const llama_ubatch           & ubatch,
+        const llama_hparams          & hparams,
+        const llama_cparams          & cparams,
+        const llama_kv_cache_context * mctx) {
+    const auto * retain = dynamic_cast<const retain_context *>(mctx);
+    if (!retain) {
+        return nullptr;
+    }
+
+    auto inp = std::make_unique<retain_graph_input>(hparams, cparams, retain);
+    inp->build(ctx, ubatch.n_tokens);
+    return inp;
+}
+
+void retain_build_score(const llm_graph_context & llm, ggml_tensor * h, int il) {
+    const auto * retain = dynamic_cast<const retain_context *>(llm.mctx);
+    if (!retain || !retain->mem->gates) {
+        return;
+    }
+    const retain_layer * layer = retain->mem->find_layer(il);
+    if (!layer) {
+        return;
+    }
+
+    for (const auto & any : llm.res->inputs) {
+        auto * inp = dynamic_cast<retain_graph_input *>(any.get());
+        if (!inp) {
+            continue;
+        }
+
+        // the layers' log betas follow each other, so that one transfer brings them all to the host
+        ggml_tensor * all = retain->mem->pools[layer->pool]->log_beta;
+        ggml_tensor * dst = ggml_view_2d(llm.ctx0, all, layer->n_head_kv, llm.n_tokens, layer->n_head_kv*sizeof(float),
+                layer->head_first*llm.n_tokens*sizeof(float));
+
+        ggml_tensor * cur = retain->mem->gates->build(llm.ctx0, il, h, dst);
+        llm.cb(cur, "retention_log_beta", il);
+
+        ggml_build_forward_expand(llm.gf, cur);
+        inp->log_beta[il] = cur;
+    }
+}
+
+ggml_tensor * retain_build_attn(
+        const llm_graph_context & llm,
+        llm_graph_input_attn_kv * inp_kv,
+        ggml_tensor             * q,
+        ggml_tensor             * k,
+        ggml_tensor             * v,
+        ggml_tensor             * kq_b,
+        ggml_tensor             * sinks,
+        float                     kq_scale,
+        int                       il) {
+    auto * inp = dynamic_cast<retain_graph_input *>(inp_kv);
+    if (!inp) {
+        return nullptr;
+    }
+
+    const auto & mem   = inp->mem();
+    const auto * layer = mem.find_layer(il);
+
+    const std::string arch = mem.model.arch_name();
+    if (!layer || kq_b) {
+        throw retain_error(retain_format("the attention of %s models is not supported: %s", arch.c_str(),
+                    kq_b ? "it adds a bias to the logits" : "a layer attends without a cache of its own"));
+    }
+    if (mem.gates && !inp->log_beta[il]) {
+        throw retain_error(retain_format("gates cannot read the input of attention in %s models; use policy window without gates", arch.c_str()));
+    }
+
+    const auto & pool = *mem.pools[layer->pool];
+
+    const auto store = [&](ggml_tensor * rows, ggml_tensor * cur, ggml_tensor * dst) {
+        if (!ggml_is_contiguous(cur)) {
+            cur = ggml_cont(llm.ctx0, cur);
+        }
+        cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0], cur->ne[1]*cur->ne[2]);
+        ggml_build_forward_expand(llm.gf, ggml_set_rows(llm.ctx0, dst, cur, inp->rows_of(llm.ctx0, rows, *layer)));
+    };
+    store(inp->k_rows, k, pool.k);
+    store(inp->v_rows, v, pool.v);
+
+    ggml_retention_attn_params params = {};
+    params.scale         = kq_scale;
+    params.softcap       = llm.hparams.attn_soft_cap ? llm.hparams.f_attn_logit_softcapping : 0.0f;
+    params.n_head_kv     = layer->n_head_kv;
+    params.page_size     = pool.page_size;
+    params.k_stride      = pool.k_stride;
+    params.v_stride      = pool.v_stride;
+    params.v_first       = pool.v_first;
+    params.stream_first  = layer->stream_first;
+    params.stream_stride = mem.n_streams;
+
+    ggml_tensor * cur = ggml_retention_attn(llm.ctx0, q, pool.k, pool.v, inp->pages, inp->streams, inp->tokens, sinks, &params);
+    cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0]*cur->ne[1], cur->ne[2]);
+    ggml_build_forward_expand(llm.gf, cur);
+
+    return cur;
+}
+
+void retain_finish_ubatch(llama_memory_context_i * mctx, ggml_backend_sched_t sched) {
+    auto * retain = dynamic_cast<retain_context *>(mctx);
+    if (retain) {
+        ggml_backend_sched_synchronize(sched);
+        retain->finish();
+    }
+}

@@ -1,0 +1,44 @@
+// retain-graph.h - the graph inputs of retention attention
+
+#pragma once
+
+#include "retain-memory.h"
+
+#include "llama-graph.h"
+
+// Page tables, stream lengths and rows to write, of a shape that depends only on the memory and the number of tokens,
+// so that graphs are reused.
+class retain_graph_input : public llm_graph_input_attn_kv {
+public:
+    retain_graph_input(const llama_hparams & hparams, const llama_cparams & cparams, const retain_context * mctx);
+
+    void build(ggml_context * ctx, int64_t n_tokens);
+
+    void set_input(const llama_ubatch * ubatch) override;
+    bool can_reuse(const llm_graph_params & params) override;
+
+    const retain_memory & mem() const { return *retain->mem; }
+
+    // rows of layer's cells in the tensor rows: i64 [n_head_kv*n_tokens]
+    ggml_tensor * rows_of(ggml_context * ctx, ggml_tensor * rows, const retain_layer & layer) const;
+
+    ggml_tensor * pages   = nullptr; // i32 [n_pages]
+    ggml_tensor * streams = nullptr; // i32 [2, n_seq*n_streams]
+    ggml_tensor * tokens  = nullptr; // i32 [2, n_tokens]
+    ggml_tensor * k_rows  = nullptr; // i64 [n_streams*n_tokens]
+    ggml_tensor * v_rows  = nullptr; // i64 [n_streams*n_tokens]
+
+    std::vector<ggml_tensor *> log_beta; // [n_layer], null for a layer without a gate in this graph
+
+private:
+    void set_cells (const llama_ubatch & ubatch);
+    void set_tokens(const llama_ubatch & ubatch);
+
+    const retain_context * retain;
+
+    std::vector<float> rot_k; // the matrices that self_k_rot and self_v_rot are set to
+    std::vector<float> rot_v;
+};
+
+// the orthonormal Hadamard matrix [n, n], its own inverse; n a power of two
+std::vector<float> retain_hadamard(int64_t n);

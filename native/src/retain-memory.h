@@ -1,0 +1,182 @@
+// retain-memory.h - the KV cache of fixed size, as a llama.cpp memory
+//
+// Every sequence keeps budget*n_streams cells. Cells of all the layers that share a pool compete; with one backend
+// that is the whole model. With several backends each pool keeps its own layers' share, since memory cannot move.
+
+#pragma once
+
+#include "retain-cells.h"
+#include "retain-gates.h"
+#include "retain-params.h"
+#include "retain-policy.h"
+#include "retain-pool.h"
+#include "retain-select.h"
+
+#include "llama-kv-cache.h"
+#include "llama-memory.h"
+
+#include <memory>
+#include <vector>
+
+// one layer with a KV cache
+struct retain_layer {
+    int32_t il;
+    int32_t n_head_kv;
+    int32_t n_embd_k;     // of a head
+    int32_t n_embd_v;
+    int32_t pool;
+    int32_t stream_first; // index of its first stream
+    int32_t head_first;   // heads of the layers before it in the same pool
+};
+
+class retain_memory : public llama_memory_i {
+public:
+    retain_memory(
+            const llama_model         & model,
+            const llama_memory_params & params,
+            const llama_cparams       & cparams,
+            const layer_filter_cb     & filter,
+            const retain_config       & config);
+
+    // llama_memory_i
+
+    llama_memory_context_ptr init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool embd_all) override;
+    llama_memory_context_ptr init_full() override;
+    llama_memory_context_ptr init_update(llama_context * lctx, bool optimize) override;
+
+    bool get_can_shift() const override;
+
+    void clear(bool data) override;
+
+    bool seq_rm  (llama_seq_id seq_id,                              llama_pos p0, llama_pos p1) override;
+    void seq_cp  (llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) override;
+    void seq_keep(llama_seq_id seq_id) override;
+    void seq_add (llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) override;
+    void seq_div (llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) override;
+
+    llama_pos seq_pos_min(llama_seq_id seq_id) const override;
+    llama_pos seq_pos_max(llama_seq_id seq_id) const override;
+
+    std::map<ggml_backend_buffer_type_t, size_t> memory_breakdown() const override;
+
+    void state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const override;
+    void state_read (llama_io_read_i  & io, llama_seq_id seq_id, llama_state_seq_flags flags) override;
+
+    // one ubatch: room for it and places for its cells; the graph runs; its log betas come in and evictions run
+
+    bool append_ubatch(const llama_ubatch & ubatch);
+    void finish_ubatch(const llama_ubatch & ubatch);
+
+    // what retain.h offers
+
+    bool has_seq(llama_seq_id seq_id) const { return seq_id >= 0 && seq_id < (llama_seq_id) seqs.size(); }
+
+    void      pin  (llama_seq_id seq_id, llama_pos p0, llama_pos p1); // throws retain_error
+    void      unpin(llama_seq_id seq_id, llama_pos p0, llama_pos p1);
+    void      set_budget(llama_seq_id seq_id, int32_t budget);        // throws retain_error
+    void      set_hold(llama_seq_id seq_id, bool hold);               // throws retain_error
+    void      set_policy(const char * name);                          // throws retain_error
+    void      set_callback(retain_score_callback callback, void * user_data);
+    llama_pos rollback_limit(llama_seq_id seq_id) const;
+    int64_t   n_cells(const retain_seq & seq) const;
+    void      get_stats(retain_stats & res) const;
+
+    // whether a position between the first and the last of the sequence is missing in some stream
+    bool has_holes(const retain_seq & seq) const;
+
+    // whether cells wait for shift_keys()
+    bool has_shift() const;
+
+    const retain_layer * find_layer(int32_t il) const;
+
+    // move the keys of all cells to their shifted positions; see retain-shift.cpp
+    void shift_keys(llama_context * lctx);
+
+    const llama_model & model;
+
+    retain_config config; // as it was asked for, with what was left open filled in
+
+    const uint32_t n_ubatch;
+    const uint32_t n_ctx_seq;
+    const int64_t  n_max_stream; // cells per stream on average that the pools have room for, per sequence
+
+    const retain_policy * policy;
+    std::unique_ptr<retain_gates> gates; // null without a sidecar
+
+    int32_t n_streams = 0;
+    std::vector<retain_layer>                 layers;
+    std::vector<std::unique_ptr<retain_pool>> pools;
+    std::vector<retain_seq>                   seqs;
+
+    // sides of the Hadamard matrices that stock attention turns quantised K and V with; 0: none
+    int64_t n_rot_k = 0;
+    int64_t n_rot_v = 0;
+
+    // seconds in filling graph inputs, added to by the graph input
+    mutable double t_input_s = 0.0;
+
+private:
+    void init_layers(const layer_filter_cb & filter);
+    void init_pools(const llama_memory_params & params, const llama_cparams & cparams);
+
+    retain_seq make_seq() const;
+    void       clear_seq(retain_seq & seq);
+
+    int64_t n_streams_of(size_t pool) const;
+    int64_t n_cells_of(const retain_seq & seq, size_t pool) const;
+
+    // whether n more tokens can come into the sequence, if need be after an eviction; sets the last error
+    bool can_append(const retain_seq & seq, int64_t n_tokens) const;
+
+    // keep budget*n_streams cells of the sequence
+    void evict(retain_seq & seq);
+    void evict_pool(retain_seq & seq, size_t pool);
+    void score_pool(retain_seq & seq, size_t pool);
+
+    // keep the cells whose position is not in [p0, p1)
+    void remove_range(retain_seq & seq, llama_pos p0, llama_pos p1);
+
+    void check_protected(const retain_seq & seq) const; // throws retain_error
+
+    int64_t n_cells_all() const;
+
+    retain_score_callback callback      = nullptr;
+    void                * callback_data = nullptr;
+
+    retain_select      select;
+    std::vector<float> scores;
+
+    int64_t n_evicted    = 0;
+    int64_t n_evictions  = 0;
+    int64_t n_moved      = 0;
+    int64_t n_cells_peak = 0;
+    double  t_select_s   = 0.0;
+    double  t_move_s     = 0.0;
+};
+
+// one batch on its way through the memory
+//
+// It is a llama_kv_cache_context only in type, because the graph inputs of llama.cpp hold one; none of the functions
+// that would touch a llama_kv_cache is called on it.
+class retain_context : public llama_kv_cache_context {
+public:
+    explicit retain_context(llama_memory_status status);                                // error, or nothing to update
+    explicit retain_context(retain_memory * mem);                                       // worst case, for reservation
+    retain_context(retain_memory * mem, llama_context * lctx);                          // pending shifts
+    retain_context(retain_memory * mem, std::vector<llama_ubatch> ubatches);            // a batch
+
+    bool next()  override;
+    bool apply() override;
+
+    const llama_ubatch & get_ubatch() const override;
+
+    void finish();
+
+    retain_memory * mem = nullptr;
+
+private:
+    llama_context * lctx = nullptr;
+
+    std::vector<llama_ubatch> ubatches;
+    size_t i_cur = 0;
+};

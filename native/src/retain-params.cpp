@@ -1,0 +1,64 @@
+#include "retain-params.h"
+#include "retain-error.h"
+
+#include <algorithm>
+#include <memory>
+
+// larger values would overflow the 32-bit cell counts of a stream
+static constexpr int32_t MAX_TOKENS = 1 << 24;
+
+static void check_range(const char * name, int64_t value, int64_t lo, int64_t hi) {
+    if (value < lo || value > hi) {
+        throw retain_error(retain_format("%s is %lld, must be %lld to %lld", name, (long long) value, (long long) lo, (long long) hi));
+    }
+}
+
+retain_config::retain_config(const retain_params & params) :
+    budget      (params.budget),
+    buffer      (params.buffer),
+    lookahead   (params.lookahead),
+    n_sink      (params.n_sink),
+    n_recent    (params.n_recent),
+    min_per_head(params.min_per_head),
+    page_size   (params.page_size),
+    prefill_full(params.prefill == RETAIN_PREFILL_FULL),
+    policy      (params.policy ? params.policy : ""),
+    gates       (params.gates  ? params.gates  : "") {
+    check_range("budget",       budget,       1, MAX_TOKENS);
+    check_range("buffer",       buffer,       0, MAX_TOKENS);
+    check_range("lookahead",    lookahead,    1, MAX_TOKENS);
+    check_range("n_sink",       n_sink,       0, budget);
+    check_range("n_recent",     n_recent,     0, budget);
+    check_range("min_per_head", min_per_head, 0, budget);
+    check_range("prefill",      params.prefill, RETAIN_PREFILL_BOUNDED, RETAIN_PREFILL_FULL);
+
+    if (n_sink + n_recent > budget) {
+        throw retain_error(retain_format("n_sink + n_recent is %d, more than the budget of %d", n_sink + n_recent, budget));
+    }
+    if (page_size != 0) {
+        check_range("page_size", page_size, 8, 256);
+        if ((page_size & (page_size - 1)) != 0) {
+            throw retain_error(retain_format("page_size is %d, must be a power of two", page_size));
+        }
+    } else {
+        page_size = retain_page_size_for(budget);
+    }
+}
+
+int32_t retain_page_size_for(int32_t budget) {
+    int32_t size = 8;
+    while (size < 128 && size*32 <= budget) {
+        size *= 2;
+    }
+    return size;
+}
+
+static thread_local std::unique_ptr<retain_config> pending;
+
+const retain_config * retain_config_pending() {
+    return pending.get();
+}
+
+void retain_config_set_pending(const retain_params * params) {
+    pending.reset(params ? new retain_config(*params) : nullptr);
+}

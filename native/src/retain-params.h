@@ -1,0 +1,31 @@
+// retain-params.h - the parameters of a retention memory, owned and checked
+
+#pragma once
+
+#include "retain.h"
+
+#include <string>
+
+struct retain_config {
+    int32_t budget;
+    int32_t buffer;
+    int32_t lookahead;
+    int32_t n_sink;
+    int32_t n_recent;
+    int32_t min_per_head;
+    int32_t page_size;
+    bool    prefill_full;
+
+    std::string policy; // "": by the gates
+    std::string gates;  // "": none
+
+    // throws retain_error when a value is out of range
+    explicit retain_config(const retain_params & params);
+};
+
+// the parameters that this thread has set for its next contexts, or null
+const retain_config * retain_config_pending();
+void                  retain_config_set_pending(const retain_params * params);
+
+// cells per page for a budget: a last page is half empty on average, and should cost little
+int32_t retain_page_size_for(int32_t budget);

@@ -1,0 +1,71 @@
+// retain-pool.h - the pages that hold K and V: one allocation of one backend buffer type
+//
+// Layout of a page: page_size K rows, then (at the next multiple of a V row) page_size V rows. Every page has the same
+// size, a multiple of both row sizes, so that K and V are each one tensor of rows over the whole allocation.
+
+#pragma once
+
+#include "ggml-cpp.h"
+#include "ggml-backend.h"
+
+#include <cstdint>
+#include <vector>
+
+class retain_pool {
+public:
+    // where one cell is
+    struct place {
+        int32_t page;
+        int32_t slot;
+    };
+
+    retain_pool(
+            ggml_backend_buffer_type_t buft,
+            ggml_type type_k, int64_t n_embd_k,
+            ggml_type type_v, int64_t n_embd_v,
+            int32_t page_size, int64_t n_pages,
+            int64_t n_log_beta, // floats for the gates' output of one ubatch
+            bool    no_alloc);
+
+    bool    can_take(int64_t n) const { return n <= (int64_t) free_pages.size(); }
+    int32_t take();
+    void    give_back(int32_t page);
+
+    int64_t k_row(place at) const { return at.page*k_stride + at.slot; }
+    int64_t v_row(place at) const { return at.page*v_stride + v_first + at.slot; }
+
+    // copy a cell over another one
+    void move(place src, place dst);
+
+    // bytes of the K row and of the V row, one after the other
+    void read (place at, uint8_t * dst) const;
+    void write(place at, const uint8_t * src);
+
+    size_t  bytes()        const { return page_bytes*n_pages; }
+    size_t  bytes_page()   const { return page_bytes; }
+    size_t  bytes_cell()   const { return row_k + row_v; }
+    int64_t n_pages_used() const { return n_pages - (int64_t) free_pages.size(); }
+
+    const ggml_backend_buffer_type_t buft;
+
+    const int32_t page_size;
+    const int64_t n_pages;
+
+    int64_t k_stride; // K rows from page to page
+    int64_t v_stride; // V rows from page to page
+    int64_t v_first;  // V rows before the first V row of a page
+
+    ggml_tensor * k        = nullptr; // [n_embd_k, n_pages*k_stride]
+    ggml_tensor * v        = nullptr; // [n_embd_v, n_pages*v_stride]
+    ggml_tensor * log_beta = nullptr; // f32 [n_log_beta]
+
+private:
+    size_t row_k;
+    size_t row_v;
+    size_t page_bytes;
+
+    ggml_context_ptr        ctx;
+    ggml_backend_buffer_ptr buf;
+
+    std::vector<int32_t> free_pages; // the lowest last, so that untouched memory stays untouched
+};

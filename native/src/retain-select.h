@@ -1,0 +1,43 @@
+// retain-select.h - which cells stay
+//
+// Order: raised cells first, then the higher score, then the newer position, then the lower layer, then the lower head.
+// The result depends on nothing else. Linear in the number of cells.
+
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+class retain_select {
+public:
+    // start over, for n_streams streams that will be added in order of layer and head
+    void clear();
+
+    // add a stream; scores has n_cells entries
+    void add_stream(int64_t n_cells, const int32_t * pos, const float * scores);
+
+    // raise a cell of the stream that was added last
+    void raise(int64_t i) { raised[first.back() + i] = 1; }
+
+    // raise the n best cells of the stream that was added last
+    void raise_best(int64_t n);
+
+    // keep n cells in all
+    void run(int64_t n);
+
+    bool kept(size_t stream, int64_t i) const { return keep[first[stream] + i]; }
+
+    int64_t n_cells() const { return keys.size(); }
+
+private:
+    // keep n of the cells with raised == which
+    void run_among(uint8_t which, int64_t n);
+
+    std::vector<int64_t>         first;  // per stream: index of its first cell
+    std::vector<uint32_t>        keys;   // scores as integers of the same order
+    std::vector<int32_t>         pos;
+    std::vector<uint8_t>         raised;
+    std::vector<uint8_t>         keep;
+    std::vector<int64_t>         scratch;
+};

@@ -1,0 +1,124 @@
+// retain-shift.cpp - position shift: turn the keys of shifted cells by RoPE, layer by layer
+//
+// Cells are gathered from their pages, turned and written back, so that quantised and scattered keys need no kernel.
+
+#include "retain-error.h"
+#include "retain-graph.h"
+#include "retain-memory.h"
+
+#include "llama-context.h"
+#include "llama-impl.h"
+#include "llama-model.h"
+
+namespace {
+
+// the cells of one layer that have a pending shift
+struct shifted_cells {
+    const retain_layer * layer;
+    std::vector<int32_t> rows;
+    std::vector<int32_t> shift;
+
+    ggml_tensor * inp_rows  = nullptr; // i32 [n]
+    ggml_tensor * inp_shift = nullptr; // i32 [n]
+};
+
+class shift_input : public llm_graph_input_i {
+public:
+    std::vector<shifted_cells> layers;
+    std::vector<float>         hadamard;
+    ggml_tensor *              rot = nullptr;
+
+    void set_input(const llama_ubatch * ubatch) override {
+        GGML_UNUSED(ubatch);
+
+        for (const auto & cells : layers) {
+            ggml_backend_tensor_set(cells.inp_rows,  cells.rows.data(),  0, ggml_nbytes(cells.inp_rows));
+            ggml_backend_tensor_set(cells.inp_shift, cells.shift.data(), 0, ggml_nbytes(cells.inp_shift));
+        }
+        if (rot) {
+            ggml_backend_tensor_set(rot, hadamard.data(), 0, ggml_nbytes(rot));
+        }
+    }
+};
+
+ggml_tensor * new_input(ggml_context * ctx, ggml_type type, int64_t ne0, int64_t ne1) {
+    ggml_tensor * res = ggml_new_tensor_2d(ctx, type, ne0, ne1);
+    ggml_set_input(res);
+    return res;
+}
+
+} // namespace
+
+void retain_memory::shift_keys(llama_context * lctx) {
+    const auto & hparams = model.hparams;
+    const auto & cparams = lctx->get_cparams();
+
+    auto input = std::make_unique<shift_input>();
+
+    for (const auto & layer : layers) {
+        shifted_cells cells;
+        cells.layer = &layer;
+        for (auto & seq : seqs) {
+            for (int32_t h = 0; h < layer.n_head_kv; ++h) {
+                auto & stream = seq.streams[layer.stream_first + h];
+                for (size_t i = 0; i < stream.shift.size(); ++i) {
+                    if (stream.shift[i] != 0) {
+                        cells.rows.push_back(pools[layer.pool]->k_row(stream.place(*pools[layer.pool], i)));
+                        cells.shift.push_back(stream.shift[i]);
+                    }
+                }
+                stream.shift.clear();
+            }
+        }
+        if (!cells.rows.empty() && hparams.has_rope(layer.il)) {
+            input->layers.push_back(std::move(cells));
+        }
+    }
+    if (input->layers.empty() || hparams.rope_type == LLAMA_ROPE_TYPE_NONE) {
+        return;
+    }
+
+    auto * res = lctx->get_gf_res_reserve();
+    ggml_backend_sched_reset(lctx->get_sched());
+    res->reset();
+
+    ggml_context * ctx = res->get_ctx();
+    if (n_rot_k > 0) {
+        input->hadamard = retain_hadamard(n_rot_k);
+        input->rot      = new_input(ctx, GGML_TYPE_F32, n_rot_k, n_rot_k);
+    }
+
+    for (auto & cells : input->layers) {
+        const int32_t il = cells.layer->il;
+        const int64_t n  = cells.rows.size();
+        auto & pool = *pools[cells.layer->pool];
+
+        cells.inp_rows  = new_input(ctx, GGML_TYPE_I32, n, 1);
+        cells.inp_shift = new_input(ctx, GGML_TYPE_I32, n, 1);
+
+        ggml_tensor * k = ggml_get_rows(ctx, pool.k, cells.inp_rows); // f32 [n_embd_k, n]
+        if (input->rot) {
+            k = llama_mul_mat_hadamard(ctx, k, input->rot);
+        }
+        k = ggml_reshape_3d(ctx, k, cells.layer->n_embd_k, 1, n);
+        k = ggml_rope_ext(ctx, k, cells.inp_shift, model.get_rope_factors(cparams, il),
+                hparams.n_rot(il), hparams.rope_type, cparams.n_ctx_orig_yarn,
+                model.get_rope_freq_base(cparams, il), model.get_rope_freq_scale(cparams, il),
+                cparams.yarn_ext_factor, cparams.yarn_attn_factor, cparams.yarn_beta_fast, cparams.yarn_beta_slow);
+        k = ggml_reshape_2d(ctx, k, cells.layer->n_embd_k, n);
+        if (input->rot) {
+            k = llama_mul_mat_hadamard(ctx, k, input->rot);
+        }
+        ggml_build_forward_expand(res->get_gf(), ggml_set_rows(ctx, pool.k, k, cells.inp_rows));
+    }
+
+    auto * inputs = res->add_input(std::move(input));
+    if (!ggml_backend_sched_alloc_graph(lctx->get_sched(), res->get_gf())) {
+        throw retain_error("no memory for the position shift");
+    }
+    inputs->set_input(nullptr);
+    if (lctx->graph_compute(res->get_gf(), false) != GGML_STATUS_SUCCESS) {
+        throw retain_error("the position shift failed to compute");
+    }
+    ggml_backend_sched_synchronize(lctx->get_sched());
+}

@@ -1,0 +1,317 @@
+// retain-state.cpp - save and restore of one sequence or of all
+//
+//     header    magic, version, fingerprint of the cache's shape, bytes of the payload, checksum of the payload
+//     payload   number of sequences, then for each
+//                   id, budget, last position, tokens at the last eviction, pins
+//                   per stream: number of cells, positions, log betas, then K row and V row of each cell
+//
+// A state is read and checked as a whole before anything of the memory changes.
+
+#include "retain-error.h"
+#include "retain-memory.h"
+
+#include "llama-impl.h"
+#include "llama-io.h"
+#include "llama-model.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace {
+
+constexpr uint32_t MAGIC   = 0x74726c72; // "rlrt"
+constexpr uint32_t VERSION = 1;
+
+// a 64-bit hash that reads 8 bytes at a time: states are large, and only damage must be seen
+uint64_t checksum(const std::vector<uint8_t> & data) {
+    uint64_t h = 0x9e3779b97f4a7c15ull ^ data.size();
+
+    size_t i = 0;
+    for (; i + 8 <= data.size(); i += 8) {
+        uint64_t x;
+        memcpy(&x, data.data() + i, 8);
+        h = (h ^ x)*0xff51afd7ed558ccdull;
+        h ^= h >> 32;
+    }
+    for (; i < data.size(); ++i) {
+        h = (h ^ data[i])*0xff51afd7ed558ccdull;
+        h ^= h >> 32;
+    }
+    return h;
+}
+
+class writer {
+public:
+    std::vector<uint8_t> data;
+
+    void raw(const void * src, size_t n) {
+        const uint8_t * p = (const uint8_t *) src;
+        data.insert(data.end(), p, p + n);
+    }
+
+    template <typename T>
+    void put(T x) {
+        raw(&x, sizeof(x));
+    }
+};
+
+class reader {
+public:
+    explicit reader(const std::vector<uint8_t> & data) : data(data) {}
+
+    const uint8_t * raw(size_t n) {
+        if (n > data.size() - at) {
+            throw retain_error("the state is truncated");
+        }
+        at += n;
+        return data.data() + at - n;
+    }
+
+    template <typename T>
+    T get() {
+        T x;
+        memcpy(&x, raw(sizeof(x)), sizeof(x));
+        return x;
+    }
+
+    // n that is followed by n items of at least size bytes each
+    int64_t count(size_t size) {
+        const int64_t n = get<int64_t>();
+        if (n < 0 || (uint64_t) n > (data.size() - at)/size) {
+            throw retain_error("the state is damaged: a count is out of range");
+        }
+        return n;
+    }
+
+    bool at_end() const { return at == data.size(); }
+
+private:
+    const std::vector<uint8_t> & data;
+    size_t at = 0;
+};
+
+struct header {
+    uint32_t magic;
+    uint32_t version;
+    uint64_t shape;
+    uint64_t n_bytes;
+    uint64_t checksum;
+};
+
+// what one sequence of a state says, before it is taken over
+struct loaded_seq {
+    int32_t    id;
+    retain_seq seq;                        // streams without pages
+    std::vector<const uint8_t *> rows;     // per stream: its cells' K and V rows
+};
+
+// two caches of one shape can exchange states
+uint64_t shape_of(const retain_memory & mem) {
+    writer w;
+    w.raw(mem.model.arch_name().data(), mem.model.arch_name().size());
+    w.put((int32_t) mem.pools[0]->k->type);
+    w.put((int32_t) mem.pools[0]->v->type);
+    w.put((int64_t) mem.n_rot_k);
+    w.put((int64_t) mem.n_rot_v);
+    w.put((int32_t) mem.model.hparams.n_embd);
+    w.put((int32_t) mem.model.vocab.n_tokens());
+    for (const auto & layer : mem.layers) {
+        w.put(layer.il);
+        w.put(layer.n_head_kv);
+        w.put(layer.n_embd_k);
+        w.put(layer.n_embd_v);
+    }
+    w.put((uint8_t) (mem.gates != nullptr));
+    return checksum(w.data);
+}
+
+void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
+    const auto & seq = mem.seqs[id];
+
+    w.put((int32_t) id);
+    w.put(seq.budget);
+    w.put((int32_t) seq.pos_max);
+    w.put(seq.evicted_at);
+    w.put((int64_t) seq.pins.size());
+    for (const auto & [p0, p1] : seq.pins) {
+        w.put((int32_t) p0);
+        w.put((int32_t) p1);
+    }
+
+    for (const auto & layer : mem.layers) {
+        const auto & pool = *mem.pools[layer.pool];
+        for (int32_t h = 0; h < layer.n_head_kv; ++h) {
+            const auto & stream = seq.streams[layer.stream_first + h];
+
+            w.put(stream.size());
+            w.raw(stream.pos.data(),      stream.pos.size()*sizeof(int32_t));
+            w.raw(stream.log_beta.data(), stream.log_beta.size()*sizeof(float));
+
+            size_t at = w.data.size();
+            w.data.resize(at + stream.size()*pool.bytes_cell());
+            for (int64_t i = 0; i < stream.size(); ++i, at += pool.bytes_cell()) {
+                pool.read(stream.place(pool, i), w.data.data() + at);
+            }
+        }
+    }
+}
+
+loaded_seq read_seq(reader & r, const retain_memory & mem) {
+    loaded_seq res;
+
+    res.id             = r.get<int32_t>();
+    res.seq.budget     = r.get<int32_t>();
+    res.seq.pos_max    = r.get<int32_t>();
+    res.seq.evicted_at = r.get<int64_t>();
+    if (res.seq.budget < 1 || res.seq.pos_max < -1 || res.seq.evicted_at < 0 || res.seq.evicted_at > res.seq.n_seen()) {
+        throw retain_error("the state is damaged: a sequence is inconsistent");
+    }
+
+    const int64_t n_pins = r.count(2*sizeof(int32_t));
+    for (int64_t i = 0; i < n_pins; ++i) {
+        const int32_t p0 = r.get<int32_t>();
+        const int32_t p1 = r.get<int32_t>();
+        if (p0 < 0 || p1 <= p0) {
+            throw retain_error("the state is damaged: a pin is out of range");
+        }
+        res.seq.pins.emplace_back(p0, p1);
+    }
+
+    for (const auto & layer : mem.layers) {
+        const size_t n_cell = mem.pools[layer.pool]->bytes_cell();
+        for (int32_t h = 0; h < layer.n_head_kv; ++h) {
+            retain_stream stream;
+
+            const int64_t n = r.count(sizeof(int32_t) + sizeof(float) + n_cell);
+            stream.pos.resize(n);
+            stream.log_beta.resize(n);
+            memcpy(stream.pos.data(),      r.raw(n*sizeof(int32_t)), n*sizeof(int32_t));
+            memcpy(stream.log_beta.data(), r.raw(n*sizeof(float)),   n*sizeof(float));
+
+            for (int64_t i = 0; i < n; ++i) {
+                if (stream.pos[i] < 0 || stream.pos[i] > res.seq.pos_max || !(stream.log_beta[i] <= 0.0f || std::isnan(stream.log_beta[i]))) {
+                    throw retain_error("the state is damaged: a cell is out of range");
+                }
+            }
+            res.seq.streams.push_back(std::move(stream));
+            res.rows.push_back(r.raw(n*n_cell));
+        }
+    }
+
+    return res;
+}
+
+} // namespace
+
+void retain_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const {
+    GGML_UNUSED(flags); // all of a sequence is needed to go on with it
+
+    if (has_shift()) {
+        throw retain_error("a state with a position shift under way cannot be saved; decode a token first");
+    }
+    if (seq_id >= 0 && !has_seq(seq_id)) {
+        throw retain_error(retain_format("sequence %d is out of range; the context has %zu", seq_id, seqs.size()));
+    }
+
+    writer w;
+    if (seq_id >= 0) {
+        w.put((int64_t) 1);
+        write_seq(w, *this, seq_id);
+    } else {
+        w.put((int64_t) seqs.size());
+        for (size_t s = 0; s < seqs.size(); ++s) {
+            write_seq(w, *this, s);
+        }
+    }
+
+    const header head = { MAGIC, VERSION, shape_of(*this), w.data.size(), checksum(w.data) };
+    io.write(&head, sizeof(head));
+    io.write(w.data.data(), w.data.size());
+}
+
+void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) {
+    GGML_UNUSED(flags);
+
+    header head;
+    io.read(&head, sizeof(head));
+    if (head.magic != MAGIC) {
+        throw retain_error("not a state of a retention cache");
+    }
+    if (head.version != VERSION) {
+        throw retain_error(retain_format("the state has version %u, this program reads %u", head.version, VERSION));
+    }
+    if (head.shape != shape_of(*this)) {
+        throw retain_error("the state is of another model, of other cell types, or with gates where there are none");
+    }
+
+    // read in steps: a damaged length then ends at the end of the input, not in a huge allocation
+    std::vector<uint8_t> data;
+    while (data.size() < head.n_bytes) {
+        const size_t at = data.size();
+        const size_t n  = std::min<uint64_t>(head.n_bytes - at, 64u << 20);
+        data.resize(at + n);
+        io.read(data.data() + at, n);
+    }
+    if (checksum(data) != head.checksum) {
+        throw retain_error("the state is damaged: its checksum does not match");
+    }
+
+    reader r(data);
+    std::vector<loaded_seq> loaded;
+
+    const int64_t n_seqs = r.count(1);
+    if (seq_id >= 0 ? n_seqs != 1 : n_seqs > (int64_t) seqs.size()) {
+        throw retain_error(retain_format("the state holds %lld sequences, which do not fit here", (long long) n_seqs));
+    }
+    for (int64_t i = 0; i < n_seqs; ++i) {
+        loaded.push_back(read_seq(r, *this));
+        if (seq_id >= 0) {
+            loaded.back().id = seq_id;
+        }
+        if (!has_seq(loaded.back().id)) {
+            throw retain_error(retain_format("sequence %d is out of range; the context has %zu", loaded.back().id, seqs.size()));
+        }
+        if (loaded.back().seq.budget > config.budget) {
+            throw retain_error(retain_format("the state has a budget of %d, this context one of %d; make it at least as large",
+                        loaded.back().seq.budget, config.budget));
+        }
+        for (size_t p = 0; p < pools.size(); ++p) {
+            if (n_cells_of(loaded.back().seq, p) > n_max_stream*n_streams_of(p)) {
+                throw retain_error("the state holds more cells than this context has room for; make its budget larger");
+            }
+        }
+        check_protected(loaded.back().seq);
+    }
+    if (!r.at_end()) {
+        throw retain_error("the state is damaged: bytes are left over");
+    }
+
+    // all is well: take it over
+    if (seq_id < 0) {
+        clear(false);
+    }
+    for (const auto & l : loaded) {
+        auto & seq = seqs[l.id];
+        clear_seq(seq);
+
+        seq.budget     = l.seq.budget;
+        seq.pos_max    = l.seq.pos_max;
+        seq.evicted_at = l.seq.evicted_at;
+        seq.pins       = l.seq.pins;
+
+        for (const auto & layer : layers) {
+            auto & pool = *pools[layer.pool];
+            for (int32_t h = 0; h < layer.n_head_kv; ++h) {
+                const int32_t at = layer.stream_first + h;
+                auto & stream = seq.streams[at];
+
+                stream.append(pool, l.seq.streams[at].size(), l.seq.streams[at].pos.data());
+                stream.log_beta = l.seq.streams[at].log_beta;
+                for (int64_t i = 0; i < stream.size(); ++i) {
+                    pool.write(stream.place(pool, i), l.rows[at] + i*pool.bytes_cell());
+                }
+            }
+        }
+    }
+}
