@@ -231,6 +231,9 @@ std::string retain_model_fingerprint(const llama_model & model) {
     add_u32(hparams.n_head());
     add_u32(hparams.n_head_kv());
     add_u32(model.vocab.n_tokens());
+    if (model.vocab.get_type() == LLAMA_VOCAB_TYPE_NONE) {
+        return retain_format("%016llx", (unsigned long long) h);
+    }
     for (uint32_t i = 0; i < model.vocab.n_tokens(); ++i) {
         add_text(model.vocab.token_get_text(i));
     }

@@ -122,13 +122,16 @@ void retain_memory::init_pools(const llama_memory_params & params, const llama_c
         }
     }
 
+    // llama.cpp reserves its graphs for n_ubatch rounded up to a multiple of the sequences
+    const int64_t n_tokens_max = n_ubatch + cparams.n_seq_max;
+
     for (size_t i = 0; i < bufts.size(); ++i) {
         const int64_t n_cells = n_heads[i]*n_max_stream;
         const int64_t n_pages = cparams.n_seq_max*(n_cells/config.page_size + n_heads[i]); // each stream has one partial page
 
         pools.push_back(std::make_unique<retain_pool>(bufts[i],
                     params.type_k, n_embd_k, params.type_v, n_embd_v,
-                    config.page_size, n_pages, n_heads[i]*n_ubatch, model.hparams.no_alloc));
+                    config.page_size, n_pages, n_heads[i]*n_tokens_max, model.hparams.no_alloc));
     }
 
     n_rot_k = rotation_side(params.type_k, n_embd_k, true);

@@ -1,0 +1,406 @@
+// retain-memory.cpp - the memory through llama.h and retain.h on a tiny model: caps, sequences, state, bad input
+
+#include "retain.h"
+#include "testing.h"
+#include "tiny-model.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <functional>
+#include <set>
+#include <string>
+
+namespace fs = std::filesystem;
+
+static const int N_STREAMS = tiny::N_LAYER*tiny::N_HEAD_KV;
+
+static fs::path dir;
+
+static llama_model * load_model() {
+    llama_model_params params = llama_model_default_params();
+    return llama_model_load_from_file((dir/"model.gguf").c_str(), params);
+}
+
+// the default parameters, with gates and small numbers
+static retain_params small_params(const std::string & gates) {
+    retain_params rp = retain_default_params();
+    rp.budget    = 24;
+    rp.buffer    = 4;
+    rp.n_sink    = 2;
+    rp.page_size = 8;
+    rp.gates     = gates.c_str();
+    return rp;
+}
+
+static llama_context_params context_params(int n_seq = 1, int n_ubatch = 16) {
+    llama_context_params cp = llama_context_default_params();
+    cp.n_ctx      = 512;
+    cp.n_batch    = 64;
+    cp.n_ubatch   = n_ubatch;
+    cp.n_seq_max  = n_seq;
+    cp.n_threads  = cp.n_threads_batch = 1;
+    cp.kv_unified = true;
+    cp.type_k     = GGML_TYPE_F32;
+    cp.type_v     = GGML_TYPE_F32;
+    cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED; // it rounds f32 cells to f16
+    return cp;
+}
+
+// decode tokens from position pos on; returns the logits of the last one
+static std::vector<float> decode(llama_context * ctx, llama_seq_id seq, llama_pos pos, const std::vector<llama_token> & tokens) {
+    llama_batch batch = llama_batch_init(tokens.size(), 0, 1);
+    batch.n_tokens = tokens.size();
+    for (size_t i = 0; i < tokens.size(); ++i) {
+        batch.token[i]     = tokens[i];
+        batch.pos[i]       = pos + i;
+        batch.n_seq_id[i]  = 1;
+        batch.seq_id[i][0] = seq;
+        batch.logits[i]    = i + 1 == tokens.size();
+    }
+    CHECK(llama_decode(ctx, batch) == 0);
+    llama_batch_free(batch);
+
+    const float * logits = llama_get_logits_ith(ctx, -1);
+    return std::vector<float>(logits, logits + tiny::N_VOCAB);
+}
+
+static std::vector<llama_token> random_tokens(int seed, int n) {
+    std::mt19937 rng(seed);
+    std::vector<llama_token> res(n);
+    for (auto & t : res) {
+        t = std::uniform_int_distribution<int>(0, tiny::N_VOCAB - 1)(rng);
+    }
+    return res;
+}
+
+static std::vector<int32_t> positions(llama_context * ctx, llama_seq_id seq, int il, int head) {
+    std::vector<int32_t> res(retain_get_cells(ctx, seq, il, head, nullptr, nullptr, 0));
+    CHECK(retain_get_cells(ctx, seq, il, head, res.data(), nullptr, res.size()) == (int64_t) res.size());
+    std::sort(res.begin(), res.end());
+    return res;
+}
+
+// every kept position of every stream
+static std::vector<std::vector<int32_t>> all_positions(llama_context * ctx, llama_seq_id seq) {
+    std::vector<std::vector<int32_t>> res;
+    for (int il = 0; il < tiny::N_LAYER; ++il) {
+        for (int h = 0; h < tiny::N_HEAD_KV; ++h) {
+            res.push_back(positions(ctx, seq, il, h));
+        }
+    }
+    return res;
+}
+
+static void test_cap(llama_model * model, const std::string & gates) {
+    const auto rp = small_params(gates);
+    llama_context * ctx = retain_init_from_model(model, context_params(), &rp);
+    CHECK(ctx && retain_is_enabled(ctx) && retain_has_gates(ctx));
+
+    llama_pos pos = 0;
+    retain_stats stats;
+    for (const int n : { 16, 16, 7, 1, 1, 1, 1, 1, 1, 16, 3, 1, 1, 1, 1, 1 }) {
+        decode(ctx, 0, pos, random_tokens(pos, n));
+        pos += n;
+
+        CHECK(retain_get_stats(ctx, &stats));
+        CHECK(stats.n_seen == pos);
+        CHECK(stats.n_cells <= N_STREAMS*(24 + 4));
+        CHECK(stats.n_cells_peak <= N_STREAMS*(24 + 16));
+        CHECK(stats.n_cells + stats.n_evicted == (int64_t) pos*N_STREAMS);
+        for (const auto & kept : all_positions(ctx, 0)) {
+            CHECK(std::set<int32_t>(kept.begin(), kept.end()).size() == kept.size());
+            CHECK(kept[0] == 0 && kept[1] == 1); // sinks
+        }
+    }
+    CHECK(stats.n_evictions > 0);
+    CHECK(stats.bytes_cell == 2*8*(int64_t) sizeof(float));
+    CHECK(stats.n_pages == N_STREAMS*(24 + 16)/8 + N_STREAMS);
+    CHECK(stats.bytes_pool == stats.n_pages*8*stats.bytes_cell);
+    llama_free(ctx);
+}
+
+// a budget that covers everything gives what stock llama.cpp gives, whatever the ubatch
+static void test_same_as_stock(llama_model * model, const std::string & gates) {
+    const auto tokens = random_tokens(5, 60);
+
+    llama_context * stock = llama_init_from_model(model, context_params());
+    CHECK(stock && !retain_is_enabled(stock));
+    const auto want = decode(stock, 0, 0, tokens);
+    llama_free(stock);
+
+    for (const int n_ubatch : { 64, 16, 1 }) {
+        auto rp = small_params(gates);
+        rp.budget = 512;
+        llama_context * ctx = retain_init_from_model(model, context_params(1, n_ubatch), &rp);
+        CHECK(nmse(decode(ctx, 0, 0, tokens), want) < 1e-10);
+        llama_free(ctx);
+    }
+}
+
+static void test_rollback(llama_model * model, const std::string & gates) {
+    auto rp = small_params(gates);
+    rp.buffer = 16; // room for the tokens that are taken back
+    llama_context * ctx = retain_init_from_model(model, context_params(), &rp);
+
+    decode(ctx, 0, 0, random_tokens(1, 50));
+    const llama_pos limit = retain_rollback_limit(ctx, 0);
+    CHECK(limit == 48);
+
+    const auto kept = all_positions(ctx, 0);
+    const auto once = decode(ctx, 0, 50, random_tokens(2, 3));
+    CHECK(llama_memory_seq_rm(llama_get_memory(ctx), 0, 50, -1));
+    CHECK(all_positions(ctx, 0) == kept);
+    CHECK(llama_memory_seq_pos_max(llama_get_memory(ctx), 0) == 49);
+    CHECK(nmse(decode(ctx, 0, 50, random_tokens(2, 3)), once) < 1e-10);
+    llama_free(ctx);
+}
+
+static void test_state(llama_model * model, const std::string & gates) {
+    const auto rp = small_params(gates);
+    llama_context * ctx = retain_init_from_model(model, context_params(2), &rp);
+    decode(ctx, 0, 0, random_tokens(1, 50));
+    decode(ctx, 1, 0, random_tokens(3, 20));
+    CHECK(retain_pin(ctx, 0, 3, 5));
+
+    std::vector<uint8_t> state(llama_state_get_size(ctx));
+    CHECK(llama_state_get_data(ctx, state.data(), state.size()) == state.size());
+    const auto kept = all_positions(ctx, 0);
+    const auto want = decode(ctx, 0, 50, random_tokens(4, 9));
+
+    llama_context * other = retain_init_from_model(model, context_params(2), &rp);
+    CHECK(llama_state_set_data(other, state.data(), state.size()) == state.size());
+    CHECK(all_positions(other, 0) == kept);
+    CHECK(nmse(decode(other, 0, 50, random_tokens(4, 9)), want) < 1e-10);
+
+    // damage is refused, and changes nothing
+    const auto before = all_positions(other, 0);
+    for (size_t i = 0; i < state.size(); i += std::max<size_t>(1, state.size()/97)) {
+        auto bad = state;
+        bad[i] ^= 0x10;
+        CHECK(llama_state_set_data(other, bad.data(), bad.size()) == 0);
+        CHECK(llama_state_set_data(other, state.data(), i) == 0);
+    }
+    CHECK(all_positions(other, 0) == before);
+
+    // one sequence, into the other's place
+    std::vector<uint8_t> seq(llama_state_seq_get_size(ctx, 1));
+    CHECK(llama_state_seq_get_data(ctx, seq.data(), seq.size(), 1) == seq.size());
+    CHECK(llama_state_seq_set_data(other, seq.data(), seq.size(), 0) == seq.size());
+    CHECK(all_positions(other, 0) == all_positions(ctx, 1));
+
+    // a context without gates is of another shape
+    auto plain = rp;
+    plain.gates = nullptr;
+    llama_context * foreign = retain_init_from_model(model, context_params(2), &plain);
+    CHECK(llama_state_set_data(foreign, state.data(), state.size()) == 0);
+    CHECK(strstr(retain_last_error(), "another model"));
+
+    llama_free(foreign);
+    llama_free(other);
+    llama_free(ctx);
+}
+
+static void test_sequences(llama_model * model, const std::string & gates) {
+    const auto rp = small_params(gates);
+    llama_context * ctx = retain_init_from_model(model, context_params(3), &rp);
+    llama_memory_t  mem = llama_get_memory(ctx);
+
+    for (int s = 0; s < 3; ++s) {
+        decode(ctx, s, 0, random_tokens(10 + s, 30 + s));
+    }
+    const auto kept_1 = all_positions(ctx, 1);
+
+    llama_memory_seq_rm(mem, 0, 10, 20);
+    for (const auto & kept : all_positions(ctx, 0)) {
+        CHECK(std::none_of(kept.begin(), kept.end(), [](int32_t p) { return p >= 10 && p < 20; }));
+    }
+    llama_memory_seq_cp(mem, 1, 2, -1, -1);
+    CHECK(all_positions(ctx, 2) == kept_1);
+    CHECK(nmse(decode(ctx, 2, 31, { 5 }), decode(ctx, 1, 31, { 5 })) < 1e-10);
+
+    llama_memory_seq_keep(mem, 1);
+    CHECK(retain_n_cells(ctx, 0) == 0 && retain_n_cells(ctx, 2) == 0 && retain_n_cells(ctx, 1) > 0);
+
+    CHECK(retain_set_budget(ctx, 1, 8));
+    CHECK(retain_n_cells(ctx, 1) == 8*N_STREAMS);
+    CHECK(!retain_set_budget(ctx, 1, 25) && !retain_set_budget(ctx, 1, 0));
+    CHECK(!retain_pin(ctx, 1, 0, 100) && strstr(retain_last_error(), "more than the budget"));
+
+    llama_memory_clear(mem, true);
+    retain_stats stats;
+    CHECK(retain_get_stats(ctx, &stats) && stats.n_pages_used == 0 && stats.n_cells == 0);
+    llama_free(ctx);
+}
+
+// after a shift the cells stand where stock llama.cpp would have put them
+static void test_shift(llama_model * model, const std::string & gates) {
+    auto rp = small_params(gates);
+    rp.budget = 512;
+    const auto tokens = random_tokens(6, 40);
+
+    std::vector<std::vector<float>> logits;
+    for (int retained = 0; retained < 2; ++retained) {
+        llama_context * ctx = retained ? retain_init_from_model(model, context_params(), &rp) : llama_init_from_model(model, context_params());
+        decode(ctx, 0, 0, tokens);
+        llama_memory_t mem = llama_get_memory(ctx);
+        CHECK(llama_memory_can_shift(mem));
+        llama_memory_seq_rm (mem, 0, 0, 10);
+        llama_memory_seq_add(mem, 0, 10, -1, -10);
+        CHECK(llama_memory_seq_pos_max(mem, 0) == 29);
+        logits.push_back(decode(ctx, 0, 30, random_tokens(7, 5)));
+        llama_free(ctx);
+    }
+    CHECK(nmse(logits[1], logits[0]) < 1e-8);
+
+    rp.budget = 24;
+    llama_context * ctx = retain_init_from_model(model, context_params(), &rp);
+    decode(ctx, 0, 0, tokens);
+    const auto before = all_positions(ctx, 0);
+    CHECK(!llama_memory_can_shift(llama_get_memory(ctx)));
+    llama_memory_seq_add(llama_get_memory(ctx), 0, 0, -1, 10);
+    CHECK(strstr(retain_last_error(), "cannot be shifted") && all_positions(ctx, 0) == before);
+    llama_free(ctx);
+}
+
+static void test_hold(llama_model * model, const std::string & gates) {
+    auto rp = small_params(gates);
+    rp.prefill = RETAIN_PREFILL_FULL;
+    llama_context * ctx = retain_init_from_model(model, context_params(), &rp);
+
+    CHECK(retain_hold(ctx, 0, true));
+    decode(ctx, 0, 0, random_tokens(1, 60));
+    CHECK(retain_n_cells(ctx, 0) == 60*N_STREAMS);
+    CHECK(retain_hold(ctx, 0, false));
+    CHECK(retain_n_cells(ctx, 0) == 24*N_STREAMS);
+    llama_free(ctx);
+
+    const auto bounded = small_params(gates);
+    ctx = retain_init_from_model(model, context_params(), &bounded);
+    CHECK(!retain_hold(ctx, 0, true) && strstr(retain_last_error(), "full prefill"));
+    llama_free(ctx);
+}
+
+static void test_policies(llama_model * model, const std::string & gates) {
+    auto rp = small_params(gates);
+    rp.policy = "window";
+    llama_context * ctx = retain_init_from_model(model, context_params(), &rp);
+    decode(ctx, 0, 0, random_tokens(1, 60));
+    for (const auto & kept : all_positions(ctx, 0)) {
+        CHECK(kept.size() == 24 && kept[1] == 1 && kept[2] == 60 - 22 && kept[23] == 59);
+    }
+
+    // the hook: even positions are worth more
+    const retain_score_callback even_first = [](void * user_data, llama_seq_id, int64_t, int64_t n, const int32_t *, const int32_t *,
+            const int32_t * pos, const float *, const int32_t * age, float * scores) {
+        ++*(int *) user_data;
+        for (int64_t i = 0; i < n; ++i) {
+            scores[i] = pos[i] % 2 == 0 ? 1.0f : -(float) age[i];
+        }
+        return true;
+    };
+    int n_calls = 0;
+    CHECK(retain_set_callback(ctx, even_first, &n_calls));
+    decode(ctx, 0, 60, random_tokens(2, 16));
+    CHECK(n_calls > 0);
+    for (const auto & kept : all_positions(ctx, 0)) {
+        CHECK(std::count_if(kept.begin(), kept.end(), [](int32_t p) { return p >= 60 && p % 2 == 0; }) == 8);
+    }
+    llama_free(ctx);
+
+    rp.policy = "none";
+    ctx = retain_init_from_model(model, context_params(), &rp);
+    decode(ctx, 0, 0, random_tokens(1, 24));
+    auto more = random_tokens(2, 1);
+    CHECK(llama_decode(ctx, llama_batch_get_one(more.data(), 1)) == 1);
+    CHECK(strstr(retain_last_error(), "policy none never evicts"));
+    llama_free(ctx);
+}
+
+static void test_bad_input(llama_model * model, const std::string & gates) {
+    const auto refused = [&](const char * reason, const std::function<void(retain_params &)> & change) {
+        auto rp = small_params(gates);
+        change(rp);
+        llama_context * ctx = retain_init_from_model(model, context_params(), &rp);
+        if (ctx || !strstr(retain_last_error(), reason)) {
+            fprintf(stderr, "wanted '%s', got '%s'\n", reason, retain_last_error());
+            exit(1);
+        }
+    };
+
+    refused("budget is 0",            [](retain_params & rp) { rp.budget = 0; });
+    refused("budget is -5",           [](retain_params & rp) { rp.budget = -5; });
+    refused("budget is 2147483647",   [](retain_params & rp) { rp.budget = INT32_MAX; });
+    refused("buffer is -1",           [](retain_params & rp) { rp.buffer = -1; });
+    refused("lookahead is 0",         [](retain_params & rp) { rp.lookahead = 0; });
+    refused("more than the budget",   [](retain_params & rp) { rp.n_sink = rp.n_recent = 20; });
+    refused("power of two",           [](retain_params & rp) { rp.page_size = 24; });
+    refused("unknown policy 'best'",  [](retain_params & rp) { rp.policy = "best"; });
+    refused("needs a gate sidecar",   [](retain_params & rp) { rp.gates = nullptr; rp.policy = "gate"; });
+    refused("cannot open",            [](retain_params & rp) { rp.gates = "/nowhere/gates.gguf"; });
+
+    const std::pair<const char *, const char *> broken[] = {
+        { "type",        "general.type is 'model'" },
+        { "arch",        "for a qwen3 model" },
+        { "version",     "version is 2" },
+        { "variant",     "unknown variant 'rg11'" },
+        { "layers",      "block_count 3, this one has 2" },
+        { "activation",  "retention_gate.activation is missing" },
+        { "fingerprint", "made for another model" },
+        { "shape",       "must be [32, 32]" },
+        { "missing",     "blk.0.retention_mid.weight is missing" },
+        { "extra",       "tensors" },
+        { "nan",         "NaN" },
+    };
+    const std::string path = dir/"broken.gguf";
+    for (const auto & [what, reason] : broken) {
+        tiny::write_gates(path, what);
+        refused(reason, [&](retain_params & rp) { rp.gates = path.c_str(); });
+        CHECK(!retain_gates_check(model, path.c_str()));
+    }
+    CHECK(retain_gates_check(model, gates.c_str()));
+
+    // every truncation of a sidecar
+    const auto whole = fs::file_size(gates);
+    for (uintmax_t size = 0; size < whole; size += whole/41 + 1) {
+        fs::copy_file(gates, path, fs::copy_options::overwrite_existing);
+        fs::resize_file(path, size);
+        CHECK(!retain_gates_check(model, path.c_str()));
+    }
+
+    CHECK(!retain_get_stats(nullptr, nullptr));
+    llama_context * stock = llama_init_from_model(model, context_params());
+    CHECK(retain_n_cells(stock, 0) == -1 && strstr(retain_last_error(), "no retention memory"));
+    llama_free(stock);
+}
+
+int main() {
+    dir = fs::temp_directory_path()/("retain-memory-" + std::to_string(std::random_device()()));
+    fs::create_directories(dir);
+    const std::string gates = dir/"model.gates.gguf";
+    tiny::write_model(dir/"model.gguf");
+    tiny::write_gates(gates);
+
+    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
+    llama_backend_init();
+    llama_model * model = load_model();
+    CHECK(model);
+
+    test_cap(model, gates);
+    test_same_as_stock(model, gates);
+    test_rollback(model, gates);
+    test_state(model, gates);
+    test_sequences(model, gates);
+    test_shift(model, gates);
+    test_hold(model, gates);
+    test_policies(model, gates);
+    test_bad_input(model, gates);
+
+    llama_model_free(model);
+    llama_backend_free();
+    fs::remove_all(dir);
+
+    printf("retain memory: all as promised\n");
+    return 0;
+}

@@ -1,0 +1,127 @@
+// tiny-model.h - a llama model with random weights, written to a GGUF file
+
+#pragma once
+
+#include "testing.h"
+
+#include "ggml-cpp.h"
+#include "ggml.h"
+#include "gguf.h"
+
+#include <cstring>
+#include <string>
+#include <vector>
+
+namespace tiny {
+
+constexpr int N_VOCAB   = 64;
+constexpr int N_EMBD    = 32;
+constexpr int N_LAYER   = 2;
+constexpr int N_HEAD    = 4;
+constexpr int N_HEAD_KV = 2;
+constexpr int N_FF      = 64;
+constexpr int N_CTX     = 4096;
+constexpr int N_GATE    = 32;
+
+// a file of random tensors with f32 weights
+class file {
+public:
+    explicit file(int seed) : gguf(gguf_init_empty()), rng(seed) {
+        ctx.reset(ggml_init({ 16u << 20, nullptr, false }));
+    }
+
+    void add(const std::string & name, int64_t ne0, int64_t ne1, float scale, float mean = 0.0f) {
+        ggml_tensor * t = ne1 > 0 ? ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, ne0, ne1) : ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, ne0);
+        ggml_set_name(t, name.c_str());
+        auto data = random_normal(rng, ggml_nelements(t), scale);
+        for (auto & x : data) {
+            x += mean;
+        }
+        memcpy(t->data, data.data(), ggml_nbytes(t));
+        gguf_add_tensor(gguf.get(), t);
+    }
+
+    void write(const std::string & path) const {
+        CHECK(gguf_write_to_file(gguf.get(), path.c_str(), /*only_meta =*/ false));
+    }
+
+    gguf_context_ptr gguf;
+
+private:
+    ggml_context_ptr ctx;
+    std::mt19937     rng;
+};
+
+inline void write_model(const std::string & path) {
+    file f(1);
+
+    gguf_set_val_str(f.gguf.get(), "general.architecture", "llama");
+    gguf_set_val_u32(f.gguf.get(), "llama.block_count", N_LAYER);
+    gguf_set_val_u32(f.gguf.get(), "llama.context_length", N_CTX);
+    gguf_set_val_u32(f.gguf.get(), "llama.embedding_length", N_EMBD);
+    gguf_set_val_u32(f.gguf.get(), "llama.feed_forward_length", N_FF);
+    gguf_set_val_u32(f.gguf.get(), "llama.attention.head_count", N_HEAD);
+    gguf_set_val_u32(f.gguf.get(), "llama.attention.head_count_kv", N_HEAD_KV);
+    gguf_set_val_f32(f.gguf.get(), "llama.attention.layer_norm_rms_epsilon", 1e-5f);
+    gguf_set_val_u32(f.gguf.get(), "llama.vocab_size", N_VOCAB);
+    gguf_set_val_str(f.gguf.get(), "tokenizer.ggml.model", "none");
+
+    const int n_kv = N_EMBD/N_HEAD*N_HEAD_KV;
+
+    f.add("token_embd.weight",  N_EMBD, N_VOCAB, 1.0f);
+    f.add("output_norm.weight", N_EMBD, 0, 0.0f, 1.0f);
+    f.add("output.weight",      N_EMBD, N_VOCAB, 0.3f);
+    for (int il = 0; il < N_LAYER; ++il) {
+        const std::string blk = "blk." + std::to_string(il) + ".";
+        f.add(blk + "attn_norm.weight",   N_EMBD, 0, 0.0f, 1.0f);
+        f.add(blk + "attn_q.weight",      N_EMBD, N_EMBD, 0.4f);
+        f.add(blk + "attn_k.weight",      N_EMBD, n_kv,   0.4f);
+        f.add(blk + "attn_v.weight",      N_EMBD, n_kv,   0.4f);
+        f.add(blk + "attn_output.weight", N_EMBD, N_EMBD, 0.4f);
+        f.add(blk + "ffn_norm.weight",    N_EMBD, 0, 0.0f, 1.0f);
+        f.add(blk + "ffn_gate.weight",    N_EMBD, N_FF, 0.2f);
+        f.add(blk + "ffn_up.weight",      N_EMBD, N_FF, 0.2f);
+        f.add(blk + "ffn_down.weight",    N_FF, N_EMBD, 0.2f);
+    }
+    f.write(path);
+}
+
+// tied rg10 gates; broken: "" or what to get wrong
+inline void write_gates(const std::string & path, const std::string & broken = "") {
+    file f(2);
+
+    gguf_set_val_str (f.gguf.get(), "general.type", broken == "type" ? "model" : "adapter");
+    gguf_set_val_str (f.gguf.get(), "general.architecture", broken == "arch" ? "qwen3" : "llama");
+    gguf_set_val_str (f.gguf.get(), "adapter.type", "retention_gate");
+    gguf_set_val_u32 (f.gguf.get(), "retention_gate.version", broken == "version" ? 2 : 1);
+    gguf_set_val_str (f.gguf.get(), "retention_gate.variant", broken == "variant" ? "rg11" : "rg10");
+    gguf_set_val_bool(f.gguf.get(), "retention_gate.tied", true);
+    gguf_set_val_u32 (f.gguf.get(), "retention_gate.block_count", broken == "layers" ? N_LAYER + 1 : N_LAYER);
+    gguf_set_val_u32 (f.gguf.get(), "retention_gate.embedding_length", N_EMBD);
+    gguf_set_val_u32 (f.gguf.get(), "retention_gate.feed_forward_length", N_GATE);
+    gguf_set_val_u32 (f.gguf.get(), "retention_gate.head_count_kv", N_HEAD_KV);
+    if (broken != "activation") {
+        gguf_set_val_str(f.gguf.get(), "retention_gate.activation", "silu");
+    }
+    if (broken == "fingerprint") {
+        gguf_set_val_str(f.gguf.get(), "retention_gate.base_fingerprint", "0123456789abcdef");
+    }
+
+    for (int il = 0; il < N_LAYER; ++il) {
+        const std::string blk = "blk." + std::to_string(il) + ".";
+        f.add(blk + "retention_in.weight",  N_EMBD, broken == "shape" ? N_GATE + 1 : N_GATE, 0.3f);
+        f.add(blk + "retention_in.bias",    N_GATE, 0, 0.3f);
+        if (broken != "missing") {
+            f.add(blk + "retention_mid.weight", N_GATE, N_GATE, 0.3f);
+        }
+        f.add(blk + "retention_mid.bias",   N_GATE, 0, 0.3f);
+    }
+    if (broken == "extra") {
+        f.add("blk.0.retention_more.bias", N_GATE, 0, 0.3f);
+    }
+    f.add("retention_score.weight", N_GATE, N_HEAD_KV, 0.5f);
+    f.add("retention_score.bias",   N_HEAD_KV, 0, broken == "nan" ? NAN : 0.5f, 3.0f);
+    f.write(path);
+}
+
+} // namespace tiny
