@@ -1,9 +1,9 @@
-// retain-memory.cpp - making the memory, and taking a batch through it
+// retain-memory.cpp - making the memory: layers, pools, sequences
 
 #include "retain-memory.h"
 #include "retain-error.h"
 
-#include "llama-batch.h"
+#include "ggml-retention.h"
 #include "llama-impl.h"
 #include "llama-model.h"
 
@@ -28,6 +28,24 @@ static int64_t rotation_side(ggml_type type, int64_t n_embd_head, bool largest) 
         side *= 2;
     }
     return side;
+}
+
+// whether a device can attend to pages of these types; without, its layers' cells stay in host memory
+static bool supports_pages(ggml_backend_dev_t dev, ggml_type type_k, int64_t n_embd_k, ggml_type type_v, int64_t n_embd_v) {
+    const ggml_context_ptr ctx(ggml_init({ 16*ggml_tensor_overhead(), nullptr, /*.no_alloc =*/ true }));
+
+    ggml_tensor * q       = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, n_embd_k, 1, 1);
+    ggml_tensor * k       = ggml_new_tensor_2d(ctx.get(), type_k, n_embd_k, 1);
+    ggml_tensor * v       = ggml_new_tensor_2d(ctx.get(), type_v, n_embd_v, 1);
+    ggml_tensor * pages   = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, 1);
+    ggml_tensor * streams = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, 1);
+    ggml_tensor * tokens  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, 1);
+
+    ggml_retention_attn_params params = {};
+    params.n_head_kv = 1;
+    params.page_size = 1;
+
+    return ggml_backend_dev_supports_op(dev, ggml_retention_attn(ctx.get(), q, k, v, pages, streams, tokens, nullptr, &params));
 }
 
 retain_memory::retain_memory(
@@ -91,24 +109,6 @@ void retain_memory::init_layers(const layer_filter_cb & filter) {
 }
 
 void retain_memory::init_pools(const llama_memory_params & params, const llama_cparams & cparams) {
-    std::vector<ggml_backend_buffer_type_t> bufts;
-    std::vector<int64_t>                    n_heads; // of the layers of a pool
-
-    for (auto & layer : layers) {
-        ggml_backend_buffer_type_t buft = ggml_backend_cpu_buffer_type();
-        if (cparams.offload_kqv) {
-            buft = ggml_backend_dev_buffer_type(model.dev_layer(layer.il));
-        }
-
-        layer.pool = std::find(bufts.begin(), bufts.end(), buft) - bufts.begin();
-        if (layer.pool == (int32_t) bufts.size()) {
-            bufts.push_back(buft);
-            n_heads.push_back(0);
-        }
-        layer.head_first = n_heads[layer.pool];
-        n_heads[layer.pool] += layer.n_head_kv;
-    }
-
     const int64_t n_embd_k = layers[0].n_embd_k;
     const int64_t n_embd_v = layers[0].n_embd_v;
 
@@ -120,6 +120,25 @@ void retain_memory::init_pools(const llama_memory_params & params, const llama_c
         if (type != GGML_TYPE_F32 && !ggml_get_type_traits_cpu(type)->from_float) {
             throw retain_error(retain_format("%s cells cannot be of type %s; use f16, bf16, f32, q8_0 or q4_0", name, ggml_type_name(type)));
         }
+    }
+
+    std::vector<ggml_backend_buffer_type_t> bufts;
+    std::vector<int64_t>                    n_heads; // of the layers of a pool
+
+    for (auto & layer : layers) {
+        ggml_backend_buffer_type_t buft = ggml_backend_cpu_buffer_type();
+        ggml_backend_dev_t         dev  = model.dev_layer(layer.il);
+        if (cparams.offload_kqv && supports_pages(dev, params.type_k, n_embd_k, params.type_v, n_embd_v)) {
+            buft = ggml_backend_dev_buffer_type(dev);
+        }
+
+        layer.pool = std::find(bufts.begin(), bufts.end(), buft) - bufts.begin();
+        if (layer.pool == (int32_t) bufts.size()) {
+            bufts.push_back(buft);
+            n_heads.push_back(0);
+        }
+        layer.head_first = n_heads[layer.pool];
+        n_heads[layer.pool] += layer.n_head_kv;
     }
 
     // llama.cpp reserves its graphs for n_ubatch rounded up to a multiple of the sequences
@@ -152,184 +171,4 @@ const retain_layer * retain_memory::find_layer(int32_t il) const {
         }
     }
     return nullptr;
-}
-
-// llama_memory_i: batches
-
-llama_memory_context_ptr retain_memory::init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool embd_all) {
-    GGML_UNUSED(embd_all);
-
-    const auto fail = [](const std::string & message) {
-        retain_error_set(message);
-        LLAMA_LOG_ERROR("retain: %s\n", message.c_str());
-        return std::make_unique<retain_context>(LLAMA_MEMORY_STATUS_FAILED_PREPARE);
-    };
-
-    balloc.split_reset();
-
-    std::vector<llama_ubatch> ubatches;
-    std::vector<int64_t>      n_new(seqs.size(), 0);
-    while (true) {
-        llama_ubatch ubatch = balloc.split_simple(n_ubatch);
-        if (ubatch.n_tokens == 0) {
-            break;
-        }
-        for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
-            if (ubatch.n_seq_id[t] != 1) {
-                return fail("a token of several sequences cannot be stored; decode it for one and copy the sequence");
-            }
-            if (!has_seq(ubatch.seq_id[t][0])) {
-                return fail(retain_format("sequence %d is out of range; the context has %zu", ubatch.seq_id[t][0], seqs.size()));
-            }
-            ++n_new[ubatch.seq_id[t][0]];
-        }
-        ubatches.push_back(std::move(ubatch));
-    }
-
-    for (size_t s = 0; s < seqs.size(); ++s) {
-        if (n_new[s] > 0 && !can_append(seqs[s], n_new[s])) {
-            return fail(retain_error_get());
-        }
-    }
-
-    return std::make_unique<retain_context>(this, std::move(ubatches));
-}
-
-llama_memory_context_ptr retain_memory::init_full() {
-    return std::make_unique<retain_context>(this);
-}
-
-llama_memory_context_ptr retain_memory::init_update(llama_context * lctx, bool optimize) {
-    GGML_UNUSED(optimize);
-
-    if (!has_shift()) {
-        return std::make_unique<retain_context>(LLAMA_MEMORY_STATUS_NO_UPDATE);
-    }
-    return std::make_unique<retain_context>(this, lctx);
-}
-
-bool retain_memory::can_append(const retain_seq & seq, int64_t n_tokens) const {
-    const int64_t held = n_cells(seq)/n_streams + (n_cells(seq) % n_streams != 0); // per stream, on average
-
-    if (!policy->score && !callback && held + n_tokens > seq.budget) {
-        retain_error_set(retain_format("%lld tokens do not fit the budget of %d and policy none never evicts; raise the budget or choose another policy",
-                    (long long) (held + n_tokens), seq.budget));
-        return false;
-    }
-    // an eviction between ubatches makes room, unless there is none to come
-    const bool evicts = !seq.hold && seq.budget + (int64_t) n_ubatch <= n_max_stream;
-    if (!evicts && held + n_tokens > n_max_stream) {
-        retain_error_set(retain_format("the context of %u tokens is full; make it longer, or the budget smaller so that cells can be evicted", n_ctx_seq));
-        return false;
-    }
-    return true;
-}
-
-bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
-    std::vector<std::vector<int32_t>> positions(seqs.size());
-    for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
-        positions[ubatch.seq_id[t][0]].push_back(ubatch.pos[t]);
-    }
-
-    for (size_t s = 0; s < seqs.size(); ++s) {
-        if (positions[s].empty()) {
-            continue;
-        }
-        auto & seq = seqs[s];
-
-        const int64_t n_new = positions[s].size();
-        if (n_cells(seq) + n_new*n_streams > n_max_stream*n_streams) {
-            if (seq.hold) {
-                return false;
-            }
-            evict(seq);
-        }
-
-        for (auto & layer : layers) {
-            for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                seq.streams[layer.stream_first + h].append(*pools[layer.pool], n_new, positions[s].data());
-            }
-        }
-        seq.pos_max = std::max(seq.pos_max, *std::max_element(positions[s].begin(), positions[s].end()));
-    }
-
-    n_cells_peak = std::max(n_cells_peak, n_cells_all());
-
-    return true;
-}
-
-void retain_memory::finish_ubatch(const llama_ubatch & ubatch) {
-    if (gates) {
-        std::vector<float> log_beta;
-        for (size_t p = 0; p < pools.size(); ++p) {
-            log_beta.resize(n_streams_of(p)*ubatch.n_tokens);
-            ggml_backend_tensor_get(pools[p]->log_beta, log_beta.data(), 0, log_beta.size()*sizeof(float));
-
-            for (const auto & layer : layers) {
-                if (layer.pool != (int32_t) p) {
-                    continue;
-                }
-                const float * src = log_beta.data() + (size_t) layer.head_first*ubatch.n_tokens;
-
-                // from the last token back, since the cells of the ubatch are the last of their streams
-                std::vector<int64_t> n_after(seqs.size(), 0);
-                for (int64_t t = (int64_t) ubatch.n_tokens - 1; t >= 0; --t) {
-                    const llama_seq_id s = ubatch.seq_id[t][0];
-                    ++n_after[s];
-                    for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                        auto & stream = seqs[s].streams[layer.stream_first + h];
-                        stream.log_beta[stream.size() - n_after[s]] = src[t*layer.n_head_kv + h];
-                    }
-                }
-            }
-        }
-    }
-
-    for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
-        auto & seq = seqs[ubatch.seq_id_unq[i]];
-
-        const int64_t n    = n_cells(seq);
-        const int64_t keep = (int64_t) seq.budget*n_streams;
-        if (!seq.hold && n >= keep + (int64_t) config.buffer*n_streams && n > keep) {
-            evict(seq);
-        }
-    }
-}
-
-// retain_context
-
-retain_context::retain_context(llama_memory_status status) :
-    llama_kv_cache_context(status) {
-}
-
-retain_context::retain_context(retain_memory * mem) :
-    llama_kv_cache_context(LLAMA_MEMORY_STATUS_SUCCESS), mem(mem) {
-}
-
-retain_context::retain_context(retain_memory * mem, llama_context * lctx) :
-    llama_kv_cache_context(LLAMA_MEMORY_STATUS_SUCCESS), mem(mem), lctx(lctx) {
-}
-
-retain_context::retain_context(retain_memory * mem, std::vector<llama_ubatch> ubatches) :
-    llama_kv_cache_context(LLAMA_MEMORY_STATUS_SUCCESS), mem(mem), ubatches(std::move(ubatches)) {
-}
-
-bool retain_context::next() {
-    return ++i_cur < ubatches.size();
-}
-
-bool retain_context::apply() {
-    if (lctx) {
-        mem->shift_keys(lctx);
-        return true;
-    }
-    return ubatches.empty() || mem->append_ubatch(ubatches[i_cur]);
-}
-
-const llama_ubatch & retain_context::get_ubatch() const {
-    return ubatches[i_cur];
-}
-
-void retain_context::finish() {
-    mem->finish_ubatch(ubatches[i_cur]);
 }

@@ -1,0 +1,187 @@
+// retain-batch.cpp - taking a batch through the memory: room and places for each ubatch, log betas, evictions
+
+#include "retain-memory.h"
+#include "retain-error.h"
+
+#include "llama-batch.h"
+#include "llama-impl.h"
+
+#include <algorithm>
+
+llama_memory_context_ptr retain_memory::init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool embd_all) {
+    GGML_UNUSED(embd_all);
+
+    const auto fail = [](const std::string & message) {
+        retain_error_set(message);
+        LLAMA_LOG_ERROR("retain: %s\n", message.c_str());
+        return std::make_unique<retain_context>(LLAMA_MEMORY_STATUS_FAILED_PREPARE);
+    };
+
+    balloc.split_reset();
+
+    std::vector<llama_ubatch> ubatches;
+    std::vector<int64_t>      n_new(seqs.size(), 0);
+    while (true) {
+        llama_ubatch ubatch = balloc.split_simple(n_ubatch);
+        if (ubatch.n_tokens == 0) {
+            break;
+        }
+        for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
+            if (ubatch.n_seq_id[t] != 1) {
+                return fail("a token of several sequences cannot be stored; decode it for one and copy the sequence");
+            }
+            if (!has_seq(ubatch.seq_id[t][0])) {
+                return fail(retain_format("sequence %d is out of range; the context has %zu", ubatch.seq_id[t][0], seqs.size()));
+            }
+            ++n_new[ubatch.seq_id[t][0]];
+        }
+        ubatches.push_back(std::move(ubatch));
+    }
+
+    for (size_t s = 0; s < seqs.size(); ++s) {
+        if (n_new[s] > 0 && !can_append(seqs[s], n_new[s])) {
+            return fail(retain_error_get());
+        }
+    }
+
+    return std::make_unique<retain_context>(this, std::move(ubatches));
+}
+
+llama_memory_context_ptr retain_memory::init_full() {
+    return std::make_unique<retain_context>(this);
+}
+
+llama_memory_context_ptr retain_memory::init_update(llama_context * lctx, bool optimize) {
+    GGML_UNUSED(optimize);
+
+    if (!has_shift()) {
+        return std::make_unique<retain_context>(LLAMA_MEMORY_STATUS_NO_UPDATE);
+    }
+    return std::make_unique<retain_context>(this, lctx);
+}
+
+bool retain_memory::can_append(const retain_seq & seq, int64_t n_tokens) const {
+    const int64_t held = n_cells(seq)/n_streams + (n_cells(seq) % n_streams != 0); // per stream, on average
+
+    if (!policy->score && !callback && held + n_tokens > seq.budget) {
+        retain_error_set(retain_format("%lld tokens do not fit the budget of %d and policy none never evicts; raise the budget or choose another policy",
+                    (long long) (held + n_tokens), seq.budget));
+        return false;
+    }
+    // an eviction between ubatches makes room, unless there is none to come
+    const bool evicts = !seq.hold && seq.budget + (int64_t) n_ubatch <= n_max_stream;
+    if (!evicts && held + n_tokens > n_max_stream) {
+        retain_error_set(retain_format("the context of %u tokens is full; make it longer, or the budget smaller so that cells can be evicted", n_ctx_seq));
+        return false;
+    }
+    return true;
+}
+
+bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
+    std::vector<std::vector<int32_t>> positions(seqs.size());
+    for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
+        positions[ubatch.seq_id[t][0]].push_back(ubatch.pos[t]);
+    }
+
+    for (size_t s = 0; s < seqs.size(); ++s) {
+        if (positions[s].empty()) {
+            continue;
+        }
+        auto & seq = seqs[s];
+
+        const int64_t n_new = positions[s].size();
+        if (n_cells(seq) + n_new*n_streams > n_max_stream*n_streams) {
+            if (seq.hold) {
+                return false;
+            }
+            evict(seq);
+        }
+
+        for (auto & layer : layers) {
+            for (int32_t h = 0; h < layer.n_head_kv; ++h) {
+                seq.streams[layer.stream_first + h].append(*pools[layer.pool], n_new, positions[s].data());
+            }
+        }
+        seq.pos_max = std::max(seq.pos_max, *std::max_element(positions[s].begin(), positions[s].end()));
+    }
+
+    n_cells_peak = std::max(n_cells_peak, n_cells_all());
+
+    return true;
+}
+
+void retain_memory::finish_ubatch(const llama_ubatch & ubatch) {
+    if (gates) {
+        std::vector<float> log_beta;
+        for (size_t p = 0; p < pools.size(); ++p) {
+            log_beta.resize(n_streams_of(p)*ubatch.n_tokens);
+            ggml_backend_tensor_get(pools[p]->log_beta, log_beta.data(), 0, log_beta.size()*sizeof(float));
+
+            for (const auto & layer : layers) {
+                if (layer.pool != (int32_t) p) {
+                    continue;
+                }
+                const float * src = log_beta.data() + (size_t) layer.head_first*ubatch.n_tokens;
+
+                // from the last token back, since the cells of the ubatch are the last of their streams
+                std::vector<int64_t> n_after(seqs.size(), 0);
+                for (int64_t t = (int64_t) ubatch.n_tokens - 1; t >= 0; --t) {
+                    const llama_seq_id s = ubatch.seq_id[t][0];
+                    ++n_after[s];
+                    for (int32_t h = 0; h < layer.n_head_kv; ++h) {
+                        auto & stream = seqs[s].streams[layer.stream_first + h];
+                        stream.log_beta[stream.size() - n_after[s]] = src[t*layer.n_head_kv + h];
+                    }
+                }
+            }
+        }
+    }
+
+    for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
+        auto & seq = seqs[ubatch.seq_id_unq[i]];
+
+        const int64_t n    = n_cells(seq);
+        const int64_t keep = (int64_t) seq.budget*n_streams;
+        if (!seq.hold && n >= keep + (int64_t) config.buffer*n_streams && n > keep) {
+            evict(seq);
+        }
+    }
+}
+
+// retain_context
+
+retain_context::retain_context(llama_memory_status status) :
+    llama_kv_cache_context(status) {
+}
+
+retain_context::retain_context(retain_memory * mem) :
+    llama_kv_cache_context(LLAMA_MEMORY_STATUS_SUCCESS), mem(mem) {
+}
+
+retain_context::retain_context(retain_memory * mem, llama_context * lctx) :
+    llama_kv_cache_context(LLAMA_MEMORY_STATUS_SUCCESS), mem(mem), lctx(lctx) {
+}
+
+retain_context::retain_context(retain_memory * mem, std::vector<llama_ubatch> ubatches) :
+    llama_kv_cache_context(LLAMA_MEMORY_STATUS_SUCCESS), mem(mem), ubatches(std::move(ubatches)) {
+}
+
+bool retain_context::next() {
+    return ++i_cur < ubatches.size();
+}
+
+bool retain_context::apply() {
+    if (lctx) {
+        mem->shift_keys(lctx);
+        return true;
+    }
+    return ubatches.empty() || mem->append_ubatch(ubatches[i_cur]);
+}
+
+const llama_ubatch & retain_context::get_ubatch() const {
+    return ubatches[i_cur];
+}
+
+void retain_context::finish() {
+    mem->finish_ubatch(ubatches[i_cur]);
+}
