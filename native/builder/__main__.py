@@ -5,8 +5,10 @@
     python native/builder stock                build the unpatched libraries, print their directory
     python native/builder sdist                print the path of the checked source distribution of upstream
     python native/builder missing-tools        print the PyPI packages of build tools that this machine lacks
+    python native/builder clean                remove everything that was built or downloaded
 
-Options of CMake go behind -D, such as -D RETAIN_CUDA=ON or -D GGML_NATIVE=OFF.
+Options of CMake go behind -D, such as -D RETAIN_CUDA=ON or -D GGML_NATIVE=OFF. RETAIN_UPSTREAM_DIR, an option or an
+environment variable, names an unpacked source distribution of upstream for builds without a network.
 """
 
 import argparse
@@ -16,7 +18,7 @@ import sys
 
 import toolchain
 import upstream
-from build import Build, cache_directory
+from build import Build, cache_directory, clean_cache
 from console import BuildError
 
 
@@ -38,20 +40,26 @@ def parse_arguments():
     commands.add_parser("stock", parents=[common], help="build the unpatched libraries")
     commands.add_parser("sdist", help="print the path of the source distribution of upstream")
     commands.add_parser("missing-tools", help="print the PyPI packages of missing build tools")
+    commands.add_parser("clean", help="remove everything that was built or downloaded")
     return parser.parse_args()
 
 
 def run(args):
     if args.command == "sdist":
-        print(os.environ.get("RETAIN_UPSTREAM_DIR") or upstream.sdist(cache_directory()))
+        print(upstream.local_directory() or upstream.sdist(cache_directory()))
         return 0
     if args.command == "missing-tools":
         print(*toolchain.missing_tools())
         return 0
+    if args.command == "clean":
+        clean_cache()
+        return 0
 
     variant = {"libs": "release", "stock": "stock", "test": "sanitize" if args.command == "test" and args.sanitize
                else "release"}[args.command]
-    defines = dict(define.split("=", 1) for define in args.defines)
+    defines = dict(define.partition("=")[::2] for define in args.defines)
+    if directory := defines.pop("RETAIN_UPSTREAM_DIR", None):
+        os.environ["RETAIN_UPSTREAM_DIR"] = directory
     with Build(variant, defines, args.cmake, args.jobs).prepared() as build:
         if args.command == "test":
             build.compile("retain-tests", f"the native tests ({variant})")

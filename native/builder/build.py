@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -32,6 +33,8 @@ VARIANTS = {
     "stock": {"CMAKE_BUILD_TYPE": "Release", "RETAIN_STOCK": "ON"},
     "sanitize": {"CMAKE_BUILD_TYPE": "Debug", "RETAIN_SANITIZE": "ON"},
 }
+KEY_LENGTH = 12
+TRUE = ("1", "ON", "YES", "TRUE", "Y")  # as CMake reads them
 
 
 def cache_directory():
@@ -39,6 +42,14 @@ def cache_directory():
         return pathlib.Path(chosen).expanduser().resolve()
     base = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(base) / "retain-local"
+
+
+def clean_cache():
+    """Remove what builds put into the cache, and nothing else that may be in the directory."""
+    for pattern in ("sdist", *(f"{variant}-{'[0-9a-f]' * KEY_LENGTH}" for variant in VARIANTS)):
+        for path in cache_directory().glob(pattern):
+            say(f"removing {path}")
+            shutil.rmtree(path)
 
 
 @contextlib.contextmanager
@@ -65,12 +76,12 @@ class Build:
         self.jobs = jobs or os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or os.cpu_count()
         self.cmake = toolchain.check_cmake(cmake or toolchain.find_program("cmake"))
         self.ninja = toolchain.find_program("ninja")
-        if self.options.get("RETAIN_CUDA", "").upper() in ("ON", "1", "TRUE", "YES"):
+        if any(self.options.get(name, "").upper() in TRUE for name in ("RETAIN_CUDA", "GGML_CUDA")):
             toolchain.check_cuda()
 
         machine = toolchain.fingerprint()
         identity = json.dumps([upstream.SHA256, self.options, bool(self.ninja), machine], sort_keys=True)
-        key = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LENGTH]
         self.cache = cache_directory()
         self.root = self.cache / f"{variant}-{key}"
         self.directory = self.root / "build"
@@ -93,14 +104,14 @@ class Build:
 
     def update_upstream(self):
         patches = [] if self.stock else sorted((NATIVE / "patches").glob("*.patch"))
-        local = os.environ.get("RETAIN_UPSTREAM_DIR")
+        local = upstream.local_directory()
         content = [upstream.SHA256, *upstream.PARTS, *(f"{p.name}\n{p.read_text(encoding='utf-8')}" for p in patches)]
         wanted = hashlib.sha256("\0".join(content).encode()).hexdigest()
         stamp = self.root / "llama.cpp.stamp"
         if not local and stamp.is_file() and stamp.read_text() == wanted:
             return
         stamp.unlink(missing_ok=True)
-        files = upstream.read_directory(pathlib.Path(local)) if local else upstream.read_sdist(upstream.sdist(self.cache))
+        files = upstream.read_directory(local) if local else upstream.read_sdist(upstream.sdist(self.cache))
         if patches:
             files = tree.apply_patches(files, patches)
         tree.sync(self.root / "llama.cpp", files)

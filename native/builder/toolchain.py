@@ -12,7 +12,8 @@ import sys
 from console import BuildError
 
 CMAKE_MINIMUM = (3, 21)
-COMPILER_VARIABLES = ("CC", "CXX", "CUDACXX", "CFLAGS", "CXXFLAGS", "CUDAFLAGS", "LDFLAGS")
+# not CC and CXX: build backends set them to another name of the compiler that is taken anyway
+COMPILER_VARIABLES = ("CUDACXX", "CFLAGS", "CXXFLAGS", "CUDAFLAGS", "LDFLAGS")
 
 
 def find_program(name):

@@ -22,6 +22,12 @@ OFFLINE_HINT = (f"To build without a network, get the source distribution of {PA
                 "and name the unpacked directory in RETAIN_UPSTREAM_DIR.")
 
 
+def local_directory():
+    """The unpacked source distribution that the user named, or None."""
+    name = os.environ.get("RETAIN_UPSTREAM_DIR")
+    return pathlib.Path(name).expanduser().resolve() if name else None
+
+
 def is_needed(path):
     return path.startswith(PARTS)
 

@@ -1,0 +1,27 @@
+"""Making contexts with a retention cache."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from . import native
+from .options import RetentionOptions
+
+
+@contextmanager
+def armed(options: RetentionOptions) -> Iterator[None]:
+    """Every context that this thread makes in the block has a retention cache."""
+    params = native.default_params()
+    params.budget, params.buffer, params.lookahead = options.budget, options.buffer, options.lookahead
+    params.n_sink, params.n_recent, params.min_per_head = options.sinks, options.recent, options.min_per_head
+    params.prefill = native.PREFILL_FULL if options.prefill == "full" else native.PREFILL_BOUNDED
+    params.policy = options.policy.encode()
+    params.gates = os.fsencode(options.gates) if options.gates is not None else None
+    native.check(native.set_params(ctypes.byref(params)))
+    try:
+        yield
+    finally:
+        native.set_params(None)

@@ -1,0 +1,9 @@
+"""Errors that a caller is meant to see."""
+
+
+class RetainError(Exception):
+    """Something that was asked for cannot be done; the message is one line that says what and why."""
+
+
+class UsageError(RetainError):
+    """The arguments themselves are wrong, whatever the files and the machine: the command line exits with 2."""

@@ -1,0 +1,307 @@
+"""`Llama`: llama-cpp-python's class on a cache of fixed size."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from . import native, native_log
+from .arming import armed
+from .cached_llama import CachedLlama
+from .errors import RetainError, UsageError
+from .kv_types import kv_type
+from .model_file import ModelFile, read_model_file
+from .options import RetentionOptions
+from .retention import Retention
+from .system_prompt import system_length, system_text
+from .tokenizer import SafeTokenizer
+
+import llama_cpp  # isort: skip  the modules above have loaded the libraries
+from llama_cpp.llama import LlamaState  # isort: skip
+
+native_log.install()
+logger = logging.getLogger("retain_local")
+
+_VOCAB_ONLY_CTX = 512
+
+
+class Llama(CachedLlama):
+    """`llama_cpp.Llama` whose KV cache is kept in a budget.
+
+    Takes every argument of its parent. Their meaning is the parent's, but for
+
+    - `n_ctx`: 0, the context the model was trained for, is the default, since memory does not depend on it. A longer
+      one is allowed, with one warning.
+    - `type_k`, `type_v`: also names, "f32", "f16", "bf16", "q8_0" or "q4_0". A quantised `type_v` turns flash
+      attention on, as llama.cpp demands.
+    - `verbose`: False by default.
+    - `embedding`, and `draft_model` under a policy that evicts, are refused: embeddings have no cache to keep, and
+      rejected draft tokens cannot be taken back exactly once they caused an eviction.
+
+    Parameters
+    ----------
+    model_path : a GGUF file.
+    budget, buffer, gates, policy, sinks, recent, min_per_head, lookahead, prefill, pin_system : see
+        `retain_local.options.RetentionOptions`.
+    on_load : called with the fraction loaded, 0 to 1, while the model is loaded.
+    on_prompt : called with (tokens read, tokens to read) while more than one token is evaluated.
+
+    Attributes
+    ----------
+    retention : Retention
+        What the cache keeps.
+    options : RetentionOptions
+        The retention options as resolved: the budget in cells, the sidecar's path, the policy.
+    model_file : ModelFile
+
+    Raises
+    ------
+    RetainError : the model, the sidecar or an argument cannot be used; the message is one line.
+    """
+
+    def __init__(
+        self,
+        model_path: str | os.PathLike[str],
+        *,
+        budget: int | str | None = None,
+        buffer: int = 128,
+        gates: str | os.PathLike[str] | None = "auto",
+        policy: str = "auto",
+        sinks: int = 4,
+        recent: int = 0,
+        min_per_head: int = 0,
+        lookahead: int = 1,
+        prefill: str = "bounded",
+        pin_system: bool = False,
+        on_load: Callable[[float], None] | None = None,
+        on_prompt: Callable[[int, int], None] | None = None,
+        n_ctx: int = 0,
+        n_batch: int = 512,
+        n_ubatch: int = 512,
+        type_k: str | int | None = None,
+        type_v: str | int | None = None,
+        flash_attn: bool = False,
+        embedding: bool = False,
+        vocab_only: bool = False,
+        draft_model: Any = None,
+        tokenizer: Any = None,
+        verbose: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        self._stack = ExitStack()  # the parent's __del__ needs it, however early this fails
+        self._retention: Retention | None = None
+        self._system_text = ""
+        self._on_load = on_load
+        self._load_error: BaseException | None = None
+        self.on_prompt = on_prompt
+        types = kv_type(type_k), kv_type(type_v)
+        options = RetentionOptions(
+            budget, buffer, gates, policy, sinks, recent, min_per_head, lookahead, prefill, pin_system
+        )
+        parent = dict(
+            n_ctx=n_ctx,
+            n_batch=n_batch,
+            n_ubatch=n_ubatch,
+            type_k=types[0].ggml,
+            type_v=types[1].ggml,
+            flash_attn=flash_attn or types[1].is_quantized,
+            embedding=embedding,
+            vocab_only=vocab_only,
+            draft_model=draft_model,
+            tokenizer=tokenizer,
+            verbose=verbose,
+            **kwargs,
+        )
+        if vocab_only:
+            parent["n_ctx"] = n_ctx or _VOCAB_ONLY_CTX  # such a file is loaded without the context of its training
+            with self._reported(model_path):
+                super().__init__(os.fspath(model_path), **parent)
+        else:
+            _check_arguments(n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, embedding=embedding)
+            self.model_file = read_model_file(model_path)
+            context = n_ctx or self.model_file.n_ctx_train
+            self.options = options.resolve(
+                self.model_file,
+                n_ctx=context,
+                n_ubatch=min(n_ubatch, n_batch, context),
+                type_k=types[0],
+                type_v=types[1],
+            )
+            if draft_model is not None and self.options.policy != "none":
+                raise UsageError("a draft model needs the policy 'none': rejected tokens cannot be taken back exactly")
+            with self._reported(model_path), armed(self.options):
+                super().__init__(os.fspath(model_path), **parent)
+            self._retention = Retention(self.ctx)
+            self._fit_buffers()
+            self._tell(context, policy)
+        if tokenizer is None:
+            self.tokenizer_ = SafeTokenizer(self)
+
+    # loading
+
+    @property
+    def model_params(self) -> llama_cpp.llama_model_params:
+        """Parameters of the model, as the parent fills them in."""
+        return self._model_params
+
+    @model_params.setter
+    def model_params(self, params: llama_cpp.llama_model_params) -> None:
+        # the parent has no argument for the progress callback, and loads as soon as it has filled the rest in
+        if self._on_load is not None:
+            self._load_callback = llama_cpp.llama_progress_callback(self._load_progress)
+            params.progress_callback = self._load_callback
+        self._model_params = params
+
+    def _load_progress(self, fraction: float, _user: Any) -> bool:
+        try:
+            self._on_load(fraction)
+            return True
+        except BaseException as error:  # Ctrl-C among them: an exception cannot pass through C
+            self._load_error = error
+            return False
+
+    @contextmanager
+    def _reported(self, path: str | os.PathLike[str]) -> Iterator[None]:
+        """Turn what goes wrong in the parent's constructor into one RetainError with the native reason."""
+        native_log.forget_errors()
+        try:
+            yield
+        except jinja2.TemplateError as error:
+            raise RetainError(f"{path}: the model's chat template is not valid: {error}") from None
+        except MemoryError:
+            raise RetainError(
+                f"{path}: not enough memory for the logits of every token of the context; use a smaller n_ctx"
+            ) from None
+        except (ValueError, RuntimeError) as error:
+            if self._load_error is not None:
+                raise self._load_error from None
+            reason = native.error_text() or native_log.first_error() or str(error)
+            raise RetainError(f"{os.fspath(path)}: {reason}") from None
+
+    def _fit_buffers(self) -> None:
+        """Grow the parent's arrays to the context, which llama.cpp rounds up after the parent has sized them."""
+        if len(self.input_ids) < self._n_ctx:
+            self.input_ids = np.zeros(self._n_ctx, np.intc)
+        if self._logits_all and len(self.scores) < self._n_ctx:
+            self.scores = np.empty((self._n_ctx, self._n_vocab), np.single)
+
+    def _tell(self, n_ctx: int, asked_policy: str) -> None:
+        if 0 < self.model_file.n_ctx_train < n_ctx:
+            logger.warning(
+                "the context of %d tokens is longer than the %d the model was trained for; expect worse text beyond",
+                n_ctx,
+                self.model_file.n_ctx_train,
+            )
+        if asked_policy == "auto" and self.options.gates is None:
+            logger.warning(
+                "no gates at %s: using the policy 'window', which keeps the first %d and the most recent tokens",
+                self.model_file.sidecar_path(),
+                self.options.sinks,
+            )
+        elif self.options.gates is not None:
+            logger.info("policy '%s', gates from %s", self.options.policy, self.options.gates)
+
+    # chat
+
+    def create_chat_completion(self, messages: Sequence[Mapping[str, Any]], *args: Any, **kwargs: Any) -> Any:
+        """Complete a chat, as the parent does; with `pin_system` its system message is never evicted."""
+        self._system_text = system_text(messages)
+        try:
+            return super().create_chat_completion(messages, *args, **kwargs)
+        finally:
+            self._system_text = ""
+
+    def create_completion(self, prompt: str | Sequence[int], *args: Any, **kwargs: Any) -> Any:
+        """Complete a prompt, as the parent does."""
+        if self._retention is not None and self.options.pin_system:
+            tokens = self.tokenize(prompt.encode(), special=True) if isinstance(prompt, str) else prompt
+            self.pin_system_message(tokens, self._system_text)
+        return super().create_completion(prompt, *args, **kwargs)
+
+    def pin_system_message(self, tokens: Sequence[int], text: str) -> None:
+        """Pin the system message `text` of a prompt; an empty text takes an earlier one's pin back."""
+        n_tokens = system_length(tokens, text, lambda part: self.detokenize(list(part), special=True))
+        self.retention.pin_system(n_tokens)
+
+    def tokenizer(self) -> Any:
+        """The tokenizer of this model."""
+        return self.tokenizer_
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends the model's text or its turn."""
+        return llama_cpp.llama_vocab_is_eog(self._model.vocab, token)
+
+    # state
+
+    def save_state(self) -> LlamaState:
+        """The text so far and the whole cache, for `load_state`."""
+        data = (ctypes.c_uint8 * llama_cpp.llama_state_get_size(self.ctx))()
+        size = llama_cpp.llama_state_get_data(self.ctx, data, len(data))
+        if not size:
+            raise RetainError(f"the state cannot be saved: {native.error_text() or 'llama.cpp gave no reason'}")
+        return LlamaState(
+            # without logits_all the rows are never filled
+            scores=self._scores.copy() if self._logits_all else np.empty((0, self._n_vocab), np.single),
+            input_ids=self.input_ids[: self.n_tokens].copy(),
+            n_tokens=self.n_tokens,
+            llama_state=bytes(memoryview(data)[:size]),
+            llama_state_size=size,
+            seed=self._seed,
+        )
+
+    def load_state(self, state: LlamaState) -> None:
+        """Go back to a saved state. One that is refused leaves the running one as it is.
+
+        Raises
+        ------
+        RetainError : the state is damaged, of another model, or too large for this context.
+        """
+        n, size = state.n_tokens, state.llama_state_size
+        if not 0 <= n <= min(len(state.input_ids), self._n_ctx):
+            raise RetainError(f"the state has {n} tokens, which do not fit the context of {self._n_ctx}")
+        if size != len(state.llama_state) or size == 0:
+            raise RetainError(f"the state is damaged: it has {len(state.llama_state)} bytes, and should have {size}")
+        if self._logits_all and len(state.scores) < n:
+            raise RetainError("the state was saved without logits_all, and this model needs the logits of all tokens")
+        data = (ctypes.c_uint8 * size).from_buffer_copy(state.llama_state)
+        native.clear_error()
+        if not llama_cpp.llama_state_set_data(self.ctx, data, size):
+            raise RetainError(f"the state is refused: {native.error_text() or 'it is damaged or of another model'}")
+        if self._logits_all:
+            self.scores[:n] = state.scores[:n]
+        self.adopt_tokens(state.input_ids[:n])
+        self._seed = state.seed
+
+    def adopt_tokens(self, tokens: Sequence[int]) -> None:
+        """Take over the tokens that cells were just restored for."""
+        self.n_tokens = len(tokens)
+        self.input_ids[: self.n_tokens] = tokens
+        self._requires_eval = True
+        self.retention._pins_applied = False
+
+    def close(self) -> None:
+        """Free the model and its cache."""
+        if self._retention is not None:
+            self._retention._close()
+        super().close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | asdict(self.options)
+
+
+def _check_arguments(n_ctx: int, n_batch: int, n_ubatch: int, embedding: bool) -> None:
+    if embedding:
+        raise UsageError("embeddings have no cache to keep in a budget; use llama_cpp.Llama for them")
+    if not 0 <= n_ctx < 2**31:
+        raise UsageError(f"a context of {n_ctx} tokens is out of range; 0 is what the model was trained for")
+    for name, value in (("batch", n_batch), ("ubatch", n_ubatch)):
+        if not 1 <= value < 2**24:
+            raise UsageError(f"{name} is {value}; it must be at least 1")

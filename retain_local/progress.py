@@ -1,0 +1,90 @@
+"""Progress on the terminal while a model loads and a long prompt is read."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.text import Text
+
+_SHORT_PROMPT = 128  # tokens that are read too soon for a bar
+
+
+class _Rate(ProgressColumn):
+    """Tokens each second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} tok/s" if speed else "", style="progress.data.speed")
+
+
+class _Bar:
+    """A bar on stderr that vanishes when it is done; nothing where stderr is not a terminal."""
+
+    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
+        self._progress = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._visible = console.is_terminal
+        self._task: int | None = None
+
+    def show(self, label: str, done: float, total: float) -> None:
+        if not self._visible:
+            return
+        if self._task is None:
+            self._progress.start()
+            self._task = self._progress.add_task(label, total=total)
+        self._progress.update(self._task, completed=done, total=total)
+
+    def hide(self) -> None:
+        if self._task is not None:
+            self._progress.stop()
+            self._progress.remove_task(self._task)
+            self._task = None
+
+
+class LoadProgress:
+    """Context manager for loading a model: call it with the fraction loaded."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> LoadProgress:
+        # the bindings point the standard streams elsewhere while they load, so the bar writes to a copy
+        self._stream = os.fdopen(os.dup(sys.__stderr__.fileno()), "w", encoding="utf-8", errors="replace")
+        console = Console(file=self._stream, force_terminal=sys.__stderr__.isatty())
+        self._bar = _Bar(console, SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
+        self(0.0)
+        return self
+
+    def __call__(self, fraction: float) -> None:
+        self._bar.show(f"loading {self._name}", fraction, 1.0)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.hide()
+        self._stream.close()
+
+
+class PromptProgress:
+    """Shows a long prompt being read: call it with (tokens read, tokens to read); it vanishes with the last one."""
+
+    def __init__(self) -> None:
+        self._bar = _Bar(
+            Console(stderr=True),
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+        )
+
+    def __call__(self, done: int, total: int) -> None:
+        if done < total and total >= _SHORT_PROMPT:
+            self._bar.show("reading the prompt", done, total)
+        else:
+            self.close()
+
+    def close(self) -> None:
+        """Take the bar away, wherever it stands."""
+        self._bar.hide()

@@ -1,0 +1,298 @@
+"""What the cache of a model keeps: reading it, and steering it while the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ctypes import POINTER, c_float, c_int32
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from . import native
+from .errors import RetainError, UsageError
+
+SEQUENCE = 0  # the bindings run one sequence
+
+# (layer, head, pos, log_beta, age) -> scores, all of shape [n_cells]
+Scorer = Callable[
+    [npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.int32]],
+    npt.ArrayLike,
+]
+
+
+@dataclass(frozen=True)
+class RetentionStats:
+    """The state of a cache, and what keeping it so took.
+
+    tokens_seen : tokens that entered the cache and were not taken back.
+    cells_seen : cells of those tokens: tokens times streams.
+    cells_kept, cells_peak : cells held now, and the most ever held at once.
+    cells_limit : cells that the pool promises never to exceed.
+    cells_evicted, cells_moved, evictions : cells evicted and moved, and evictions run, since the model was loaded.
+    streams : (layer, KV head) pairs.
+    budget : M, cells per stream on average.
+    page_size, pages, pages_used : cells of a page, pages of the pool, pages in use.
+    bytes_pool : bytes allocated for K and V.
+    bytes_used : bytes of the pages in use.
+    bytes_cell : bytes of the K row and V row of a cell.
+    bytes_full : bytes that a full cache of `tokens_seen` tokens takes.
+    select_seconds, move_seconds, input_seconds : time in scoring and selecting cells, in moving them, and in filling
+        page tables and other graph inputs.
+    """
+
+    tokens_seen: int
+    cells_seen: int
+    cells_kept: int
+    cells_peak: int
+    cells_limit: int
+    cells_evicted: int
+    cells_moved: int
+    evictions: int
+    streams: int
+    budget: int
+    page_size: int
+    pages: int
+    pages_used: int
+    bytes_pool: int
+    bytes_used: int
+    bytes_cell: int
+    bytes_full: int
+    select_seconds: float
+    move_seconds: float
+    input_seconds: float
+
+
+class PinnedRange(NamedTuple):
+    """Positions [start, stop) that are never evicted."""
+
+    start: int
+    stop: int
+
+
+class Retention:
+    """The cache of one `Llama`, as its `.retention`.
+
+    Every method raises RetainError when the model was closed, and when the native library refuses.
+
+    Parameters
+    ----------
+    ctx : the `llama_context *`; None: without a cache.
+    """
+
+    def __init__(self, ctx: int | None) -> None:
+        self._open_ctx = ctx
+        self._pins: list[PinnedRange] = []
+        self._system = PinnedRange(0, 0)
+        self._pins_applied = True
+        self._callback: Any = None
+        self._scorer_error: BaseException | None = None
+
+    @property
+    def _ctx(self) -> int:
+        if self._open_ctx is None:
+            raise RetainError("the model is closed")
+        return self._open_ctx
+
+    def _close(self) -> None:
+        self._open_ctx = None
+
+    # reading
+
+    def stats(self) -> RetentionStats:
+        """Counts, bytes and seconds of the cache as it is now."""
+        raw = native.RetainStats()
+        native.check(native.get_stats(self._ctx, raw))
+        return RetentionStats(
+            tokens_seen=raw.n_seen,
+            cells_seen=raw.n_seen * raw.n_streams,
+            cells_kept=raw.n_cells,
+            cells_peak=raw.n_cells_peak,
+            cells_limit=raw.n_cells_max,
+            cells_evicted=raw.n_evicted,
+            cells_moved=raw.n_moved,
+            evictions=raw.n_evictions,
+            streams=raw.n_streams,
+            budget=raw.budget,
+            page_size=raw.page_size,
+            pages=raw.n_pages,
+            pages_used=raw.n_pages_used,
+            bytes_pool=raw.bytes_pool,
+            bytes_used=raw.bytes_used,
+            bytes_cell=raw.bytes_cell,
+            bytes_full=raw.bytes_full,
+            select_seconds=raw.t_select_s,
+            move_seconds=raw.t_move_s,
+            input_seconds=raw.t_input_s,
+        )
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Indices of the layers that have a KV cache."""
+        n = native.check(native.layers(self._ctx, None, 0))
+        found = (c_int32 * n)()
+        native.check(native.layers(self._ctx, found, n))
+        return tuple(found)
+
+    def heads(self, layer: int) -> int:
+        """KV heads of a layer."""
+        n = native.n_head_kv(self._ctx, layer)
+        if n < 0:
+            raise UsageError(f"layer {layer} has no KV cache; the layers that have one are {_ranges(self.layers)}")
+        return n
+
+    def positions(self, layer: int, head: int) -> npt.NDArray[np.int32]:
+        """Positions of the cells of a stream, int32 [n_cells], in the order of the stream (not sorted)."""
+        return self._cells(layer, head)[0]
+
+    def log_beta(self, layer: int, head: int) -> npt.NDArray[np.float32]:
+        """log β of the cells of a stream, float32 [n_cells], in the order of `positions`; 0 without gates."""
+        return self._cells(layer, head)[1]
+
+    def _cells(self, layer: int, head: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        if not 0 <= head < self.heads(layer):
+            raise UsageError(f"layer {layer} has {self.heads(layer)} KV heads; there is no head {head}")
+        n = native.check(native.get_cells(self._ctx, SEQUENCE, layer, head, None, None, 0))
+        pos, log_beta = np.empty(n, np.int32), np.empty(n, np.float32)
+        native.check(
+            native.get_cells(
+                self._ctx,
+                SEQUENCE,
+                layer,
+                head,
+                pos.ctypes.data_as(POINTER(c_int32)),
+                log_beta.ctypes.data_as(POINTER(c_float)),
+                n,
+            )
+        )
+        return pos, log_beta
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether gates are loaded, so that log β means something."""
+        return bool(native.has_gates(self._ctx))
+
+    # steering
+
+    @property
+    def budget(self) -> int:
+        """M: cells per (layer, KV head) on average."""
+        return native.check(native.get_budget(self._ctx, SEQUENCE))
+
+    def set_budget(self, budget: int) -> None:
+        """Change the budget, up to the one the model was loaded with; evicts at once when it shrinks."""
+        if not isinstance(budget, int) or not 1 <= budget < 2**31:
+            raise UsageError(f"budget {budget!r} is not a number of cells from 1")
+        native.check(native.set_budget(self._ctx, SEQUENCE, budget))
+
+    @property
+    def policy(self) -> str:
+        """Name of the policy in use; set it to switch. The cells keep their log β."""
+        return native.get_policy(self._ctx).decode()
+
+    @policy.setter
+    def policy(self, name: str) -> None:
+        if name not in native.policies():
+            raise UsageError(f"policy {name!r} is not one of {', '.join(native.policies())}")
+        native.check(native.set_policy(self._ctx, name.encode()))
+
+    @property
+    def pins(self) -> tuple[PinnedRange, ...]:
+        """Pinned ranges, the system message's included."""
+        return tuple(pin for pin in (self._system, *self._pins) if pin.stop > pin.start)
+
+    def pin(self, start: int, stop: int) -> None:
+        """Never evict the cells of positions [start, stop) from now on.
+
+        Pins belong to positions, not to a text: they stay when a new prompt is read. Positions may be pinned before
+        they are filled.
+        """
+        if not 0 <= start < stop < 2**31:
+            raise UsageError(f"[{start}, {stop}) is not a range of positions")
+        native.check(native.pin(self._ctx, SEQUENCE, start, stop))
+        self._pins.append(PinnedRange(start, stop))
+
+    def unpin(self, start: int = 0, stop: int = -1) -> None:
+        """Take back every pin that overlaps [start, stop); a negative stop means to the end."""
+        native.check(native.unpin(self._ctx, SEQUENCE, start, stop))
+        end = stop if stop >= 0 else 2**31
+
+        def stays(pin: PinnedRange) -> bool:
+            return pin.stop <= start or end <= pin.start
+
+        self._pins = [pin for pin in self._pins if stays(pin)]
+        if not stays(self._system):
+            self._system = PinnedRange(0, 0)
+
+    def pin_system(self, n_tokens: int) -> None:
+        """Pin the first `n_tokens` positions as the system message, in place of an earlier system message.
+
+        They are pinned when the next tokens are read, since a new prompt clears what comes before it.
+        """
+        if n_tokens != self._system.stop:
+            self._system = PinnedRange(0, n_tokens)
+            self._pins_applied = False
+
+    def set_scorer(self, scorer: Scorer | None) -> None:
+        """Score the cells of every eviction in Python; None takes the scorer out again.
+
+        Parameters
+        ----------
+        scorer : called as scorer(layer, head, pos, log_beta, age) with arrays of shape [n_cells]; all int32 but
+            log_beta, which is float32. They are the library's own memory: copy what is to be kept. age is tokens
+            seen + 1 - pos. It returns finite scores, [n_cells]; the cells with the highest stay. What it raises comes
+            out of the call that evaluated the tokens, and that eviction uses the policy's own scores.
+        """
+        callback = native.ScoreCallback() if scorer is None else native.ScoreCallback(self._call_scorer(scorer))
+        native.check(native.set_callback(self._ctx, callback, None))
+        self._callback = callback  # the library calls it: it must live as long as it is installed
+
+    def _call_scorer(self, scorer: Scorer) -> Callable[..., bool]:
+        def call(_user: Any, _seq: int, _seen: int, n: int, layer: Any, head: Any, pos: Any, log_beta: Any, age: Any, out: Any) -> bool:
+            try:
+                arrays = [np.ctypeslib.as_array(pointer, (n,)) for pointer in (layer, head, pos, log_beta, age)]
+                scores = np.asarray(scorer(*arrays), dtype=np.float32)
+                if scores.shape != (n,) or not np.isfinite(scores).all():
+                    raise UsageError(f"a scorer must return {n} finite scores; it returned shape {list(scores.shape)}")
+                np.ctypeslib.as_array(out, (n,))[:] = scores
+                return True
+            except BaseException as error:  # an exception cannot pass through C
+                self._scorer_error = error
+                return False
+
+        return call
+
+    # what Llama does around an evaluation
+
+    def _raise_scorer_error(self) -> None:
+        error, self._scorer_error = self._scorer_error, None
+        if error is not None:
+            raise error
+
+    def _apply_pins(self, restarted: bool) -> None:
+        """Pin what is to be pinned: `restarted` tells that the sequence was cleared."""
+        if self._pins_applied and not (restarted and self.pins):
+            return
+        native.check(native.unpin(self._ctx, SEQUENCE, 0, -1))
+        for pin in self.pins:
+            native.check(native.pin(self._ctx, SEQUENCE, *pin))
+        self._pins_applied = True
+
+    def _rollback_limit(self) -> int:
+        """The shortest prefix that the cache can be cut back to exactly."""
+        return native.rollback_limit(self._ctx, SEQUENCE)
+
+    def _hold(self, hold: bool) -> None:
+        native.check(native.hold(self._ctx, SEQUENCE, hold))
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """"0-3, 6, 8-9" for (0, 1, 2, 3, 6, 8, 9)."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("-".join(map(str, part)) for part in parts)

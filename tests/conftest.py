@@ -1,0 +1,43 @@
+"""Fixtures that every test may use: tiny models and their gates, made once per run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from support.tiny_gates import random_gates, write_tiny_gates
+from support.tiny_models import TINY_MODELS, write_tiny_model
+
+# No deadlines: shared machines stall. Under CI the examples are the same in every run.
+settings.register_profile("default", deadline=None, print_blob=True)
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+class TinyFiles:
+    """Makes tiny models and sidecars on first use."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def model(self, arch: str) -> Path:
+        """A model of `TINY_MODELS`."""
+        path = self.folder / f"{arch}.gguf"
+        return path if path.exists() else write_tiny_model(path, TINY_MODELS[arch])
+
+    def gates(self, arch: str, variant: str = "rg10", tied: bool = True, weight_type: str = "f32") -> Path:
+        """Random gates for it."""
+        path = self.folder / f"{arch}-{variant}-{tied}-{weight_type}.gates.gguf"
+        if path.exists():
+            return path
+        model = TINY_MODELS[arch]
+        gates = random_gates(model.n_layer, model.n_embd, model.n_head_kv, variant, tied)
+        return write_tiny_gates(path, self.model(arch), model, gates, weight_type)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFiles:
+    return TinyFiles(tmp_path_factory.mktemp("tiny"))

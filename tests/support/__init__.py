@@ -1,0 +1,1 @@
+"""What the tests share: tiny models and gates, bindings, and independent references."""

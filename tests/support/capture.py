@@ -1,0 +1,44 @@
+"""Tensors of the compute graph, taken through llama.cpp's evaluation callback."""
+
+from __future__ import annotations
+
+import ctypes
+
+import llama_cpp
+import numpy as np
+
+_lib = llama_cpp.llama_cpp._lib  # also finds the symbols of the ggml libraries it is linked with
+_lib.ggml_get_name.restype = ctypes.c_char_p
+_lib.ggml_get_name.argtypes = [ctypes.c_void_p]
+_lib.ggml_nbytes.restype = ctypes.c_size_t
+_lib.ggml_nbytes.argtypes = [ctypes.c_void_p]
+_lib.ggml_backend_tensor_get.restype = None
+_lib.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+
+
+class Capture:
+    """Keeps every value of the tensors `{base}-{layer}` of the given base names, in the order they were computed.
+
+    Parameters
+    ----------
+    widths : base name -> number of floats per token.
+    """
+
+    def __init__(self, widths: dict[str, int]) -> None:
+        self.widths = widths
+        self.values: dict[str, list[np.ndarray]] = {}
+        self.callback = llama_cpp.ggml_backend_sched_eval_callback(self._see)
+
+    def _see(self, tensor: int, ask: bool, _: int) -> bool:
+        name = _lib.ggml_get_name(tensor).decode()
+        width = self.widths.get(name.rpartition("-")[0])
+        if ask or width is None:
+            return width is not None
+        values = np.empty(_lib.ggml_nbytes(tensor) // 4, np.float32)
+        _lib.ggml_backend_tensor_get(tensor, values.ctypes.data, 0, values.nbytes)
+        self.values.setdefault(name, []).append(values.reshape(-1, width))
+        return True
+
+    def take(self, base: str, n_layer: int) -> np.ndarray:
+        """All values since the last take, [n_layer, n_tokens, width] f32, tokens in the order they were computed."""
+        return np.stack([np.concatenate(self.values.pop(f"{base}-{il}")) for il in range(n_layer)])

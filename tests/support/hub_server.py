@@ -1,0 +1,125 @@
+"""A small stand-in for the Hugging Face Hub, with connections that break where a test wants them to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Hub:
+    """What the server has and does.
+
+    repos : files of each repository, by name.
+    gated : repositories that need a token.
+    break_after : bytes of a file after which every connection breaks; None for none.
+    lie : send other bytes than the announced checksum is of.
+    downloads : (file, first byte) of each download that began.
+    """
+
+    repos: dict[str, dict[str, bytes]]
+    gated: set[str] = field(default_factory=set)
+    break_after: int | None = None
+    lie: bool = False
+    downloads: list[tuple[str, int]] = field(default_factory=list)
+    url: str = ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def _answer(self, body: bool) -> None:
+        path = self.path.partition("?")[0]
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)", path):
+            self._list(match[1])
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+            self._file(match[1], match[2], body)
+        else:
+            self._send(404, {}, b"")
+
+    def _refused(self, repo: str) -> bool:
+        if repo in self.hub.gated:
+            self._send(403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted"}, b"")
+        elif repo not in self.hub.repos:
+            self._send(404, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}, b"")
+        else:
+            return False
+        return True
+
+    def _list(self, repo: str) -> None:
+        if self._refused(repo):
+            return
+        files = [{"rfilename": name} for name in self.hub.repos[repo]]
+        info = {"id": repo, "sha": COMMIT, "private": False, "siblings": files}
+        self._send(200, {"Content-Type": "application/json"}, json.dumps(info).encode())
+
+    def _file(self, repo: str, name: str, body: bool) -> None:
+        if self._refused(repo):
+            return
+        content = self.hub.repos[repo].get(name)
+        if content is None:
+            self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b"")
+            return
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        if not body:
+            self._send(200, headers | {"Content-Length": str(len(content))}, None)
+            return
+        if self.hub.lie:
+            content = bytes(len(content))
+        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(match[1]) if match else 0
+        self.hub.downloads.append((name, start))
+        if match:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        rest = content[start:]
+        headers["Content-Length"] = str(len(rest))
+        if self.hub.break_after is None:
+            self._send(206 if match else 200, headers, rest)
+            return
+        self._send(206 if match else 200, headers, rest[: max(0, self.hub.break_after - start)])
+        self.wfile.flush()
+        self.close_connection = True
+        self.connection.close()
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes | None) -> None:
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        if body is not None and "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if body is not None and self.command == "GET":
+            self.wfile.write(body)
+
+
+@contextmanager
+def serving(hub: Hub) -> Iterator[Hub]:
+    """Serve in the background; `hub.url` is where."""
+    handler = type("Handler", (_Handler,), {"hub": hub})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    Thread(target=server.serve_forever, daemon=True).start()
+    hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()

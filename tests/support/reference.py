@@ -1,0 +1,171 @@
+"""An independent cache of fixed size: which cells are kept, after the papers' formulas, in plain NumPy.
+
+With n tokens seen, a cell at position p has the retention score (arXiv 2605.09649; log1mexp(x) = log(1 - e^x))
+
+    s = (n + 1 - p) log beta                                                        lookahead 1
+    s = (n + 2 - p) log beta + log1mexp(N log beta) - log1mexp(log beta)            lookahead N > 1
+
+in float32 from float32 log beta. An eviction keeps the L H M cells with the highest s, wherever in the model they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Callable
+
+import numpy as np
+
+Range = tuple[int, int]
+
+
+def log1mexp(x: np.ndarray) -> np.ndarray:
+    """log(1 - e^x) for x < 0."""
+    return np.log(-np.expm1(x))
+
+
+def gate_scores(n_seen: int, pos: np.ndarray, log_beta: np.ndarray, lookahead: int) -> np.ndarray:
+    """Retention scores, [n] float32, of cells at `pos` [n] with `log_beta` [n] float32; NaN counts as -inf."""
+    log_beta = np.where(np.isnan(log_beta), -np.inf, log_beta).astype(np.float32)
+    if lookahead == 1:
+        return (n_seen + 1 - pos).astype(np.float32) * log_beta
+    wide = log_beta.astype(np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        future = log1mexp(lookahead * wide) - log1mexp(wide)
+    future = np.where(wide == 0, np.log(lookahead), future).astype(np.float32)
+    return (n_seen + 2 - pos).astype(np.float32) * log_beta + future
+
+
+def window_scores(n_seen: int, pos: np.ndarray, log_beta: np.ndarray, lookahead: int) -> np.ndarray:
+    """Scores of the window policy (StreamingLLM): the newest cells first."""
+    return -(n_seen + 1 - pos).astype(np.float32)
+
+
+SCORES = {"gate": gate_scores, "window": window_scores}
+
+
+@dataclass
+class Options:
+    """What decides an eviction; names as in retain.h."""
+
+    budget: int
+    buffer: int = 0
+    n_ubatch: int = 512
+    lookahead: int = 1
+    n_sink: int = 0
+    n_recent: int = 0
+    min_per_head: int = 0
+    policy: str = "gate"
+
+
+@dataclass
+class Cache:
+    """The cells of one sequence.
+
+    n_layer, n_head_kv : L and H.
+    options : as given to the native cache.
+    score : replaces the policy's scores by a function of this cache, as the eviction hook does.
+    pinned : position ranges [p0, p1) that are kept.
+    n_seen : tokens seen.
+    layer, head, pos, log_beta : one entry per cell.
+    n_max : cells that are never exceeded, L H (M + max(buffer, n_ubatch)); stays when the budget shrinks.
+    """
+
+    n_layer: int
+    n_head_kv: int
+    options: Options
+    score: Callable[[Cache], np.ndarray] | None = None
+    pinned: list[Range] = field(default_factory=list)
+    n_seen: int = 0
+    n_evictions: int = 0
+    layer: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    head: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    pos: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    log_beta: np.ndarray = field(default_factory=lambda: np.empty(0, np.float32))
+    n_max: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.n_max = self.n_streams * (self.options.budget + max(self.options.buffer, self.options.n_ubatch))
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.pos)
+
+    @property
+    def n_streams(self) -> int:
+        return self.n_layer * self.n_head_kv
+
+    @property
+    def n_kept(self) -> int:
+        """Cells that an eviction leaves: L H M."""
+        return self.n_streams * self.options.budget
+
+
+    def extend(self, log_beta: np.ndarray) -> None:
+        """The next tokens, in ubatches of n_ubatch: the log beta of their cells, [L, t, H] float32."""
+        for start in range(0, log_beta.shape[1], self.options.n_ubatch):
+            ubatch = log_beta[:, start : start + self.options.n_ubatch]
+            self.add(self.n_seen + np.arange(ubatch.shape[1]), ubatch)
+
+    def add(self, positions: np.ndarray, log_beta: np.ndarray) -> None:
+        """One ubatch: `positions` [t] and the log beta of its cells, [L, t, H] float32."""
+        n_tokens = len(positions)
+        if self.n_cells + self.n_streams * n_tokens > self.n_max:
+            self.evict()
+        layer, token, head = np.indices(log_beta.shape)
+        self.layer = np.concatenate([self.layer, layer.ravel()])
+        self.head = np.concatenate([self.head, head.ravel()])
+        self.pos = np.concatenate([self.pos, np.asarray(positions)[token.ravel()]])
+        self.log_beta = np.concatenate([self.log_beta, log_beta.ravel()])
+        self.n_seen = int(max(positions)) + 1
+        if self.n_cells >= self.n_kept + self.n_streams * self.options.buffer:
+            self.evict()
+
+    def evict(self) -> None:
+        """Keep the L H M cells with the highest score; protected cells are above all others.
+
+        Ties go to the newest position, then to the lowest layer, then to the lowest head.
+        """
+        if self.n_cells <= self.n_kept:
+            return
+        scores = self.score(self) if self.score else self._policy_scores()
+        protected = self._protected()
+        protected |= self._best_of_each_head(protected, scores)
+        order = np.lexsort((self.head, self.layer, -self.pos, -scores, ~protected))
+        self._keep(np.sort(order[: self.n_kept]))
+        self.n_evictions += 1
+
+    def _policy_scores(self) -> np.ndarray:
+        return SCORES[self.options.policy](self.n_seen, self.pos, self.log_beta, self.options.lookahead)
+
+    def _protected(self) -> np.ndarray:
+        """Sinks, the recent window and pinned ranges, [n_cells] bool."""
+        protected = (self.pos < self.options.n_sink) | (self.pos >= self.n_seen - self.options.n_recent)
+        for p0, p1 in self.pinned:
+            protected |= (self.pos >= p0) & (self.pos < p1)
+        return protected
+
+    def _best_of_each_head(self, protected: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """The min_per_head cells that each (layer, head) keeps in any case, [n_cells] bool."""
+        best = np.zeros(self.n_cells, bool)
+        for il in range(self.n_layer):
+            for head in range(self.n_head_kv):
+                cells = np.flatnonzero((self.layer == il) & (self.head == head))
+                order = np.lexsort((-self.pos[cells], -scores[cells], ~protected[cells]))
+                best[cells[order[: self.options.min_per_head]]] = True
+        return best
+
+    def remove(self, p0: int, p1: int) -> None:
+        """Remove positions [p0, p1); the tokens seen go back when the end goes."""
+        self._keep(np.flatnonzero((self.pos < p0) | (self.pos >= p1)))
+        if p1 >= self.n_seen:
+            self.n_seen = min(self.n_seen, p0)
+
+    def _keep(self, cells: np.ndarray) -> None:
+        self.layer, self.head = self.layer[cells], self.head[cells]
+        self.pos, self.log_beta = self.pos[cells], self.log_beta[cells]
+
+    def stream(self, il: int, head: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and log betas of one (layer, head), by position."""
+        cells = np.flatnonzero((self.layer == il) & (self.head == head))
+        cells = cells[np.argsort(self.pos[cells])]
+        return self.pos[cells], self.log_beta[cells]

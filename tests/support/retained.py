@@ -1,0 +1,126 @@
+"""Sessions with a retention memory. Importing this loads the patched libraries."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import asdict
+from typing import Any, Callable
+
+import numpy as np
+from retain_local import native
+
+from .reference import Cache, Options
+from .session import Model, Session
+
+
+class RetainedSession(Session):
+    """A context with a retention memory.
+
+    Parameters
+    ----------
+    model : the model.
+    retain : fields of `retain_params`.
+    context : as `Session`.
+    """
+
+    def __init__(self, model: Model, retain: dict[str, Any], **context: Any) -> None:
+        native.check(native.set_params(params_from(retain)))
+        try:
+            super().__init__(model, **context)
+        except RuntimeError as error:
+            raise RuntimeError(f"{error}; {native.error_text()}") from None
+        finally:
+            native.set_params(None)
+
+    def stats(self) -> native.RetainStats:
+        stats = native.RetainStats()
+        native.check(native.get_stats(self.handle, stats))
+        return stats
+
+    def n_cells(self, seq_id: int = 0) -> int:
+        return native.check(native.n_cells(self.handle, seq_id))
+
+    def stream(self, il: int, head: int, seq_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and log betas of a stream, by position: [n] int32, [n] float32."""
+        n = native.check(native.get_cells(self.handle, seq_id, il, head, None, None, 0))
+        pos, log_beta = np.empty(n, np.int32), np.empty(n, np.float32)
+        native.check(
+            native.get_cells(
+                self.handle,
+                seq_id,
+                il,
+                head,
+                pos.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+                log_beta.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+                n,
+            )
+        )
+        order = np.argsort(pos)
+        return pos[order], log_beta[order]
+
+    def pin(self, p0: int, p1: int, seq_id: int = 0) -> None:
+        native.check(native.pin(self.handle, seq_id, p0, p1))
+
+    def unpin(self, p0: int, p1: int, seq_id: int = 0) -> None:
+        native.check(native.unpin(self.handle, seq_id, p0, p1))
+
+    def set_budget(self, budget: int, seq_id: int = 0) -> None:
+        native.check(native.set_budget(self.handle, seq_id, budget))
+
+    def rollback_limit(self, seq_id: int = 0) -> int:
+        return native.check(native.rollback_limit(self.handle, seq_id))
+
+    def hold(self, hold: bool, seq_id: int = 0) -> None:
+        native.check(native.hold(self.handle, seq_id, hold))
+
+    def set_callback(self, score: Callable[..., np.ndarray | None]) -> None:
+        """Install a scoring function of (seq_id, n_seen, layer, head, pos, log_beta, age), arrays [n_cells].
+
+        It returns the scores, or None to leave them to the policy. What it raises is kept and fails `close`.
+        """
+        self._score, self._callback_errors = score, []
+        self._callback = native.ScoreCallback(self._call)
+        native.check(native.set_callback(self.handle, self._callback, None))
+
+    def _call(self, _, seq_id, n_seen, n, layer, head, pos, log_beta, age, scores) -> bool:
+        try:
+            cells = [np.ctypeslib.as_array(array, (n,)) for array in (layer, head, pos, log_beta, age)]
+            result = self._score(seq_id, n_seen, *cells)
+            if result is not None:
+                np.ctypeslib.as_array(scores, (n,))[:] = result
+            return result is not None
+        except Exception as error:  # ctypes would only print it
+            self._callback_errors.append(error)
+            return False
+
+    def close(self) -> None:
+        super().close()
+        for error in getattr(self, "_callback_errors", []):
+            raise error
+
+
+def params_from(retain: dict[str, Any]) -> native.RetainParams:
+    """`retain_params` with the defaults and the given fields."""
+    params = native.default_params()
+    for name, value in retain.items():
+        setattr(params, name, str(value).encode() if name in ("policy", "gates") else value)
+    return params
+
+
+def retain_fields(options: Options) -> dict[str, Any]:
+    """The `retain_params` fields of a reference cache's options."""
+    fields = asdict(options)
+    del fields["n_ubatch"]  # of the context
+    return fields
+
+
+def assert_same_cells(session: RetainedSession, cache: Cache, seq_id: int = 0) -> None:
+    """Every stream holds exactly the reference's positions, with exactly its log betas."""
+    for il in range(cache.n_layer):
+        for head in range(cache.n_head_kv):
+            pos, log_beta = session.stream(il, head, seq_id)
+            expected_pos, expected_log_beta = cache.stream(il, head)
+            where = f"sequence {seq_id}, layer {il}, head {head}, {cache.n_seen} tokens seen"
+            np.testing.assert_array_equal(pos, expected_pos, err_msg=where)
+            np.testing.assert_array_equal(log_beta, expected_log_beta, err_msg=where)
+    assert session.n_cells(seq_id) == cache.n_cells

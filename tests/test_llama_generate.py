@@ -1,0 +1,159 @@
+"""Generating with a budget: what is reused of the cache is what a fresh reading would have given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import TinyFiles
+from retain_local.errors import RetainError
+from support.libraries import require_patched
+from support.llamas import greedy, kept, load, prompt, text
+
+require_patched()
+
+from llama_cpp import LlamaGrammar  # noqa: E402  needs the libraries
+
+
+def small(tiny: TinyFiles, **options):
+    return load(tiny.model("llama"), gates=tiny.gates("llama"), **{"budget": 48, "buffer": 16, **options})
+
+
+def test_nothing_evicted_is_a_full_cache(tiny: TinyFiles) -> None:
+    full, gated = small(tiny, policy="none", budget=1024), small(tiny, budget=1024)
+    tokens = prompt(full, 300)
+    assert greedy(full, tokens, 40) == greedy(gated, tokens, 40)
+    assert gated.retention.stats().evictions == 0
+
+
+def test_eviction_keeps_the_budget(tiny: TinyFiles) -> None:
+    llm = small(tiny)
+    greedy(llm, prompt(llm, 300), 100)
+    stats = llm.retention.stats()
+    assert stats.tokens_seen == 399 and stats.evictions > 3
+    assert stats.cells_kept + stats.cells_evicted == stats.cells_seen
+    assert stats.cells_peak <= stats.cells_limit == stats.streams * (48 + 32)
+
+
+def test_a_longer_prompt_goes_on_where_the_cache_is(tiny: TinyFiles) -> None:
+    llm = small(tiny)
+    tokens = prompt(llm, 200)
+    greedy(llm, tokens[:150], 1)
+    assert llm.cached_prefix(tokens) == 150
+    seen: list[tuple[int, int]] = []
+    llm.on_prompt = lambda done, total: seen.append((done, total))
+    greedy(llm, tokens, 1)
+    assert seen[-1] == (50, 50)
+
+
+def test_another_prompt_is_read_from_its_start(tiny: TinyFiles) -> None:
+    llm, fresh = small(tiny), small(tiny)
+    first, second = prompt(llm, 200), prompt(llm, 200)[:100] + prompt(llm, 100, seed=1)
+    greedy(llm, first, 10)
+    assert llm.cached_prefix(second) == 0
+    assert greedy(llm, second, 20) == greedy(fresh, second, 20)
+    assert kept(llm) == kept(fresh)
+
+
+def test_a_prefix_is_reused_while_nothing_was_evicted(tiny: TinyFiles) -> None:
+    llm = small(tiny, budget=512)
+    first, second = prompt(llm, 200), prompt(llm, 200)[:100] + prompt(llm, 100, seed=1)
+    greedy(llm, first, 10)
+    assert llm.cached_prefix(second) == 100
+    fresh = small(tiny, budget=512)
+    assert greedy(llm, second, 20) == greedy(fresh, second, 20)
+
+
+def test_the_last_tokens_are_taken_back_exactly(tiny: TinyFiles) -> None:
+    llm = small(tiny, buffer=64)
+    tokens = prompt(llm, 200)
+    first = greedy(llm, tokens, 10)
+    assert llm.retention.stats().evictions and llm.cached_prefix(tokens) == 199
+    before = kept(llm)
+    assert greedy(llm, tokens, 10) == first
+    assert kept(llm) == before
+
+
+def test_reset_forgets_the_text(tiny: TinyFiles) -> None:
+    llm, fresh = small(tiny), small(tiny)
+    tokens = prompt(llm, 200)
+    greedy(llm, tokens, 5)
+    llm.reset()
+    assert llm.retention.stats().cells_kept == 0
+    llm.eval(tokens)
+    fresh.eval(tokens)
+    assert kept(llm) == kept(fresh)
+
+
+def test_full_prefill_evicts_once(tiny: TinyFiles) -> None:
+    llm = small(tiny, prefill="full")
+    llm.eval(prompt(llm, 500))
+    stats = llm.retention.stats()
+    assert stats.evictions == 1
+    assert stats.cells_peak == stats.streams * 500 and stats.cells_kept <= stats.streams * 48
+
+
+def test_policy_none_says_when_it_is_full(tiny: TinyFiles) -> None:
+    llm = small(tiny, policy="none", budget=100)
+    with pytest.raises(RetainError) as caught:
+        greedy(llm, prompt(llm, 400), 1)
+    assert "\n" not in str(caught.value) and "none" in str(caught.value)
+    # and what fits still works
+    assert len(greedy(llm, prompt(llm, 50), 5)) == 5
+
+
+def test_the_end_of_the_context(tiny: TinyFiles) -> None:
+    llm = small(tiny, n_ctx=256)
+    with pytest.raises(RetainError, match="the context of 256 tokens is full"):
+        llm.eval(prompt(llm, 257))
+
+
+def test_completion_and_stream_agree(tiny: TinyFiles) -> None:
+    llm = small(tiny)
+    options = {"max_tokens": 30, "temperature": 0.0}
+    whole = llm.create_completion(text(200), **options)["choices"][0]["text"]
+    pieces = [chunk["choices"][0]["text"] for chunk in llm.create_completion(text(200), stream=True, **options)]
+    assert whole and "".join(pieces) == whole
+
+
+def test_seeds(tiny: TinyFiles) -> None:
+    llm = small(tiny)
+    first, second, other = (
+        llm.create_completion(text(200), max_tokens=20, temperature=1.0, seed=seed)["choices"][0]["text"]
+        for seed in (1, 1, 2)
+    )
+    assert first == second != other
+
+
+def test_grammar(tiny: TinyFiles) -> None:
+    llm = small(tiny)
+    grammar = LlamaGrammar.from_string('root ::= "yes" | "no"', verbose=False)
+    answer = llm.create_completion(text(200), grammar=grammar, max_tokens=5)["choices"][0]["text"]
+    assert answer in ("yes", "no")
+
+
+def test_logprobs(tiny: TinyFiles) -> None:
+    llm = small(tiny, logits_all=True)
+    choice = llm.create_completion(text(200), max_tokens=4, logprobs=3, temperature=0.0)["choices"][0]
+    assert len(choice["logprobs"]["token_logprobs"]) == 4
+    assert np.isfinite(choice["logprobs"]["token_logprobs"]).all()
+
+
+def test_chat_and_its_stream_agree(tiny: TinyFiles) -> None:
+    llm = small(tiny)
+    messages = [{"role": "system", "content": "be brief"}, {"role": "user", "content": text(150)}]
+    options = {"max_tokens": 12, "temperature": 0.0}
+    whole = llm.create_chat_completion(messages, **options)["choices"][0]["message"]["content"]
+    chunks = llm.create_chat_completion(messages, stream=True, **options)
+    assert whole == "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
+def test_the_parents_prompt_cache(tiny: TinyFiles) -> None:
+    import llama_cpp
+
+    llm, fresh = small(tiny), small(tiny)
+    llm.set_cache(llama_cpp.LlamaRAMCache())
+    options = {"max_tokens": 5, "temperature": 0.0}
+    first = llm.create_completion(text(100), **options)
+    llm.create_completion(text(100, seed=1), **options)
+    again = llm.create_completion(text(100), **options)
+    assert again["choices"] == first["choices"] == fresh.create_completion(text(100), **options)["choices"]
