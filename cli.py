@@ -62,7 +62,8 @@ def chat(
     """Chat with a model, whose cache never outgrows the budget.
 
     Enter sends, Alt+Enter or a backslash at the end of a line begins a new one, Ctrl-C stops a reply, Ctrl-D leaves,
-    /help lists the commands. When stdin is not a terminal each line of it is a message.
+    /help lists the commands. When stdin is not a terminal each line of it is a message. A model without a chat
+    template gets plain lines that begin with "User:" and "Assistant:".
     """
     from retain_local.generation import Sampling
     from retain_local.loading import LoadOptions, load_model
@@ -94,7 +95,9 @@ def run(
     prompt: Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt.", show_default=False)] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", help="A file with the prompt; - is stdin, as is neither -p nor -f.", show_default=False),
+        typer.Option(
+            "--file", "-f", help="A file with the prompt; - is stdin, as is neither -p nor -f.", show_default=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: text, times, cache.")] = False,
     chat: Annotated[bool, typer.Option("--chat", help="The prompt is a user message, for the chat template.")] = False,

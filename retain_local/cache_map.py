@@ -33,7 +33,7 @@ def render_cache_map(retention: Retention, width: int, height: int) -> Group:
         return Group(Text("the cache is empty"))
     streams = [(layer, head) for layer in retention.layers for head in range(retention.heads(layer))]
     by_head = len(streams) <= max(1, height - 3)
-    label_width = max(len(f"{layer}.{head}") for layer, head in streams) + 1
+    label_width = max(len(f"{layer}.{head}" if by_head else f"{layer}") for layer, head in streams) + 1
     n_buckets = max(1, min(width - label_width, n_seen))
     edges = np.linspace(0, n_seen, n_buckets + 1).round().astype(np.int64)
 

@@ -107,7 +107,9 @@ def _save(ui: ChatUI, argument: str) -> None:
 
 def _load(ui: ChatUI, argument: str) -> None:
     ui.session.load(_file_name(argument, "/load"))
-    ui.note(f"loaded {argument}: {len(ui.session.messages)} messages, {len(ui.session.tokens):,} tokens")
+    budget = ui.session.llm.retention.budget
+    counts = f"{len(ui.session.messages)} messages, {len(ui.session.tokens):,} tokens"
+    ui.note(f"loaded {argument}: {counts}, budget {budget:,}")
 
 
 def _file_name(argument: str, command: str) -> str:

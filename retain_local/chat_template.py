@@ -84,7 +84,9 @@ class ChatTemplate:
         text = self._render(shown)
         at = text.rfind(_REPLY)
         if at < 0:
-            raise RetainError("the model's chat template leaves out earlier replies, so the chat cannot go on; /clear it")
+            raise RetainError(
+                "the model's chat template leaves out earlier replies, so the chat cannot go on; /clear it"
+            )
         return self._tokenize_inside(text[at + len(_REPLY) :].removeprefix(ending))
 
     def _render(self, messages: Sequence[Message]) -> str:

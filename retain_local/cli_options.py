@@ -19,7 +19,7 @@ Budget = Annotated[
     str | None,
     typer.Option(
         help="Cells kept for each (layer, KV head) on average: a number, a share of the context (25%), or the size of"
-        " the whole cache (512MiB). (default: 2048, or the context where that is shorter)",
+        " the whole cache (512MiB). (default: 2048, or the context where that is shorter or nothing is evicted)",
         rich_help_panel=_CACHE,
         show_default=False,
     ),
@@ -49,11 +49,13 @@ Lookahead = Annotated[int, typer.Option(help="Tokens that the retention score lo
 Prefill = Annotated[
     str,
     typer.Option(
-        help="bounded: evict while the prompt is read; full: read all of it first, which takes the memory of all of it.",
+        help="bounded: evict while the prompt is read; full: read all of it first, in as much memory as it takes.",
         rich_help_panel=_CACHE,
     ),
 ]
-PinSystem = Annotated[bool, typer.Option("--pin-system", help="Never evict the system message.", rich_help_panel=_CACHE)]
+PinSystem = Annotated[
+    bool, typer.Option("--pin-system", help="Never evict the system message.", rich_help_panel=_CACHE)
+]
 TypeK = Annotated[str, typer.Option(help="Type of K: f32, f16, bf16, q8_0 or q4_0.", rich_help_panel=_CACHE)]
 TypeV = Annotated[str, typer.Option(help="Type of V: as for K.", rich_help_panel=_CACHE)]
 
@@ -61,7 +63,8 @@ Context = Annotated[
     int, typer.Option("--ctx", help="Tokens of context; 0: what the model was trained for.", rich_help_panel=_MACHINE)
 ]
 Threads = Annotated[
-    int | None, typer.Option(help="CPU threads. (default: from the machine)", rich_help_panel=_MACHINE, show_default=False)
+    int | None,
+    typer.Option(min=1, help="CPU threads. (default: from the machine)", rich_help_panel=_MACHINE, show_default=False),
 ]
 Batch = Annotated[int, typer.Option(help="Tokens handed over at once.", rich_help_panel=_MACHINE)]
 UBatch = Annotated[int, typer.Option(help="Tokens computed at once.", rich_help_panel=_MACHINE)]
@@ -74,16 +77,21 @@ Temp = Annotated[float, typer.Option(help="Temperature; 0: always the likeliest 
 TopK = Annotated[int, typer.Option(help="Draw from the K likeliest tokens; 0: from all.", rich_help_panel=_SAMPLING)]
 TopP = Annotated[float, typer.Option(help="Draw from the tokens that make up this much.", rich_help_panel=_SAMPLING)]
 MinP = Annotated[
-    float, typer.Option(help="Draw from tokens at least this likely, compared to the likeliest.", rich_help_panel=_SAMPLING)
+    float,
+    typer.Option(help="Draw from tokens at least this likely, compared to the likeliest.", rich_help_panel=_SAMPLING),
 ]
 RepeatPenalty = Annotated[float, typer.Option(help="Penalty of recent tokens; 1: none.", rich_help_panel=_SAMPLING)]
 Seed = Annotated[
     int | None,
-    typer.Option(help="Seed of the sampling. (default: another one each time)", rich_help_panel=_SAMPLING, show_default=False),
+    typer.Option(
+        help="Seed of the sampling. (default: another one each time)", rich_help_panel=_SAMPLING, show_default=False
+    ),
 ]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(help="Tokens to write at most. (default: until the model ends)", rich_help_panel=_SAMPLING, show_default=False),
+    typer.Option(
+        help="Tokens to write at most. (default: until the model ends)", rich_help_panel=_SAMPLING, show_default=False
+    ),
 ]
 
 System = Annotated[str, typer.Option(help="System message.", show_default=False)]

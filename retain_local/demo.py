@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ _LEAST_TOKENS, _MOST_TOKENS = 256, 8192
 _LEAST_BUDGET = 8
 _ANSWER_TOKENS = 12
 _ROOM = 128  # tokens for a question and its answer
-_UBATCH = 64  # small, so that the cache is over its budget only by little while the text is read
+_UBATCH, _BUFFER = 64, 16  # small, so that the cache is never far over its budget
 _MAP_HEIGHT = 12
 _SHOWN_SENTENCES = 12
 
@@ -68,6 +69,7 @@ def run_demo(budget: int, document_tokens: int, seed: int) -> None:
         raise UsageError(f"budget is {budget}; it must be {_LEAST_BUDGET} to {document_tokens}, the length of the text")
     if not BUNDLED_MODEL.exists():
         raise RetainError(f"the bundled model is not there: {BUNDLED_MODEL} is missing; install retain-local again")
+    logging.getLogger("retain_local").setLevel(logging.WARNING)  # which gates are used is no news here
     console = Console(highlight=False)
     sample = tasks.demo_sample(seed, document_tokens)
     _introduce(console, sample)
@@ -101,7 +103,7 @@ def _introduce(console: Console, sample: tasks.Sample) -> None:
 
 
 def _run_arm(arm: Arm, sample: tasks.Sample, n_ctx: int, width: int) -> ArmResult:
-    llm = Llama(BUNDLED_MODEL, n_ctx=n_ctx, n_batch=_UBATCH, n_ubatch=_UBATCH, **arm.options)
+    llm = Llama(BUNDLED_MODEL, n_ctx=n_ctx, n_batch=_UBATCH, n_ubatch=_UBATCH, buffer=_BUFFER, **arm.options)
     try:
         read = [
             {"role": "user", "content": sample.document},

@@ -23,6 +23,7 @@ _LIBRARIES = {
     "mtmd": "pictures and sound",
 }
 
+
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at. `remedy` says how to mend what is wrong; "" when nothing is."""
@@ -126,7 +127,8 @@ def _devices() -> list[Finding]:
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         base.ggml_backend_dev_memory(device, free, total)
         name, description = (
-            getattr(base, f"ggml_backend_dev_{what}")(device).decode(errors="replace") for what in ("name", "description")
+            getattr(base, f"ggml_backend_dev_{what}")(device).decode(errors="replace")
+            for what in ("name", "description")
         )
         memory = f", {format_bytes(free.value)} free of {format_bytes(total.value)}" if total.value else ""
         findings.append(Finding(f"device {name}", f"{description}{memory}"))

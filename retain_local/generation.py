@@ -89,7 +89,7 @@ class Generation:
         room = llm.n_ctx() - len(prompt)
         if room < 1:
             raise RetainError(
-                f"the text is {len(prompt)} tokens long and the context {llm.n_ctx()}; use a longer context"
+                f"the text is {len(prompt)} tokens long and the context {llm.n_ctx()}; use a longer context (--ctx)"
             )
         self.text = ""
         self.tokens: list[int] = []
@@ -119,7 +119,9 @@ class Generation:
         held = ""  # the end of the text that may be the beginning of a stop string
         for token in self._timed_tokens():
             held += decoder.decode(self._llm.detokenize([token]))
-            end, self.stopped_by = min(((held.find(stop), stop) for stop in self._stop if stop in held), default=(-1, ""))
+            end, self.stopped_by = min(
+                ((held.find(stop), stop) for stop in self._stop if stop in held), default=(-1, "")
+            )
             if end >= 0:
                 self.finish_reason = "stop"
                 held = held[:end]
@@ -139,7 +141,8 @@ class Generation:
         start = time.perf_counter()
         first = None
         try:
-            self._llm.read(self._prompt[:-1])
+            if self._llm.options.prefill == "bounded":
+                self._llm.read(self._prompt[:-1])
             for token in self._llm.generate(self._prompt, **self._sampling.arguments()):
                 if first is None:
                     first = time.perf_counter()

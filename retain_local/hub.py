@@ -60,7 +60,9 @@ def fetch_model(repo: str, choice: str | None) -> FetchedModel:
         paths = [download(repo, file, offline) for file in sorted(parts)]
         gates = download(repo, sidecar, offline) if sidecar in files else None
     except (HTTPError, OSError) as error:
-        raise RetainError(_why(repo, error, "the download did not finish; run the same command to go on with it")) from None
+        raise RetainError(
+            _why(repo, error, "the download did not finish; run the same command to go on with it")
+        ) from None
     return FetchedModel(paths[0], gates)
 
 

@@ -46,7 +46,9 @@ def kv_type(value: str | int | None) -> KVType:
     ------
     UsageError : a type that a cache cannot have.
     """
-    found = KV_TYPES.get("f16" if value is None else value.lower()) if not isinstance(value, int) else _BY_NUMBER.get(value)
+    found = (
+        KV_TYPES.get("f16" if value is None else value.lower()) if not isinstance(value, int) else _BY_NUMBER.get(value)
+    )
     if found is None:
         raise UsageError(f"KV type {value!r} is not one of {', '.join(KV_TYPES)}")
     return found

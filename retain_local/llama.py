@@ -18,7 +18,7 @@ from .arming import armed
 from .cached_llama import CachedLlama
 from .errors import RetainError, UsageError
 from .kv_types import kv_type
-from .model_file import ModelFile, read_model_file
+from .model_file import read_model_file
 from .options import RetentionOptions
 from .retention import Retention
 from .system_prompt import system_length, system_text
@@ -31,6 +31,15 @@ native_log.install()
 logger = logging.getLogger("retain_local")
 
 _VOCAB_ONLY_CTX = 512
+
+
+class RetainedState(LlamaState):
+    """The parent's state, with the pinned ranges and the tokens pinned as the system message."""
+
+    def __init__(self, pins: Sequence[tuple[int, int]], system_length: int, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.pins = pins
+        self.system_length = system_length
 
 
 class Llama(CachedLlama):
@@ -241,13 +250,15 @@ class Llama(CachedLlama):
 
     # state
 
-    def save_state(self) -> LlamaState:
+    def save_state(self) -> RetainedState:
         """The text so far and the whole cache, for `load_state`."""
         data = (ctypes.c_uint8 * llama_cpp.llama_state_get_size(self.ctx))()
         size = llama_cpp.llama_state_get_data(self.ctx, data, len(data))
         if not size:
             raise RetainError(f"the state cannot be saved: {native.error_text() or 'llama.cpp gave no reason'}")
-        return LlamaState(
+        return RetainedState(
+            pins=self.retention.own_pins,
+            system_length=self.retention.system_length,
             # without logits_all the rows are never filled
             scores=self._scores.copy() if self._logits_all else np.empty((0, self._n_vocab), np.single),
             input_ids=self.input_ids[: self.n_tokens].copy(),
@@ -257,7 +268,7 @@ class Llama(CachedLlama):
             seed=self._seed,
         )
 
-    def load_state(self, state: LlamaState) -> None:
+    def load_state(self, state: RetainedState) -> None:
         """Go back to a saved state. One that is refused leaves the running one as it is.
 
         Raises
@@ -278,6 +289,7 @@ class Llama(CachedLlama):
         if self._logits_all:
             self.scores[:n] = state.scores[:n]
         self.adopt_tokens(state.input_ids[:n])
+        self.retention.take_over_pins(state.pins, state.system_length)
         self._seed = state.seed
 
     def adopt_tokens(self, tokens: Sequence[int]) -> None:
@@ -285,7 +297,6 @@ class Llama(CachedLlama):
         self.n_tokens = len(tokens)
         self.input_ids[: self.n_tokens] = tokens
         self._requires_eval = True
-        self.retention._pins_applied = False
 
     def close(self) -> None:
         """Free the model and its cache."""

@@ -20,7 +20,7 @@ class RetentionOptions:
     """How a cache is kept in its budget.
 
     budget : cells per (layer, KV head) on average: a number, "25%" of the context, or "512MiB" for the whole pool.
-        None: 2048, or the context where that is shorter.
+        None: 2048, or the context where that is shorter; under the policy "none" the context.
     buffer : tokens that may come in over the budget before an eviction runs.
     gates : path of a sidecar, "auto" (`<model>.gates.gguf` beside the model, if there is one), or None.
     policy : "gate" (learned scores), "window" (sinks and the most recent cells), "none" (never evict), or "auto": gate
@@ -62,7 +62,7 @@ class RetentionOptions:
         RetainError : a sidecar that is missing, or the policy "gate" without one.
         """
         budget = parse_budget(
-            self.budget,
+            n_ctx if self.budget is None and self.policy == "none" else self.budget,
             n_ctx=n_ctx,
             bytes_per_token=model.bytes_per_token(type_k, type_v),
             n_room=max(self.buffer, n_ubatch),

@@ -25,7 +25,9 @@ class _Bar:
     """A bar on stderr that vanishes when it is done; nothing where stderr is not a terminal."""
 
     def __init__(self, console: Console, *columns: ProgressColumn) -> None:
-        self._progress = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._progress = Progress(
+            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
         self._visible = console.is_terminal
         self._task: int | None = None
 
@@ -54,14 +56,22 @@ class LoadProgress:
         # the bindings point the standard streams elsewhere while they load, so the bar writes to a copy
         self._stream = os.fdopen(os.dup(sys.__stderr__.fileno()), "w", encoding="utf-8", errors="replace")
         console = Console(file=self._stream, force_terminal=sys.__stderr__.isatty())
-        self._bar = _Bar(console, SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f}%"))
+        self._bar = _Bar(
+            console,
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f}%"),
+        )
         self(0.0)
         return self
 
     def __call__(self, fraction: float) -> None:
         self._bar.show(f"loading {self._name}", fraction, 1.0)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.hide()
         self._stream.close()
 

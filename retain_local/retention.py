@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ctypes import POINTER, c_float, c_int32
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,7 +17,13 @@ SEQUENCE = 0  # the bindings run one sequence
 
 # (layer, head, pos, log_beta, age) -> scores, all of shape [n_cells]
 Scorer = Callable[
-    [npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.int32]],
+    [
+        npt.NDArray[np.int32],
+        npt.NDArray[np.int32],
+        npt.NDArray[np.int32],
+        npt.NDArray[np.float32],
+        npt.NDArray[np.int32],
+    ],
     npt.ArrayLike,
 ]
 
@@ -198,6 +204,16 @@ class Retention:
         native.check(native.set_policy(self._ctx, name.encode()))
 
     @property
+    def own_pins(self) -> tuple[PinnedRange, ...]:
+        """Pinned ranges without the system message's."""
+        return tuple(self._pins)
+
+    @property
+    def system_length(self) -> int:
+        """Tokens that are pinned as the system message."""
+        return self._system.stop
+
+    @property
     def pins(self) -> tuple[PinnedRange, ...]:
         """Pinned ranges, the system message's included."""
         return tuple(pin for pin in (self._system, *self._pins) if pin.stop > pin.start)
@@ -234,6 +250,12 @@ class Retention:
             self._system = PinnedRange(0, n_tokens)
             self._pins_applied = False
 
+    def take_over_pins(self, pins: Sequence[tuple[int, int]], system_length: int) -> None:
+        """Pin these ranges and the first `system_length` positions, and nothing else, when the next tokens are read."""
+        self._pins = [PinnedRange(*pin) for pin in pins]
+        self._system = PinnedRange(0, system_length)
+        self._pins_applied = False
+
     def set_scorer(self, scorer: Scorer | None) -> None:
         """Score the cells of every eviction in Python; None takes the scorer out again.
 
@@ -249,7 +271,18 @@ class Retention:
         self._callback = callback  # the library calls it: it must live as long as it is installed
 
     def _call_scorer(self, scorer: Scorer) -> Callable[..., bool]:
-        def call(_user: Any, _seq: int, _seen: int, n: int, layer: Any, head: Any, pos: Any, log_beta: Any, age: Any, out: Any) -> bool:
+        def call(
+            _user: Any,
+            _seq: int,
+            _seen: int,
+            n: int,
+            layer: Any,
+            head: Any,
+            pos: Any,
+            log_beta: Any,
+            age: Any,
+            out: Any,
+        ) -> bool:
             try:
                 arrays = [np.ctypeslib.as_array(pointer, (n,)) for pointer in (layer, head, pos, log_beta, age)]
                 scores = np.asarray(scorer(*arrays), dtype=np.float32)
@@ -288,7 +321,7 @@ class Retention:
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:
-    """"0-3, 6, 8-9" for (0, 1, 2, 3, 6, 8, 9)."""
+    """ "0-3, 6, 8-9" for (0, 1, 2, 3, 6, 8, 9)."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:

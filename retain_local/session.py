@@ -117,6 +117,7 @@ class Session:
             tokens=self.tokens,
             cached_tokens=self.llm.input_ids[: self.llm.n_tokens].tolist(),
             reply_length=self._reply_length,
+            pins=[list(pin) for pin in self.llm.retention.own_pins],
             ending=self._ending,
             state=save_sequence(self.llm),
         )
@@ -139,6 +140,7 @@ class Session:
             restore_sequence(self.llm, saved.state, saved.cached_tokens)
         except RetainError as error:
             raise RetainError(f"{path} cannot be loaded: {error}") from None
+        self.llm.retention.take_over_pins([(start, stop) for start, stop in saved.pins], system_length=0)
         self.messages, self.tokens = saved.messages, saved.tokens
         self._reply_length, self._ending = saved.reply_length, saved.ending
         self.last = None

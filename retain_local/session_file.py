@@ -1,7 +1,7 @@
 """The file that a saved conversation lives in.
 
-Layout, little endian: 8 bytes magic, u64 length of the header, the header (JSON), u64 length of the cache, the cache (as
-the native library wrote it), 32 bytes SHA-256 of all before. Nothing in it is code.
+Layout, little endian: 8 bytes magic, u64 length of the header, the header (JSON), u64 length of the cache, the cache
+(as the native library wrote it), 32 bytes SHA-256 of all before. Nothing in it is code.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class SavedSession:
     tokens : the conversation as the model reads it.
     cached_tokens : the tokens that the cells are of.
     reply_length : tokens of the last reply.
+    pins : pinned ranges of positions, the system message's not among them.
     ending : the stop string that ended the last reply, or "".
     state : the cells.
     """
@@ -44,6 +45,7 @@ class SavedSession:
     tokens: list[int]
     cached_tokens: list[int]
     reply_length: int
+    pins: list[list[int]]
     ending: str
     state: bytes
 
@@ -133,6 +135,8 @@ def _checked(header: Any, path: Path) -> dict[str, Any]:
         and _are_tokens(header["cached_tokens"])
         and type(header["reply_length"]) is int
         and 0 <= header["reply_length"] <= len(header["tokens"])
+        and isinstance(header["pins"], list)
+        and all(_is_range(pin) for pin in header["pins"])
         and isinstance(header["messages"], list)
         and all(_is_message(message) for message in header["messages"])
     )
@@ -143,6 +147,10 @@ def _checked(header: Any, path: Path) -> dict[str, Any]:
 
 def _are_tokens(value: Any) -> bool:
     return isinstance(value, list) and all(type(token) is int and 0 <= token < 2**31 for token in value)
+
+
+def _is_range(value: Any) -> bool:
+    return _are_tokens(value) and len(value) == 2 and value[0] < value[1]
 
 
 def _is_message(value: Any) -> bool:

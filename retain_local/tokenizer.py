@@ -40,7 +40,9 @@ class SafeTokenizer(LlamaTokenizer):
             self._check(text, special)
         return super().tokenize(text, add_bos, special)
 
-    def detokenize(self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False) -> bytes:
+    def detokenize(
+        self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
+    ) -> bytes:
         text = b"".join(self._piece(token, special) for token in tokens)
         # as the bindings do: the space that SentencePiece puts before the first word is not part of the text
         starts_text = len(tokens) > 0 and tokens[0] == self._model.token_bos()

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-from hypothesis import settings
+# Threads of a computation that wait for each other sleep instead of spinning, which on a busy machine takes ten times as
+# long. Read when the native libraries are loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from support.tiny_gates import random_gates, write_tiny_gates
-from support.tiny_models import TINY_MODELS, write_tiny_model
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from support.tiny_gates import random_gates, write_tiny_gates  # noqa: E402
+from support.tiny_models import TINY_MODELS, write_tiny_model  # noqa: E402
 
 # No deadlines: shared machines stall. Under CI the examples are the same in every run.
 settings.register_profile("default", deadline=None, print_blob=True)

@@ -22,7 +22,9 @@ CHATML = (
 )
 # drops a model's thoughts from history, as templates of thinking models do
 FORGETFUL = CHATML.replace("m['content']|trim", "m['content'].split('</think>')[-1]|trim")
-NO_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}" + CHATML
+)
 WITH_BOS = "{{ bos_token }}" + CHATML
 LOSES_REPLIES = "{% for m in messages if m['role'] == 'user' %}{{ m['content'] }}{% endfor %}"
 

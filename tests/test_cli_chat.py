@@ -16,7 +16,21 @@ from support.llamas import text
 
 require_patched()
 
-OPTIONS = [*FAST, "--temp", "0", "--max-tokens", "12", "--budget", "64", "--buffer", "16", "--type-k", "f32", "--type-v", "f32"]
+OPTIONS = [
+    *FAST,
+    "--temp",
+    "0",
+    "--max-tokens",
+    "12",
+    "--budget",
+    "64",
+    "--buffer",
+    "16",
+    "--type-k",
+    "f32",
+    "--type-v",
+    "f32",
+]
 
 
 # what prompt_toolkit draws for "> "
@@ -41,7 +55,8 @@ def test_lines_in_replies_out(tmp_path: Path, tiny: TinyFiles) -> None:
     assert [len(line) for line in done.stdout.splitlines()] == [12, 12]
     stats = [line for line in notes(done) if line.startswith("prompt ")]
     assert len(stats) == 2
-    pattern = r"prompt \d+ tok, [\d,.]+ tok/s · reply 12 tok, [\d,.]+ tok/s · kept [\d,]+ of [\d,]+ cells \(\d+%\) · KV .+ of .+"
+    rate = r"[\d,.]+ tok/s"
+    pattern = rf"prompt \d+ tok, {rate} · reply 12 tok, {rate} · kept [\d,]+ of [\d,]+ cells \(\d+%\) · KV .+ of .+"
     assert all(re.fullmatch(pattern, line) for line in stats), stats
 
 
@@ -63,7 +78,15 @@ def test_exit_ends_at_once(tmp_path: Path, tiny: TinyFiles) -> None:
 
 def test_system_and_clear(tmp_path: Path, tiny: TinyFiles) -> None:
     done = chat(
-        tmp_path, tiny, "/system", "/system be a cat", "/system", "hello", "/clear", "hello", options=("--system", "be a dog")
+        tmp_path,
+        tiny,
+        "/system",
+        "/system be a cat",
+        "/system",
+        "hello",
+        "/clear",
+        "hello",
+        options=("--system", "be a dog"),
     )
     assert done.returncode == 0
     shown = notes(done)

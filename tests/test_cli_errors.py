@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from conftest import TinyFiles
 from support.command_line import run
+from support.libraries import require_patched
+
+require_patched()
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,7 @@ from support.command_line import run
         (["chat"], 2, "Missing argument 'MODEL'"),
         (["chat", "MODEL", "--loud"], 2, "No such option: --loud"),
         (["chat", "MODEL", "--buffer", "x"], 2, "Invalid value for '--buffer'"),
+        (["chat", "MODEL", "--threads", "0"], 2, "Invalid value for '--threads'"),
         (["chat", "MODEL", "--budget", "0"], 2, "at least 1"),
         (["chat", "MODEL", "--budget", "-5"], 2, "not a number of cells"),
         (["chat", "MODEL", "--budget", "plenty"], 2, "not a number of cells"),

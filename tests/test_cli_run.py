@@ -6,8 +6,9 @@ import json
 import subprocess
 from pathlib import Path
 
+import pexpect
 from conftest import TinyFiles
-from support.command_line import COMMAND, FAST, environment, run
+from support.command_line import COMMAND, FAST, TIMEOUT_S, environment, run
 from support.libraries import require_patched
 from support.llamas import text
 
@@ -74,6 +75,23 @@ def test_a_reader_that_has_enough(tmp_path: Path, tiny: TinyFiles) -> None:
         process.stdout.close()
         assert process.wait(60) in (0, 1)
         assert b"Traceback" not in process.stderr.read()
+
+
+def test_progress_at_a_terminal(tmp_path: Path, tiny: TinyFiles) -> None:
+    (tmp_path / "long.txt").write_text(text(3000))
+    child = pexpect.spawn(
+        COMMAND[0],
+        [*COMMAND[1:], "run", *map(str, model_options(tiny)), "-f", "long.txt", "--ctx", "4096"],
+        env=environment(tmp_path, TERM="xterm"),
+        cwd=str(tmp_path),
+        dimensions=(40, 140),
+        timeout=TIMEOUT_S,
+        encoding="utf-8",
+    )
+    child.expect("loading .*llama.gguf")
+    child.expect(r"reading the prompt .*\d+/3000")
+    child.expect("reply 20 tok")
+    child.expect(pexpect.EOF)
 
 
 def test_inspecting_gates(tmp_path: Path, tiny: TinyFiles) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from retain_local.errors import RetainError, UsageError
 from retain_local.generation import Generation, Sampling
+from retain_local.options import RetentionOptions
 
 END = 1000
 
@@ -20,6 +21,7 @@ class Scripted:
     def __init__(self, text: bytes, n_ctx: int = 1000, ends: bool = True) -> None:
         self.script = [*text, END] if ends else [*text]
         self._n_ctx = n_ctx
+        self.options = RetentionOptions()
         self.seed: int | None = None
 
     def n_ctx(self) -> int:
@@ -44,7 +46,9 @@ class Scripted:
         yield from self.script
 
 
-def write(text: bytes | str, stop: Sequence[str] = (), n_ctx: int = 1000, **sampling: Any) -> tuple[list[str], Generation]:
+def write(
+    text: bytes | str, stop: Sequence[str] = (), n_ctx: int = 1000, **sampling: Any
+) -> tuple[list[str], Generation]:
     raw = text.encode() if isinstance(text, str) else text
     generation = Generation(Scripted(raw, n_ctx), [1, 2, 3, 4], Sampling(**sampling), stop)
     return list(generation), generation

@@ -164,7 +164,13 @@ def test_the_command_line_takes_a_name(hub: Hub, tmp_path: Path, tiny: TinyFiles
     assert "policy 'gate'" in done.stderr and len(done.stdout) == 6
 
 
-CHOICES = ["a/m-Q4_K_M.gguf", "a/m-Q8_0.gguf", "a/m-IQ4_XS.gguf", "b/m-BF16-00001-of-00002.gguf", "b/m-BF16-00002-of-00002.gguf"]
+CHOICES = [
+    "a/m-Q4_K_M.gguf",
+    "a/m-Q8_0.gguf",
+    "a/m-IQ4_XS.gguf",
+    "b/m-BF16-00001-of-00002.gguf",
+    "b/m-BF16-00002-of-00002.gguf",
+]
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,7 @@ def test_kv_types_by_name(tiny: TinyFiles, name: str) -> None:
     greedy(llm, prompt(llm, 150), 20)
     row = {"f32": 128, "f16": 64, "bf16": 64, "q8_0": 34, "q4_0": 18}[name]
     assert llm.retention.stats().bytes_cell == 2 * row
-    assert llm.options.resolve(
-        llm.model_file, n_ctx=1024, n_ubatch=32, type_k=_kv(name), type_v=_kv(name)
-    ).budget == 64
+    assert llm.options.resolve(llm.model_file, n_ctx=1024, n_ubatch=32, type_k=_kv(name), type_v=_kv(name)).budget == 64
 
 
 def _kv(name: str) -> Any:
@@ -119,7 +117,9 @@ def test_a_context_longer_than_trained_warns_once(tiny: TinyFiles, caplog: pytes
     ]
 
 
-def test_auto_says_once_that_there_are_no_gates(tiny: TinyFiles, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_auto_says_once_that_there_are_no_gates(
+    tiny: TinyFiles, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     model = Path(shutil.copy(tiny.model("llama"), tmp_path / "m.gguf"))
     with caplog.at_level(logging.INFO, "retain_local"):
         load(model)

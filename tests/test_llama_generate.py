@@ -147,6 +147,15 @@ def test_chat_and_its_stream_agree(tiny: TinyFiles) -> None:
     assert whole == "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
 
 
+def test_a_draft_model_without_eviction(tiny: TinyFiles) -> None:
+    from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
+
+    drafted = small(tiny, policy="none", budget=None, draft_model=LlamaPromptLookupDecoding(num_pred_tokens=4))
+    plain = small(tiny, policy="none", budget=None)
+    tokens = prompt(plain, 50) * 3
+    assert greedy(drafted, tokens, 40) == greedy(plain, tokens, 40)
+
+
 def test_the_parents_prompt_cache(tiny: TinyFiles) -> None:
     import llama_cpp
 

@@ -41,6 +41,17 @@ def test_a_state_is_no_larger_than_its_cells(tiny: TinyFiles) -> None:
     assert state.llama_state_size < stats.cells_kept * (stats.bytes_cell + 8) + 4096 + 4 * llm.n_vocab()
 
 
+def test_pins_travel_with_a_state(tiny: TinyFiles) -> None:
+    llm, other = small(tiny, sinks=0), small(tiny, sinks=0)
+    llm.retention.pin(20, 30)
+    llm.eval(prompt(llm, 150))
+    other.retention.pin(60, 62)
+    other.load_state(llm.save_state())
+    assert other.retention.pins == ((20, 30),)
+    other.eval(prompt(llm, 100, seed=1))
+    assert all(set(range(20, 30)) <= set(stream) for stream in kept(other))
+
+
 def test_a_fresh_process_goes_on_with_the_same_tokens(tiny: TinyFiles, tmp_path: Path) -> None:
     llm = small(tiny)
     tokens = prompt(llm, 200)

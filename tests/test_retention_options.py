@@ -58,6 +58,11 @@ def test_gate_needs_gates(alone: Path) -> None:
         resolve(alone, policy="gate")
 
 
+def test_without_eviction_the_budget_is_the_context(alone: Path) -> None:
+    assert resolve(alone, policy="none").budget == 1024
+    assert resolve(alone, policy="none", budget=64).budget == 64
+
+
 def test_named_gates_must_be_there(alone: Path) -> None:
     with pytest.raises(RetainError, match="no such gate sidecar"):
         resolve(alone, gates=alone.with_name("absent.gguf"))

@@ -17,7 +17,7 @@ LONG = "=" * 100
 
 
 def write_vocabulary(path: Path, bytes_too: bool, model: str = "llama") -> Path:
-    """A vocabulary without a model: letters, a space, a long piece, and a chat marker whose characters are not pieces."""
+    """A vocabulary without a model: letters, a space, a long piece, and a marker whose characters are not pieces."""
     kind = gguf.TokenType
     tokens = ["<unk>", "<s>", "</s>", "<|user|>", "\N{LOWER ONE EIGHTH BLOCK}", *"abcdefs", "é", LONG]
     types = [kind.UNKNOWN, kind.CONTROL, kind.CONTROL, kind.USER_DEFINED] + [kind.NORMAL] * (len(tokens) - 4)

@@ -179,18 +179,29 @@ def test_a_loaded_reply_can_be_written_again(tiny: TinyFiles, tmp_path: Path) ->
     assert "".join(session.regenerate()) == reply
 
 
-def test_a_smaller_budget_takes_a_saved_session(tiny: TinyFiles, tmp_path: Path) -> None:
-    session, smaller = chat(tiny), chat(tiny, budget=32)
+def test_the_budget_of_a_saved_session(tiny: TinyFiles, tmp_path: Path) -> None:
+    session, smaller, larger = chat(tiny), chat(tiny, budget=32), chat(tiny, budget=128)
     say(session, text(200))
     session.save(tmp_path / "s")
     before = state_of(smaller)
-    try:
+    with pytest.raises(RetainError, match="cannot be loaded: its cache is refused: .*budget of 64"):
         smaller.load(tmp_path / "s")
-    except RetainError:
-        assert state_of(smaller) == before
-    else:
-        assert smaller.llm.retention.stats().cells_kept <= 32 * 6
-    assert say(smaller, "abc") is not None
+    assert state_of(smaller) == before
+    # where it fits it goes on with the budget that it had
+    larger.load(tmp_path / "s")
+    assert larger.llm.retention.budget == 64 and say(larger, "and now") == say(session, "and now")
+
+
+def test_pins_are_saved(tiny: TinyFiles, tmp_path: Path) -> None:
+    session, other = chat(tiny, sinks=0), chat(tiny, sinks=0)
+    session.llm.retention.pin(30, 40)
+    say(session, text(200))
+    session.save(tmp_path / "s")
+    other.llm.retention.pin(60, 62)
+    other.load(tmp_path / "s")
+    assert other.llm.retention.pins == ((30, 40),)
+    say(other, text(200, seed=1))
+    assert all(set(range(30, 40)) <= set(stream) for stream in kept(other.llm))
 
 
 def test_nothing_to_save(tiny: TinyFiles, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ SESSION = SavedSession(
     tokens=[1, 2, 3],
     cached_tokens=[1, 2],
     reply_length=1,
+    pins=[[0, 4], [7, 9]],
     ending="",
     state=bytes(range(256)) * 4,
 )
@@ -106,6 +107,9 @@ def test_every_change_is_refused(tmp_path: Path, data: st.DataObject) -> None:
         (forge(header(tokens=[True])), "damaged"),
         (forge(header(tokens="abc")), "damaged"),
         (forge(header(reply_length=4)), "damaged"),
+        (forge(header(pins=[[4, 4]])), "damaged"),
+        (forge(header(pins=[[1, 2, 3]])), "damaged"),
+        (forge(header(pins=[5])), "damaged"),
         (forge(header(reply_length=-1)), "damaged"),
         (forge(header(messages=[{"role": "root", "content": "x"}])), "damaged"),
         (forge(header(messages=[{"role": "user", "content": 1}])), "damaged"),
@@ -123,7 +127,11 @@ def test_what_is_no_session(tmp_path: Path, content: bytes, message: str) -> Non
 
 
 def test_lengths_that_lie(tmp_path: Path) -> None:
-    for lengths in (b"\xff" * 8, struct.pack("<Q", 2) + b"{}" + b"\xff" * 8, struct.pack("<Q", 2) + b"{}" + bytes(8) + b"more"):
+    for lengths in (
+        b"\xff" * 8,
+        struct.pack("<Q", 2) + b"{}" + b"\xff" * 8,
+        struct.pack("<Q", 2) + b"{}" + bytes(8) + b"more",
+    ):
         body = MAGIC + lengths
         path = tmp_path / "s"
         path.write_bytes(body + hashlib.sha256(body).digest())

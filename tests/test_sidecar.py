@@ -32,6 +32,7 @@ from rich.console import Console
 
 from support.tiny_gates import random_gates
 from support.tiny_models import TINY_MODELS, TinyModel, write_tiny_model
+from support.wrong_sidecars import WRONG_SIDECARS, gates_of, write_changed_sidecar
 
 INFO = GateInfo(
     "llama",
@@ -44,10 +45,6 @@ INFO = GateInfo(
     license="MIT",
 )
 KINDS = [("rg10", True), ("rg10", False), ("rg", False)]
-
-
-def gates_of(variant: str = "rg10", tied: bool = True) -> GateSet:
-    return random_gates(n_layer=3, n_embd=96, n_head_kv=2, variant=variant, tied=tied, n_ff=64)
 
 
 def with_first_layer(gates: GateSet, **parts: Linear | None) -> GateSet:
@@ -151,72 +148,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_sidecar(tmp_path / "absent" / "a.gguf", gates_of(), INFO)
 
 
-def write_changed(path: Path, fields: dict[str, object], tensors: dict[str, np.ndarray | None]) -> None:
-    """A sidecar of rg10, tied, f32, with metadata and tensors replaced, or left out where None."""
-    gates = gates_of()
-    metadata: dict[str, object] = {
-        "general.type": "adapter",
-        "adapter.type": "retention_gate",
-        "retention_gate.version": 1,
-        "retention_gate.variant": "rg10",
-        "retention_gate.tied": True,
-        "retention_gate.block_count": gates.n_layer,
-        "retention_gate.embedding_length": gates.n_embd,
-        "retention_gate.feed_forward_length": gates.n_ff,
-        "retention_gate.head_count_kv": gates.n_head_kv,
-        "retention_gate.activation": "silu",
-        **fields,
-    }
-    writer = gguf.GGUFWriter(path, "llama")
-    adders = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}
-    for key, value in metadata.items():
-        if value is not None:
-            adders[type(value)](key, value)
-    for name, array in {**dict(gates.tensors()), **tensors}.items():
-        if array is not None:
-            writer.add_tensor(name, np.asarray(array, np.float32) if array.dtype == np.float64 else array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def test_an_unchanged_file_is_read(tmp_path: Path) -> None:
-    write_changed(tmp_path / "a.gguf", {}, {})
+    write_changed_sidecar(tmp_path / "a.gguf", {}, {})
     assert read_sidecar(tmp_path / "a.gguf").info == GateInfo("llama")
 
 
-@pytest.mark.parametrize(
-    ("fields", "tensors", "message"),
-    [
-        ({"general.type": "model"}, {}, "not a gate sidecar"),
-        ({"adapter.type": "lora"}, {}, "not a gate sidecar"),
-        ({"retention_gate.version": 2}, {}, "version 2 is not supported"),
-        ({"retention_gate.version": None}, {}, "'retention_gate.version' is missing"),
-        ({"retention_gate.version": 1.0}, {}, "'retention_gate.version' has the wrong type"),
-        ({"retention_gate.variant": "rg11"}, {}, "variant 'rg11' is not one of"),
-        ({"retention_gate.variant": "rg"}, {}, "cannot be tied"),
-        ({"retention_gate.activation": "exp"}, {}, "activation 'exp' is not one of"),
-        ({"retention_gate.tied": 1}, {}, "'retention_gate.tied' has the wrong type"),
-        ({"retention_gate.tied": False}, {}, "'blk.0.retention_score.weight' is missing"),
-        ({"retention_gate.block_count": 0}, {}, "block_count 0 is out of range"),
-        ({"retention_gate.block_count": 2**31}, {}, "block_count 2147483648 is out of range"),
-        ({"retention_gate.block_count": 4}, {}, "'blk.3.retention_in.weight' is missing"),
-        ({"retention_gate.block_count": 2}, {}, "unexpected tensor 'blk.2"),
-        ({"retention_gate.embedding_length": 64}, {}, r"shape \[96, 64\], expected \[64, 64\]"),
-        ({"retention_gate.head_count_kv": 4}, {}, r"shape \[64, 2\], expected \[64, 4\]"),
-        ({"retention_gate.base_fingerprint": "0123"}, {}, "not 16 hex digits"),
-        ({}, {"retention_score.bias": None}, "'retention_score.bias' is missing"),
-        ({}, {"retention_score.bias": np.zeros(3)}, r"shape \[3\], expected \[2\]"),
-        ({}, {"retention_score.bias": np.zeros(2, np.float16)}, "ggml type 1, expected f32"),
-        ({}, {"retention_score.weight": np.zeros((2, 64), np.int32)}, "ggml type 26, expected f32 or f16 or q8_0"),
-        ({}, {"retention_score.weight": np.full((2, 64), np.inf)}, "not finite"),
-        ({}, {"extra.weight": np.zeros(2)}, "unexpected tensor 'extra.weight'"),
-    ],
-)
+@pytest.mark.parametrize(("fields", "tensors", "message"), WRONG_SIDECARS)
 def test_a_wrong_file_is_refused(tmp_path: Path, fields: dict, tensors: dict, message: str) -> None:
     path = tmp_path / "a.gguf"
-    write_changed(path, fields, tensors)
+    write_changed_sidecar(path, fields, tensors)
     with pytest.raises(GateFileError, match=message) as error:
         read_sidecar(path)
     assert str(path) in str(error.value)

@@ -6,6 +6,7 @@ on ours, with the same cell types, ubatch sizes and numbers of threads.
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ TOLERANCE = {"f32": 1e-5, "f16": 5e-3, "q8_0": 1e-2}
 GELU_MODELS, GELU_TOLERANCE = ("starcoder2", "gemma"), 1e-3
 
 # cell type, ubatch, threads: the prompt in one ubatch and in many
-SETTINGS = [("f32", 512, 1), ("f16", 512, 1), ("f16", 16, 2), ("q8_0", 512, 1), ("q8_0", 16, 2)]
+SETTINGS = [("f32", 512, 1), *itertools.product(("f16", "q8_0"), (512, 16), (1, 2))]
 
 
 def runs(retain: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -76,3 +76,5 @@ try:
     sys.exit(run(parse_arguments()))
 except BuildError as error:
     sys.exit(f"retain-local: {error}")
+except KeyboardInterrupt:
+    sys.exit(130)

@@ -89,7 +89,7 @@ LLAMA_API int32_t      retain_api_version(void);
 // the llama-cpp-python release whose llama.cpp this library was built from
 LLAMA_API const char * retain_upstream_version(void);
 
-// why the last call in this thread failed; "" when none did
+// why the last call in this thread failed, llama_decode and the state functions included; "" when it did not
 LLAMA_API const char * retain_last_error(void);
 
 LLAMA_API struct retain_params retain_default_params(void);

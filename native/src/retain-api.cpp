@@ -8,7 +8,10 @@
 
 #include <algorithm>
 
+// the memory of ctx; clears the last error, as every call does
 static retain_memory * find_memory(const llama_context * ctx) {
+    retain_error_clear();
+
     auto * mem = ctx ? dynamic_cast<retain_memory *>(ctx->get_memory()) : nullptr;
     if (!mem) {
         retain_error_set(ctx ? "the context has no retention memory" : "the context is NULL");
@@ -29,6 +32,7 @@ static retain_memory * find_memory(const llama_context * ctx, llama_seq_id seq_i
 // run fn; an exception becomes the last error and false
 template <typename F>
 static bool guarded(F fn) {
+    retain_error_clear();
     try {
         fn();
         return true;
@@ -61,7 +65,6 @@ retain_params retain_default_params(void) {
 }
 
 bool retain_set_params(const retain_params * params) {
-    retain_error_clear();
     return guarded([&]() { retain_config_set_pending(params); });
 }
 
@@ -79,7 +82,6 @@ llama_context * retain_init_from_model(llama_model * model, llama_context_params
 }
 
 bool retain_gates_check(const llama_model * model, const char * path) {
-    retain_error_clear();
     return guarded([&]() { retain_gates(*model, path, /*load =*/ false); });
 }
 

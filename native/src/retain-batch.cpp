@@ -17,6 +17,7 @@ llama_memory_context_ptr retain_memory::init_batch(llama_batch_allocr & balloc, 
         return std::make_unique<retain_context>(LLAMA_MEMORY_STATUS_FAILED_PREPARE);
     };
 
+    retain_error_clear();
     balloc.split_reset();
 
     std::vector<llama_ubatch> ubatches;

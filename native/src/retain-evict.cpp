@@ -195,14 +195,14 @@ void retain_memory::set_budget(llama_seq_id seq_id, int32_t budget) {
     probe.pins   = seq.pins;
     check_protected(probe);
 
-    seq.budget = budget;
     if (!seq.hold && n_cells(seq) > (int64_t) budget*n_streams) {
         if (!policy->score && !callback) {
-            retain_error_set("policy none never evicts, so more cells than the new budget stay");
-            return;
+            throw retain_error("policy none never evicts, and more cells are held than the new budget allows");
         }
+        seq.budget = budget;
         evict(seq);
     }
+    seq.budget = budget;
 }
 
 void retain_memory::set_hold(llama_seq_id seq_id, bool hold) {

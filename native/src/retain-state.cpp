@@ -207,6 +207,8 @@ loaded_seq read_seq(reader & r, const retain_memory & mem) {
 void retain_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const {
     GGML_UNUSED(flags); // all of a sequence is needed to go on with it
 
+    retain_error_clear();
+
     if (has_shift()) {
         throw retain_error("a state with a position shift under way cannot be saved; decode a token first");
     }
@@ -232,6 +234,8 @@ void retain_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
 
 void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) {
     GGML_UNUSED(flags);
+
+    retain_error_clear();
 
     header head;
     io.read(&head, sizeof(head));

@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 # one thread: shared machines make a second one wait
-DEFAULTS = {"n_ctx": 1024, "n_ubatch": 32, "n_batch": 64, "n_threads": 1, "n_threads_batch": 1, "type_k": "f32", "type_v": "f32"}
+DEFAULTS = {
+    "n_ctx": 1024,
+    "n_ubatch": 32,
+    "n_batch": 64,
+    "n_threads": 1,
+    "n_threads_batch": 1,
+    "type_k": "f32",
+    "type_v": "f32",
+}
 
 
 def load(path: Path, **options: Any) -> Any:
