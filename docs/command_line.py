@@ -35,11 +35,12 @@ def default_text(parameter: click.Parameter) -> str:
 
 def section(name: str, command: click.Command) -> str:
     """One command: what it does, its arguments and options, its examples."""
-    lines = [f"## `{name}`", "", inspect.cleandoc(command.help or ""), ""]
-    lines += ["| option | default | meaning |", "|---|---|---|"]
+    lines = [f"## `{name}`", "", inspect.cleandoc(command.help or "")]
+    if command.params:
+        lines += ["", "| option | default | meaning |", "|---|---|---|"]
     for parameter in command.params:
         names = ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
-        if isinstance(parameter, click.Argument):
+        if parameter.param_type_name == "argument":
             names = f"`{parameter.metavar or parameter.name.upper()}`"
         lines.append(f"| {names} | {default_text(parameter)} | {getattr(parameter, 'help', '') or ''} |")
     if command.epilog:

@@ -113,8 +113,9 @@ def train_model(tokenizer: Tokenizer, work: Path, seed: int, log=print) -> Qwen3
     while state["final_start"] is None or state["step"] < state["final_start"] + FINAL_STEPS:
         _train_step(model, optimizer, tokenizer, words, state, seed)
         if state["step"] % LOG_EVERY == 0:
+            length = "mixed" if state["final_start"] is not None else LENGTHS[state["stage"]]
             log(
-                f"model: step {state['step']}, {state['tokens'] / 1e6:.1f}M tokens, length {LENGTHS[state['stage']]}, "
+                f"model: step {state['step']}, {state['tokens'] / 1e6:.1f}M tokens, length {length}, "
                 f"recall {state['recall']:.3f}, copy {state['copy']:.3f}, loss {state['loss']:.3f}"
             )
         if state["step"] % SAVE_EVERY == 0:
