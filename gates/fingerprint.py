@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Iterable
+from collections.abc import Iterable
 
 from .gguf_header import STRING, U32, GateFileError, Header, read_header
 

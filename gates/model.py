@@ -12,8 +12,8 @@ with h the output of the layer's attention input norm. Weights are stored as [n_
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator
 
 import numpy as np
 

@@ -28,7 +28,7 @@ WEIGHT_TYPES = {"f32": _GGML.F32, "f16": _GGML.F16, "q8_0": _GGML.Q8_0}
 Q8_0_BLOCK, Q8_0_BYTES = gguf.GGML_QUANT_SIZES[_GGML.Q8_0]
 
 # No real gate comes near these: counts beyond them are damage, not models.
-MAX_LAYERS, MAX_WIDTH = 1024, 1 << 20
+MAX_LAYERS, MAX_WIDTH, MAX_FF = 1024, 1 << 20, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,7 @@ class Sidecar:
     n_bytes: int
 
 
-def write_sidecar(
-    path: str | os.PathLike[str], gates: GateSet, info: GateInfo, weight_type: str = "f16"
-) -> Sidecar:
+def write_sidecar(path: str | os.PathLike[str], gates: GateSet, info: GateInfo, weight_type: str = "f16") -> Sidecar:
     """Write gates to a sidecar file, all or nothing, and read it back.
 
     Parameters
@@ -177,9 +175,9 @@ def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
     if tied and variant != RG10:
         raise GateFileError(f"{path}: gates of variant {variant} cannot be tied")
     n_layer = _size(header, "block_count", MAX_LAYERS)
-    n_embd, n_ff, n_head_kv = (
-        _size(header, key, MAX_WIDTH) for key in ("embedding_length", "feed_forward_length", "head_count_kv")
-    )
+    n_embd = _size(header, "embedding_length", MAX_WIDTH)
+    n_ff = _size(header, "feed_forward_length", MAX_FF)
+    n_head_kv = _size(header, "head_count_kv", MAX_WIDTH)
 
     loader = _TensorLoader(header)
     layers = tuple(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Threads of a computation that wait for each other sleep instead of spinning, which on a busy machine takes ten times as
-# long. Read when the native libraries are loaded.
+# Threads of a computation that wait for each other sleep instead of spinning, which takes ten times as long on a busy
+# machine. Read when the native libraries are loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest  # noqa: E402

@@ -26,7 +26,7 @@ QWEN3 = TinyModel("qwen3", n_layer=3, n_embd=96, n_head=6, n_head_kv=2, head_siz
 BUDGET = 24
 N_PROMPT, N_SINGLE = 120, 60
 
-# Both sides compute in float32, in different orders; measured: about 2e-6.
+# Both sides compute in float32, in different orders; measured: 1.3e-5, and 12 where the evictions are left out.
 RELATIVE_ERROR = 1e-4
 
 

@@ -331,4 +331,3 @@ def test_inspection_shows_text_from_the_file_as_text(tmp_path: Path) -> None:
     text = console.export_text(styles=True)
     assert "[red]not markup[/red]" in text
     assert "\x1b[2J" not in text
-

@@ -80,7 +80,8 @@ class Build:
             toolchain.check_cuda()
 
         machine = toolchain.fingerprint()
-        identity = json.dumps([upstream.SHA256, self.options, bool(self.ninja), machine], sort_keys=True)
+        tools = [toolchain.cmake_version(self.cmake), bool(self.ninja), machine]
+        identity = json.dumps([upstream.SHA256, self.options, tools], sort_keys=True)
         key = hashlib.sha256(identity.encode()).hexdigest()[:KEY_LENGTH]
         self.cache = cache_directory()
         self.root = self.cache / f"{variant}-{key}"
@@ -125,8 +126,12 @@ class Build:
         if self.ninja:
             command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={self.ninja}"]
         stamp = self.root / "configure.stamp"
-        if stamp.is_file() and stamp.read_text() == "\n".join(command):
-            return  # the build configures by itself when a CMake file or the list of sources changes
+        if stamp.is_file():
+            cmake, *arguments = stamp.read_text().split("\n")
+            # the build itself configures again when a CMake file or the list of sources changes, with the CMake that
+            # configured first: one from a temporary environment may be gone
+            if arguments == command[1:] and pathlib.Path(cmake).exists():
+                return
         stamp.unlink(missing_ok=True)
         run_logged(command, "configuring", self.log, self.env)
         stamp.write_text("\n".join(command))

@@ -15,5 +15,5 @@ foreach (source ${tests})
     add_test(NAME native-${name} COMMAND native-${name})
     # halting on the first error makes undefined behaviour fail a test
     set_tests_properties(native-${name} PROPERTIES ENVIRONMENT
-        "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1;ASAN_OPTIONS=detect_stack_use_after_return=1")
+        "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:suppressions=${CMAKE_CURRENT_LIST_DIR}/ubsan.supp")
 endforeach()

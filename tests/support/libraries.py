@@ -25,7 +25,9 @@ def require_stock() -> Path:
     """Folder of the stock libraries of the same release; called at the top of a module, skips it without them."""
     folder = os.environ.get(STOCK_VARIABLE)
     if not folder:
-        pytest.skip(f"set {STOCK_VARIABLE} to a folder with stock libraries of the same release", allow_module_level=True)
+        pytest.skip(
+            f"set {STOCK_VARIABLE} to a folder with stock libraries of the same release", allow_module_level=True
+        )
     path = Path(folder) / library.file_name("llama")
     if not path.exists():
         pytest.skip(f"{STOCK_VARIABLE} is set, but {path} is missing", allow_module_level=True)

@@ -10,8 +10,8 @@ in float32 from float32 log beta. An eviction keeps the L H M cells with the hig
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Callable
 
 import numpy as np
 
@@ -98,7 +98,6 @@ class Cache:
     def n_kept(self) -> int:
         """Cells that an eviction leaves: L H M."""
         return self.n_streams * self.options.budget
-
 
     def extend(self, log_beta: np.ndarray) -> None:
         """The next tokens, in ubatches of n_ubatch: the log beta of their cells, [L, t, H] float32."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import asdict
-from typing import Any, Callable
+from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from retain_local import native

@@ -7,8 +7,10 @@ imported.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -22,18 +24,27 @@ CELL_TYPES = {
 }
 
 LOG_LEVEL_ERROR = 4
-_errors: list[str] = []
 
-
-@llama_cpp.llama_log_callback
-def _keep_errors(level: int, text: bytes, _: ctypes.c_void_p) -> None:
-    if level >= LOG_LEVEL_ERROR:
-        _errors.append(text.decode(errors="replace").strip())
-        del _errors[:-20]
-
-
-llama_cpp.llama_log_set(_keep_errors, ctypes.c_void_p(0))
 llama_cpp.llama_backend_init()
+
+
+@contextmanager
+def _logged_errors() -> Iterator[list[str]]:
+    """Collect the errors that llama.cpp logs meanwhile; whoever had its log has it again afterwards."""
+    errors: list[str] = []
+
+    @llama_cpp.llama_log_callback
+    def keep(level: int, text: bytes, _: int) -> None:
+        if level == LOG_LEVEL_ERROR:
+            errors.append(text.decode(errors="replace").strip())
+
+    before, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(data))
+    llama_cpp.llama_log_set(keep, ctypes.c_void_p())
+    try:
+        yield errors
+    finally:
+        llama_cpp.llama_log_set(before, data)
 
 
 class Model:
@@ -41,9 +52,10 @@ class Model:
 
     def __init__(self, path: Path) -> None:
         params = llama_cpp.llama_model_default_params()
-        self.handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        with _logged_errors() as errors:
+            self.handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
-            raise RuntimeError(f"cannot load {path}: {_errors[-3:]}")
+            raise RuntimeError(f"cannot load {path}: {errors}")
         self.path = Path(path)
         vocab = llama_cpp.llama_model_get_vocab(self.handle)
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
@@ -90,9 +102,10 @@ class Session:
         if capture is not None:
             params.cb_eval = capture.callback
         self.model, self.capture, self.n_batch = model, capture, n_batch
-        self.handle = llama_cpp.llama_init_from_model(model.handle, params)
+        with _logged_errors() as errors:
+            self.handle = llama_cpp.llama_init_from_model(model.handle, params)
         if not self.handle:
-            raise RuntimeError(f"cannot make a context: {_errors[-3:]}")
+            raise RuntimeError(f"cannot make a context: {errors}")
         self.memory = llama_cpp.llama_get_memory(self.handle)
         self.batch = llama_cpp.llama_batch_init(n_batch, 0, 1)
 
@@ -125,9 +138,10 @@ class Session:
             batch.token[i], batch.pos[i] = token, pos
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, seq_id
             batch.logits[i] = 1
-        status = llama_cpp.llama_decode(self.handle, batch)
+        with _logged_errors() as errors:
+            status = llama_cpp.llama_decode(self.handle, batch)
         if status != 0:
-            raise RuntimeError(f"llama_decode returned {status}: {_errors[-3:]}")
+            raise RuntimeError(f"llama_decode returned {status}: {errors}")
         logits = [llama_cpp.llama_get_logits_ith(self.handle, i)[: self.model.n_vocab] for i in range(len(rows))]
         return np.array(logits, np.float32)
 
@@ -150,6 +164,13 @@ class Session:
     def keep(self, seq_id: int) -> None:
         """Remove all other sequences."""
         llama_cpp.llama_memory_seq_keep(self.memory, seq_id)
+
+    def shift(self, p0: int, p1: int, delta: int, seq_id: int = 0) -> None:
+        """Move positions [p0, p1) of a sequence by delta; a negative end is open."""
+        llama_cpp.llama_memory_seq_add(self.memory, seq_id, p0, p1, delta)
+
+    def can_shift(self) -> bool:
+        return llama_cpp.llama_memory_can_shift(self.memory)
 
     def state(self, seq_id: int | None = None) -> bytes:
         """The state of a sequence, or of everything."""

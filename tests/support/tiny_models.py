@@ -8,9 +8,9 @@ tokens with and without flash attention, and its two best logits never come near
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterator
 
 import gguf
 import numpy as np
@@ -82,7 +82,9 @@ TINY_MODELS = {
     "qwen3": TinyModel("qwen3", seed=29, n_head_kv=1, head_size=64, qk_norm="head"),
     "qwen3moe": TinyModel("qwen3moe", seed=17, n_head_kv=4, qk_norm="head", ffn="moe", n_ff=64),
     "phi3": TinyModel("phi3", seed=22, n_embd=256, n_head=8, qkv_fused=True, ffn="fused"),
-    "olmo2": TinyModel("olmo2", seed=58, n_embd=256, head_size=64, n_head_kv=4, qk_norm="full", pre_norm=False, post_norm=True),
+    "olmo2": TinyModel(
+        "olmo2", seed=58, n_embd=256, head_size=64, n_head_kv=4, qk_norm="full", pre_norm=False, post_norm=True
+    ),
     "granite": TinyModel(
         "granite",
         seed=75,
@@ -239,5 +241,5 @@ def _experts(model: TinyModel, blk: str, linear) -> Iterator[tuple[str, np.ndarr
         ("up", model.n_ff, model.n_embd),
         ("down", model.n_embd, model.n_ff),
     ):
-        (name, array), = linear(f"{blk}.ffn_{part}_exps", N_EXPERT * n_out, n_in, 1.0)
+        ((name, array),) = linear(f"{blk}.ffn_{part}_exps", N_EXPERT * n_out, n_in, 1.0)
         yield name, array.reshape(N_EXPERT, n_out, n_in)

@@ -1,0 +1,114 @@
+"""Policies and the eviction hook: what else than gates can decide, and switching between them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from retain_local.errors import RetainError
+
+from support.libraries import require_patched
+
+require_patched()
+
+from retain_local import native  # noqa: E402
+
+from support.reference import Options  # noqa: E402
+from support.retained import assert_same_cells  # noqa: E402
+from support.rig import GATES, SMALL, Plan, Rig, advance, cache_for, open_rig, plans  # noqa: E402
+from support.tiny_models import N_VOCAB  # noqa: E402
+
+TOKENS = np.random.default_rng(0).integers(3, N_VOCAB, 300).tolist()
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory):
+    rig = open_rig(tmp_path_factory.mktemp("policies"))
+    yield rig
+    rig.model.close()
+
+
+@settings(max_examples=30)
+@given(plan=plans(), gates=st.sampled_from([None, *GATES]))
+def test_window_keeps_sinks_and_the_newest(rig: Rig, plan: Plan, gates: str | None) -> None:
+    options = replace(plan.options, policy="window")
+    cache = cache_for(options)
+    with rig.session(options, gates) as session:
+        for tokens in plan.tokens():
+            if gates is None:  # nothing computes log betas, and the policy reads none
+                session.decode(tokens)
+                cache.extend(np.zeros((SMALL.n_layer, len(tokens), SMALL.n_head_kv), np.float32))
+                assert_same_cells(session, cache)
+            else:
+                advance(session, cache, tokens)
+        if options.min_per_head == 0 and cache.n_evictions and cache.n_cells == cache.n_kept:
+            n = cache.n_seen
+            expected = {*range(options.n_sink), *range(n - options.budget + options.n_sink, n)}
+            assert {*session.stream(0, 0)[0].tolist()} == expected
+
+
+def callback_scores(layer, head, pos, age, log_beta) -> np.ndarray:
+    """Scores that depend on all that the hook is given, with ties."""
+    return ((layer * 7 + head * 3 + pos * 5 + age) % 11).astype(np.float32) + np.sign(log_beta + 0.05)
+
+
+@settings(max_examples=30)
+@given(plan=plans(), own=st.booleans())
+def test_the_hook_decides(rig: Rig, plan: Plan, own: bool) -> None:
+    """A callback sees every cell with the right numbers, and its scores replace the policy's, or not if it declines."""
+    cache = cache_for(plan.options)
+    n_calls = 0
+
+    def hook(seq_id, n_seen, layer, head, pos, log_beta, age):
+        nonlocal n_calls
+        n_calls += 1
+        assert seq_id == 0
+        np.testing.assert_array_equal(age, n_seen + 1 - pos)
+        assert len(set(zip(layer.tolist(), head.tolist(), pos.tolist()))) == len(pos)
+        assert np.isfinite(log_beta).all() and (log_beta <= 0).all()
+        return callback_scores(layer, head, pos, age, log_beta) if own else None
+
+    if own:
+        cache.score = lambda c: callback_scores(c.layer, c.head, c.pos, c.n_seen + 1 - c.pos, c.log_beta)
+    with rig.session(plan.options, plan.gates) as session:
+        session.set_callback(hook)
+        for tokens in plan.tokens():
+            advance(session, cache, tokens)
+    assert n_calls >= cache.n_evictions
+
+
+def test_a_switched_policy_scores_with_the_log_betas_of_before(rig: Rig) -> None:
+    options = Options(budget=32, n_ubatch=16, n_sink=1)
+    cache = cache_for(options)
+    with rig.session(options) as session:
+        for i, policy in enumerate(("gate", "window", "gate", "window")):
+            native.check(native.set_policy(session.handle, policy.encode()))
+            assert native.get_policy(session.handle).decode() == policy
+            cache.options = replace(options, policy=policy)
+            advance(session, cache, TOKENS[50 * i : 50 * i + 50])
+
+
+def test_the_gate_policy_needs_gates_and_names_are_checked(rig: Rig) -> None:
+    with rig.session(Options(budget=32, n_ubatch=16, policy="window"), gates=None) as session:
+        for name, reason in (("gate", "gate"), ("fifo", "window")):
+            with pytest.raises(RetainError, match=reason):
+                native.check(native.set_policy(session.handle, name.encode()))
+        assert native.get_policy(session.handle) == b"window"
+
+
+def test_policy_none_keeps_everything_until_nothing_fits(rig: Rig) -> None:
+    options = Options(budget=64, n_ubatch=16, policy="none")
+    with rig.session(options) as session:
+        session.decode(TOKENS[:60])
+        with pytest.raises(RuntimeError):
+            session.decode(TOKENS[60:70])
+        assert "64" in native.error_text()
+        assert session.n_seen() == 60
+        for il in range(SMALL.n_layer):
+            for head in range(SMALL.n_head_kv):
+                assert session.stream(il, head)[0].tolist() == list(range(60))
+        session.decode(TOKENS[60:64])
+        assert session.stats().n_evicted == 0
