@@ -69,6 +69,7 @@ def _declare(name: str, restype: Any, *argtypes: Any) -> Any:
 
 
 last_error = _declare("retain_last_error", c_char_p)
+clear_error = _declare("retain_clear_error", None)
 default_params = _declare("retain_default_params", RetainParams)
 set_params = _declare("retain_set_params", c_bool, POINTER(RetainParams))
 gates_check = _declare("retain_gates_check", c_bool, c_void_p, c_char_p)
@@ -95,11 +96,6 @@ set_callback = _declare("retain_set_callback", c_bool, c_void_p, ScoreCallback, 
 def error_text() -> str:
     """Why the last call in this thread failed; "" when none did."""
     return last_error().decode("utf-8", errors="replace")
-
-
-def clear_error() -> None:
-    """Forget why an earlier call failed, before a call of llama.h that may not set a reason."""
-    set_params(None)
 
 
 def check(result: Any) -> Any:

@@ -51,7 +51,12 @@ def fetch(hub: Hub, home: Path, repo: str = "ann/tiny", choice: str = "", **more
     }
     environment.pop("HF_TOKEN", None)
     return subprocess.run(
-        [sys.executable, "-c", FETCH, repo, choice], capture_output=True, text=True, env=environment, timeout=120
+        [sys.executable, "-c", FETCH, repo, choice],
+        capture_output=True,
+        text=True,
+        cwd=home,  # not the source tree, which "python -c" would import
+        env=environment,
+        timeout=120,
     )
 
 

@@ -92,10 +92,13 @@ LLAMA_API const char * retain_upstream_version(void);
 // why the last call in this thread failed, llama_decode and the state functions included; "" when it did not
 LLAMA_API const char * retain_last_error(void);
 
+// forget it, before a call of llama.h that can fail for reasons of its own
+LLAMA_API void         retain_clear_error(void);
+
 LLAMA_API struct retain_params retain_default_params(void);
 
-// Retention parameters of every context that this thread makes from now on; NULL: stock contexts again.
-// The strings are copied. Contexts already made do not change.
+// Retention parameters of every context that this thread makes from now on; NULL: stock contexts again, and the last
+// error stays. The strings are copied. Contexts already made do not change.
 LLAMA_API bool retain_set_params(const struct retain_params * params);
 
 // llama_init_from_model() with retention parameters. NULL on failure.

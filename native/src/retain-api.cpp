@@ -64,7 +64,15 @@ retain_params retain_default_params(void) {
     return res;
 }
 
+void retain_clear_error(void) {
+    retain_error_clear();
+}
+
 bool retain_set_params(const retain_params * params) {
+    if (!params) {
+        retain_config_set_pending(nullptr);
+        return true;
+    }
     return guarded([&]() { retain_config_set_pending(params); });
 }
 

@@ -74,7 +74,7 @@ class Session:
     ----------
     model : the model.
     capture : a `support.capture.Capture` that sees every tensor computed, or None.
-    cell_type : of K and V, a key of `CELL_TYPES`.
+    cell_type : of K and V, a key of `CELL_TYPES`, or of each, as in "q8_0/f16".
     n_ctx, n_batch, n_ubatch, n_seq_max, n_threads, flash_attn : as in llama.h.
     """
 
@@ -93,7 +93,8 @@ class Session:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.n_seq_max = n_ctx, n_batch, n_ubatch, n_seq_max
         params.n_threads = params.n_threads_batch = n_threads
-        params.type_k = params.type_v = CELL_TYPES[cell_type]
+        type_k, _, type_v = cell_type.partition("/")
+        params.type_k, params.type_v = CELL_TYPES[type_k], CELL_TYPES[type_v or type_k]
         params.flash_attn_type = (
             llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if flash_attn else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
