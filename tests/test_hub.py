@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ FILES = {"README.md": b"hello", "tiny-Q4_K_M.gguf": MODEL, "tiny-Q4_K_M.gates.gg
 
 FETCH = """
 import sys
+import tempfile
 from retain_local.hub import fetch_model
 from retain_local.errors import RetainError
 try:
@@ -54,7 +56,7 @@ def fetch(hub: Hub, home: Path, repo: str = "ann/tiny", choice: str = "", **more
         [sys.executable, "-c", FETCH, repo, choice],
         capture_output=True,
         text=True,
-        cwd=home,  # not the source tree, which "python -c" would import
+        cwd=tempfile.gettempdir(),  # not the source tree, which "python -c" would import
         env=environment,
         timeout=120,
     )
