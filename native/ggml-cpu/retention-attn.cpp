@@ -20,7 +20,7 @@
 
 namespace {
 
-constexpr int64_t TILE_ROWS  = 64;  // most rows of a tile
+constexpr int64_t TILE_ROWS  = 256; // most rows of a tile: the more, the less often a cell is unpacked for a prompt
 constexpr int64_t GEMM_ROWS  = 12;  // from here on matrix products are the faster way
 constexpr int64_t BLOCK      = 64;  // cells per step of the online softmax
 constexpr int64_t N_CHUNKS   = 64;  // chunks that the cells of an op are cut into
@@ -143,7 +143,7 @@ struct scratch {
     char  * qq; // [rows] the same rows in q_type
     float * s;  // [rows, BLOCK] logits, then probabilities
     float * kt; // [n_embd_k, BLOCK] keys, transposed
-    float * kr; // [n_embd_k] one key row
+    float * kr; // [BLOCK, n_embd_k] keys
     float * vb; // [BLOCK, n_embd_v] values
 
     static size_t row_bytes_q(const op_view & op) {
@@ -153,7 +153,7 @@ struct scratch {
     static size_t n_floats(const op_view & op) {
         const int64_t rows = op.rows_max();
         return rows*op.n_embd_k + ceil_div(rows*row_bytes_q(op), sizeof(float)) + rows*BLOCK +
-               op.n_embd_k*BLOCK + op.n_embd_k + BLOCK*op.n_embd_v + 64;
+               2*op.n_embd_k*BLOCK + BLOCK*op.n_embd_v + 64;
     }
 
     scratch(const op_view & op, float * base) {
@@ -163,7 +163,7 @@ struct scratch {
         s  = q  + rows*op.n_embd_k + ceil_div(rows*row_bytes_q(op), sizeof(float));
         kt = s  + rows*BLOCK;
         kr = kt + op.n_embd_k*BLOCK;
-        vb = kr + op.n_embd_k;
+        vb = kr + op.n_embd_k*BLOCK;
     }
 };
 
@@ -344,26 +344,58 @@ void block_logits_by_cell(const op_view & op, const tile & tl, const scratch & s
     });
 }
 
+// x [BLOCK, n] to y [n, BLOCK], in squares that stay in the first cache
+void transpose(const float * x, float * y, int64_t n) {
+    constexpr int64_t SQUARE = 16;
+
+    for (int64_t c0 = 0; c0 < BLOCK; c0 += SQUARE) {
+        for (int64_t i0 = 0; i0 < n; i0 += SQUARE) {
+            const int64_t i1 = std::min(i0 + SQUARE, n);
+            for (int64_t i = i0; i < i1; ++i) {
+                for (int64_t c = c0; c < c0 + SQUARE; ++c) {
+                    y[i*BLOCK + c] = x[c*n + i];
+                }
+            }
+        }
+    }
+}
+
 // logits of a block as one matrix product
 void block_logits_by_gemm(const op_view & op, const tile & tl, const scratch & sc, int64_t c0, int64_t n) {
     const auto to_float = ggml_get_type_traits(op.k->type)->to_float;
 
-    memset(sc.kt, 0, op.n_embd_k*BLOCK*sizeof(float));
     for_each_page_run(op, tl, c0, n, [&](int64_t page, int64_t i, int64_t len, int64_t at) {
-        for (int64_t c = 0; c < len; ++c) {
-            const float * row = (const float *) op.k_row(page, i + c);
-            if (op.k->type != GGML_TYPE_F32) {
-                to_float(row, sc.kr, op.n_embd_k);
-                row = sc.kr;
-            }
-            for (int64_t j = 0; j < op.n_embd_k; ++j) {
-                sc.kt[j*BLOCK + at + c] = row[j];
-            }
+        const char * k   = op.k_row(page, i);
+        float      * dst = sc.kr + at*op.n_embd_k;
+        if (op.k->type == GGML_TYPE_F32) {
+            memcpy(dst, k, len*op.n_embd_k*sizeof(float));
+        } else {
+            to_float(k, dst, len*op.n_embd_k);
         }
     });
+    memset(sc.kr + n*op.n_embd_k, 0, (BLOCK - n)*op.n_embd_k*sizeof(float));
+    transpose(sc.kr, sc.kt, op.n_embd_k);
 
     memset(sc.s, 0, tl.n_rows*BLOCK*sizeof(float));
     simd_gemm(sc.s, sc.q, sc.kt, tl.n_rows, op.n_embd_k, BLOCK);
+}
+
+// the largest of m and n floats
+float max_of(const float * x, int64_t n, float m) {
+    vf32 acc = vf_set1(m);
+
+    int64_t i = 0;
+    for (; i + VF <= n; i += VF) {
+        acc = vf_max(acc, vf_load(x + i));
+    }
+
+    float lanes[VF];
+    vf_store(lanes, acc);
+    m = *std::max_element(lanes, lanes + VF);
+    for (; i < n; ++i) {
+        m = std::max(m, x[i]);
+    }
+    return m;
 }
 
 // soft-cap, causal rule and the step of the online softmax; leaves probabilities in s
@@ -384,10 +416,7 @@ void block_softmax(const op_view & op, const tile & tl, const scratch & sc, soft
             }
         }
 
-        float m = st.m[r];
-        for (int64_t c = 0; c < vis; ++c) {
-            m = std::max(m, s[c]);
-        }
+        const float m = max_of(s, vis, st.m[r]);
         if (m > st.m[r]) {
             const float f = expf(st.m[r] - m);
             st.l[r] *= f;

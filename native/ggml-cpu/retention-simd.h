@@ -24,6 +24,7 @@ static inline vf32  vf_load (const ggml_bf16_t * p)    {
 }
 static inline void  vf_store(float * p, vf32 x)        { _mm512_storeu_ps(p, x); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { return _mm512_fmadd_ps(a, b, acc); }
+static inline vf32  vf_max  (vf32 a, vf32 b)           { return _mm512_max_ps(a, b); }
 static inline float vf_sum  (vf32 x)                   { return _mm512_reduce_add_ps(x); }
 
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
@@ -40,6 +41,7 @@ static inline vf32  vf_load (const ggml_bf16_t * p)    {
 }
 static inline void  vf_store(float * p, vf32 x)        { _mm256_storeu_ps(p, x); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { return _mm256_fmadd_ps(a, b, acc); }
+static inline vf32  vf_max  (vf32 a, vf32 b)           { return _mm256_max_ps(a, b); }
 static inline float vf_sum  (vf32 x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -61,6 +63,7 @@ static inline vf32  vf_load (const ggml_bf16_t * p)    {
 }
 static inline void  vf_store(float * p, vf32 x)        { vst1q_f32(p, x); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { return vfmaq_f32(acc, a, b); }
+static inline vf32  vf_max  (vf32 a, vf32 b)           { return vmaxq_f32(a, b); }
 static inline float vf_sum  (vf32 x)                   { return vaddvq_f32(x); }
 
 #else
@@ -78,6 +81,7 @@ static inline vf32  vf_load (const ggml_fp16_t * p)    { VF_EACH(GGML_CPU_FP16_T
 static inline vf32  vf_load (const ggml_bf16_t * p)    { VF_EACH(GGML_BF16_TO_FP32(p[i])); }
 static inline void  vf_store(float * p, vf32 x)        { memcpy(p, x.v, sizeof(x.v)); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { VF_EACH(acc.v[i] + a.v[i]*b.v[i]); }
+static inline vf32  vf_max  (vf32 a, vf32 b)           { VF_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
 static inline float vf_sum  (vf32 x)                   { return (x.v[0] + x.v[1]) + (x.v[2] + x.v[3]); }
 
 #undef VF_EACH
