@@ -21,7 +21,7 @@ from .llama import Llama
 from .paths import BUNDLED_MODEL
 from .retention import RetentionStats
 
-_LEAST_TOKENS, _MOST_TOKENS = 256, 8192
+_LEAST_TOKENS, _MOST_TOKENS = 256, 896  # with room for a question, the context that the model was trained for
 _LEAST_BUDGET = 8
 _ANSWER_TOKENS = 12
 _ROOM = 128  # tokens for a question and its answer
