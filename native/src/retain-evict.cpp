@@ -85,7 +85,7 @@ void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
 void retain_memory::score_pool(retain_seq & seq, size_t pool) {
     const int64_t n = n_cells_of(seq, pool);
 
-    scores.resize(n);
+    scores.assign(n, 0.0f); // what a policy without scores leaves to the hook
 
     const int64_t n_seen = seq.n_seen();
 
