@@ -37,11 +37,21 @@ Gates = Annotated[
 Policy = Annotated[
     str,
     typer.Option(
-        help="gate: learned scores; window: the first and the most recent tokens; none: never evict;"
+        help="gate: learned scores; window: the first and the most recent tokens; random: a sample;"
+        " none: never evict;"
         " auto: gate with gates, window without.",
         rich_help_panel=_CACHE,
     ),
 ]
+Scope = Annotated[
+    str,
+    typer.Option(
+        help="Which cells compete for the budget: global: all of the model; layer: those of a layer;"
+        " head: those of a (layer, KV head).",
+        rich_help_panel=_CACHE,
+    ),
+]
+PolicySeed = Annotated[int, typer.Option(help="Seed of the policy random.", rich_help_panel=_CACHE)]
 Sinks = Annotated[int, typer.Option(help="First positions that are never evicted.", rich_help_panel=_CACHE)]
 Recent = Annotated[int, typer.Option(help="Last positions that are never evicted.", rich_help_panel=_CACHE)]
 MinPerHead = Annotated[int, typer.Option(help="Cells that every (layer, KV head) keeps.", rich_help_panel=_CACHE)]

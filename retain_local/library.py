@@ -20,7 +20,7 @@ LLAMA_VARIABLE, MTMD_VARIABLE = "LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB"
 
 BINDINGS = "llama-cpp-python"
 BINDINGS_VERSION = "0.3.36"
-API_VERSION = 1
+API_VERSION = 2
 
 
 class LibraryError(RetainError):

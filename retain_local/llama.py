@@ -58,7 +58,7 @@ class Llama(CachedLlama):
     Parameters
     ----------
     model_path : a GGUF file.
-    budget, buffer, gates, policy, sinks, recent, min_per_head, lookahead, prefill, pin_system : see
+    budget, buffer, gates, policy, scope, policy_seed, sinks, recent, min_per_head, lookahead, prefill, pin_system : see
         `retain_local.options.RetentionOptions`.
     on_load : called with the fraction loaded, 0 to 1, while the model is loaded.
     on_prompt : called with (tokens read, tokens to read) while more than one token is evaluated.
@@ -84,6 +84,8 @@ class Llama(CachedLlama):
         buffer: int = 128,
         gates: str | os.PathLike[str] | None = "auto",
         policy: str = "auto",
+        scope: str = "global",
+        policy_seed: int = 0,
         sinks: int = 4,
         recent: int = 0,
         min_per_head: int = 0,
@@ -113,7 +115,7 @@ class Llama(CachedLlama):
         self.on_prompt = on_prompt
         types = kv_type(type_k), kv_type(type_v)
         options = RetentionOptions(
-            budget, buffer, gates, policy, sinks, recent, min_per_head, lookahead, prefill, pin_system
+            budget, buffer, gates, policy, scope, policy_seed, sinks, recent, min_per_head, lookahead, prefill, pin_system
         )
         parent = dict(
             n_ctx=n_ctx,

@@ -24,6 +24,8 @@ class LoadOptions:
     buffer: int = 128
     gates: str | None = "auto"
     policy: str = "auto"
+    scope: str = "global"
+    policy_seed: int = 0
     sinks: int = 4
     recent: int = 0
     min_per_head: int = 0

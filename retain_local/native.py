@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ctypes import CFUNCTYPE, POINTER, Structure, c_bool, c_char_p, c_double, c_float, c_int32, c_int64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, Structure, c_bool, c_char_p, c_double, c_float, c_int32, c_int64, c_uint32, c_void_p
 from typing import Any
 
 from .errors import RetainError
 from .library import load
 
 PREFILL_BOUNDED, PREFILL_FULL = 0, 1
+SCOPE_GLOBAL, SCOPE_LAYER, SCOPE_HEAD = 0, 1, 2
 
 
 class RetainParams(Structure):
@@ -23,6 +24,8 @@ class RetainParams(Structure):
         ("min_per_head", c_int32),
         ("page_size", c_int32),
         ("prefill", c_int32),
+        ("scope", c_int32),
+        ("seed", c_uint32),
         ("policy", c_char_p),
         ("gates", c_char_p),
     ]

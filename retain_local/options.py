@@ -11,8 +11,12 @@ from .errors import RetainError, UsageError
 from .kv_types import KVType
 from .model_file import ModelFile
 
-POLICIES = ("auto", "gate", "window", "none")
+POLICIES = ("auto", "gate", "window", "random", "none")
+SCOPES = ("global", "layer", "head")
 PREFILLS = ("bounded", "full")
+
+# whole numbers and the least that each may be
+_LEAST = {"policy_seed": 0, "buffer": 0, "sinks": 0, "recent": 0, "min_per_head": 0, "lookahead": 1}
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,11 @@ class RetentionOptions:
         None: 2048, or the context where that is shorter; under the policy "none" the context.
     buffer : tokens that may come in over the budget before an eviction runs.
     gates : path of a sidecar, "auto" (`<model>.gates.gguf` beside the model, if there is one), or None.
-    policy : "gate" (learned scores), "window" (sinks and the most recent cells), "none" (never evict), or "auto": gate
-        with gates, window without.
+    policy : "gate" (learned scores), "window" (sinks and the most recent cells), "random" (a sample of all cells), "none"
+        (never evict), or "auto": gate with gates, window without.
+    scope : which cells compete: "global", all of the model; "layer" or "head", those of one layer or of one (layer, KV
+        head), each with its own share of the budget.
+    policy_seed : of the policy "random".
     sinks, recent : the first and the last positions that are never evicted.
     min_per_head : cells that every (layer, KV head) keeps.
     lookahead : N of the lookahead score.
@@ -36,6 +43,8 @@ class RetentionOptions:
     buffer: int = 128
     gates: str | os.PathLike[str] | None = "auto"
     policy: str = "auto"
+    scope: str = "global"
+    policy_seed: int = 0
     sinks: int = 4
     recent: int = 0
     min_per_head: int = 0
@@ -45,8 +54,9 @@ class RetentionOptions:
 
     def __post_init__(self) -> None:
         _check_choice("policy", self.policy, POLICIES)
+        _check_choice("scope", self.scope, SCOPES)
         _check_choice("prefill", self.prefill, PREFILLS)
-        for name, least in (("buffer", 0), ("sinks", 0), ("recent", 0), ("min_per_head", 0), ("lookahead", 1)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if not isinstance(value, int) or not least <= value < 2**24:
                 raise UsageError(f"{name.replace('_', '-')} is {value!r}; it must be a whole number from {least}")

@@ -50,6 +50,16 @@ def test_window_keeps_sinks_and_the_newest(rig: Rig, plan: Plan, gates: str | No
             assert {*session.stream(0, 0)[0].tolist()} == expected
 
 
+@settings(max_examples=30)
+@given(plan=plans(), seed=st.integers(0, 2**32 - 1))
+def test_random_keeps_a_sample_that_follows_from_the_seed(rig: Rig, plan: Plan, seed: int) -> None:
+    options = replace(plan.options, policy="random", seed=seed)
+    cache = cache_for(options)
+    with rig.session(options, plan.gates) as session:
+        for tokens in plan.tokens():
+            advance(session, cache, tokens)
+
+
 def callback_scores(layer, head, pos, age, log_beta) -> np.ndarray:
     """Scores that depend on all that the hook is given, with ties."""
     return ((layer * 7 + head * 3 + pos * 5 + age) % 11).astype(np.float32) + np.sign(log_beta + 0.05)

@@ -17,7 +17,8 @@ from support.libraries import require_patched
 
 require_patched()
 
-from support.capture import Capture  # noqa: E402
+from retain_local.tensor_capture import Capture  # noqa: E402
+
 from support.reference import Options  # noqa: E402
 from support.retained import RetainedSession, assert_same_cells, retain_fields  # noqa: E402
 from support.rig import N_BATCH, N_CTX, SMALL, Plan, Rig, advance, cache_for, open_rig, plans  # noqa: E402

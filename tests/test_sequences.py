@@ -16,7 +16,8 @@ from support.libraries import require_patched
 
 require_patched()
 
-from support.capture import Capture  # noqa: E402
+from retain_local.tensor_capture import Capture  # noqa: E402
+
 from support.reference import Cache, Options  # noqa: E402
 from support.retained import RetainedSession, assert_same_cells, retain_fields  # noqa: E402
 from support.session import Model  # noqa: E402

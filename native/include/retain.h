@@ -26,11 +26,18 @@
 extern "C" {
 #endif
 
-#define RETAIN_API_VERSION 1
+#define RETAIN_API_VERSION 2
 
 enum retain_prefill {
     RETAIN_PREFILL_BOUNDED = 0, // evict after each ubatch of the prompt: memory is bounded by the budget
     RETAIN_PREFILL_FULL    = 1, // hold a whole prompt (retain_hold), evict once after it: memory is bounded by n_ctx
+};
+
+// which cells compete for a place
+enum retain_scope {
+    RETAIN_SCOPE_GLOBAL = 0, // all cells of the model
+    RETAIN_SCOPE_LAYER  = 1, // those of one layer: each layer keeps M cells for each of its KV heads
+    RETAIN_SCOPE_HEAD   = 2, // those of one (layer, KV head): each keeps M
 };
 
 struct retain_params {
@@ -42,6 +49,8 @@ struct retain_params {
     int32_t min_per_head; // cells that every (layer, KV head) keeps; >= 0
     int32_t page_size;    // cells per page, a power of two from 8 to 256; 0: chosen from the budget
     enum retain_prefill prefill;
+    enum retain_scope   scope;
+    uint32_t seed;        // of the policies that draw at random
     const char * policy;  // a name of retain_policy_name(); NULL: "gate" with gates, "window" without
     const char * gates;   // path of a gate sidecar (GGUF), or NULL
 };

@@ -61,6 +61,7 @@ retain_params retain_default_params(void) {
     res.lookahead = 1;
     res.n_sink    = 4;
     res.prefill   = RETAIN_PREFILL_BOUNDED;
+    res.scope     = RETAIN_SCOPE_GLOBAL;
     return res;
 }
 

@@ -65,7 +65,7 @@ void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
     const int64_t t_start = ggml_time_us();
 
     score_pool(seq, pool);
-    select.run(seq.budget*n_streams_of(pool));
+    select_pool(seq, pool);
 
     const int64_t t_selected = ggml_time_us();
     t_select_s += seconds_since(t_start);
@@ -82,6 +82,24 @@ void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
     t_move_s += seconds_since(t_selected);
 }
 
+void retain_memory::select_pool(const retain_seq & seq, size_t pool) {
+    if (config.scope == RETAIN_SCOPE_GLOBAL) {
+        select.run(0, select.n_streams(), seq.budget*n_streams_of(pool));
+        return;
+    }
+
+    size_t at = 0;
+    for (const auto & layer : layers) {
+        if (layer.pool != (int32_t) pool) {
+            continue;
+        }
+        const size_t n_heads = config.scope == RETAIN_SCOPE_LAYER ? layer.n_head_kv : 1;
+        for (const size_t end = at + layer.n_head_kv; at < end; at += n_heads) {
+            select.run(at, at + n_heads, (int64_t) n_heads*seq.budget);
+        }
+    }
+}
+
 void retain_memory::score_pool(retain_seq & seq, size_t pool) {
     const int64_t n = n_cells_of(seq, pool);
 
@@ -95,7 +113,7 @@ void retain_memory::score_pool(retain_seq & seq, size_t pool) {
             const auto & stream = seq.streams[layer.stream_first + h];
 
             const retain_policy_input in = {
-                layer.il, h, n_seen, config.lookahead, stream.size(), stream.pos.data(), stream.log_beta.data(),
+                layer.il, h, n_seen, config.lookahead, config.seed, stream.size(), stream.pos.data(), stream.log_beta.data(),
             };
             if (policy->score) {
                 policy->score(in, scores.data() + at);

@@ -132,6 +132,7 @@ private:
     void evict(retain_seq & seq);
     void evict_pool(retain_seq & seq, size_t pool);
     void score_pool(retain_seq & seq, size_t pool);
+    void select_pool(const retain_seq & seq, size_t pool); // by the scope
 
     // keep the cells whose position is not in [p0, p1)
     void remove_range(retain_seq & seq, llama_pos p0, llama_pos p1);

@@ -22,6 +22,8 @@ retain_config::retain_config(const retain_params & params) :
     min_per_head(params.min_per_head),
     page_size   (params.page_size),
     prefill_full(params.prefill == RETAIN_PREFILL_FULL),
+    scope       (params.scope),
+    seed        (params.seed),
     policy      (params.policy ? params.policy : ""),
     gates       (params.gates  ? params.gates  : "") {
     check_range("budget",       budget,       1, MAX_TOKENS);
@@ -31,6 +33,7 @@ retain_config::retain_config(const retain_params & params) :
     check_range("n_recent",     n_recent,     0, budget);
     check_range("min_per_head", min_per_head, 0, budget);
     check_range("prefill",      params.prefill, RETAIN_PREFILL_BOUNDED, RETAIN_PREFILL_FULL);
+    check_range("scope",        params.scope, RETAIN_SCOPE_GLOBAL, RETAIN_SCOPE_HEAD);
 
     if (n_sink + n_recent > budget) {
         throw retain_error(retain_format("n_sink + n_recent is %d, more than the budget of %d", n_sink + n_recent, budget));

@@ -16,6 +16,9 @@ struct retain_config {
     int32_t page_size;
     bool    prefill_full;
 
+    retain_scope scope;
+    uint32_t     seed;
+
     std::string policy; // "": by the gates
     std::string gates;  // "": none
 

@@ -5,6 +5,7 @@
 const retain_policy * const retain_policies[] = {
     &retain_policy_gate,
     &retain_policy_window,
+    &retain_policy_random,
     &retain_policy_none,
     nullptr,
 };

@@ -10,6 +10,7 @@ struct retain_policy_input {
     int32_t         head;
     int64_t         n_seen;    // tokens seen so far
     int32_t         lookahead;
+    uint32_t        seed;
     int64_t         n_cells;
     const int32_t * pos;       // [n_cells]
     const float   * log_beta;  // [n_cells]
@@ -27,6 +28,7 @@ struct retain_policy {
 // one per file in policies/
 extern const retain_policy retain_policy_gate;
 extern const retain_policy retain_policy_window;
+extern const retain_policy retain_policy_random;
 extern const retain_policy retain_policy_none;
 
 // every policy, null-terminated

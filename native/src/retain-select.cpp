@@ -63,22 +63,23 @@ void retain_select::raise_best(int64_t n) {
     }
 }
 
-void retain_select::run(int64_t n) {
-    keep.assign(keys.size(), 0);
+void retain_select::run(size_t begin, size_t end, int64_t n) {
+    keep.resize(keys.size(), 0);
 
-    const int64_t n_raised = std::count(raised.begin(), raised.end(), 1);
+    const size_t i0 = cell_first(begin);
+    const size_t i1 = cell_first(end);
+
+    const int64_t n_raised = std::count(raised.begin() + i0, raised.begin() + i1, 1);
     if (n_raised >= n) {
-        run_among(1, n);
+        run_among(i0, i1, 1, n);
         return;
     }
 
-    for (size_t i = 0; i < keys.size(); ++i) {
-        keep[i] = raised[i];
-    }
-    run_among(0, n - n_raised);
+    std::copy(raised.begin() + i0, raised.begin() + i1, keep.begin() + i0);
+    run_among(i0, i1, 0, n - n_raised);
 }
 
-void retain_select::run_among(uint8_t which, int64_t n) {
+void retain_select::run_among(size_t i0, size_t i1, uint8_t which, int64_t n) {
     // the n-th highest key, 11 bits at a time
     uint32_t threshold = 0;
     uint32_t mask      = 0;
@@ -86,7 +87,7 @@ void retain_select::run_among(uint8_t which, int64_t n) {
 
     for (const auto & [shift, bits] : { std::pair(21, 11), std::pair(10, 11), std::pair(0, 10) }) {
         std::array<int64_t, 2048> count = {};
-        for (size_t i = 0; i < keys.size(); ++i) {
+        for (size_t i = i0; i < i1; ++i) {
             if (raised[i] == which && (keys[i] & mask) == threshold) {
                 ++count[(keys[i] >> shift) & ((1u << bits) - 1)];
             }
@@ -103,7 +104,7 @@ void retain_select::run_among(uint8_t which, int64_t n) {
 
     // above it all stay; of its equals the newest do, in the order in which the streams were added
     scratch.clear();
-    for (size_t i = 0; i < keys.size(); ++i) {
+    for (size_t i = i0; i < i1; ++i) {
         if (raised[i] != which) {
             continue;
         }

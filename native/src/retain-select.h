@@ -23,16 +23,20 @@ public:
     // raise the n best cells of the stream that was added last
     void raise_best(int64_t n);
 
-    // keep n cells in all
-    void run(int64_t n);
+    // keep n of the cells of the streams [begin, end)
+    void run(size_t begin, size_t end, int64_t n);
+
+    size_t n_streams() const { return first.size(); }
 
     bool kept(size_t stream, int64_t i) const { return keep[first[stream] + i]; }
 
     int64_t n_cells() const { return keys.size(); }
 
 private:
-    // keep n of the cells with raised == which
-    void run_among(uint8_t which, int64_t n);
+    // keep n of the cells [i0, i1) with raised == which
+    void run_among(size_t i0, size_t i1, uint8_t which, int64_t n);
+
+    size_t cell_first(size_t stream) const { return stream < first.size() ? first[stream] : keys.size(); }
 
     std::vector<int64_t>         first;  // per stream: index of its first cell
     std::vector<uint32_t>        keys;   // scores as integers of the same order

@@ -72,7 +72,7 @@ int main() {
         }
 
         const int64_t n = uniform(0, all.size());
-        select.run(n);
+        select.run(0, select.n_streams(), n);
 
         std::sort(all.begin(), all.end(), before);
         for (int64_t i = 0; i < (int64_t) all.size(); ++i) {

@@ -17,6 +17,8 @@ import numpy as np
 
 Range = tuple[int, int]
 
+SCOPES = ("global", "layer", "head")
+
 
 def log1mexp(x: np.ndarray) -> np.ndarray:
     """log(1 - e^x) for x < 0."""
@@ -43,6 +45,22 @@ def window_scores(n_seen: int, pos: np.ndarray, log_beta: np.ndarray, lookahead:
 SCORES = {"gate": gate_scores, "window": window_scores}
 
 
+def _mix(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's step and finalizer, [n] uint64."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def random_scores(seed: int, layer: np.ndarray, head: np.ndarray, pos: np.ndarray) -> np.ndarray:
+    """Scores of the policy random in [0, 1), [n] float32, from hashes of seed, layer, head and position."""
+    state = _mix(np.full(len(pos), seed, np.uint64))
+    for part in (layer, head, pos):
+        state = _mix(state ^ part.astype(np.uint64))
+    return ((state >> np.uint64(40)) / 2**24).astype(np.float32)
+
+
 @dataclass
 class Options:
     """What decides an eviction; names as in retain.h."""
@@ -55,6 +73,8 @@ class Options:
     n_recent: int = 0
     min_per_head: int = 0
     policy: str = "gate"
+    scope: str = "global"
+    seed: int = 0
 
 
 @dataclass
@@ -130,10 +150,23 @@ class Cache:
         protected = self._protected()
         protected |= self._best_of_each_head(protected, scores)
         order = np.lexsort((self.head, self.layer, -self.pos, -scores, ~protected))
-        self._keep(np.sort(order[: self.n_kept]))
+        kept = [order[self._group()[order] == group][:n] for group, n in self._budgets().items()]
+        self._keep(np.sort(np.concatenate(kept)))
         self.n_evictions += 1
 
+    def _group(self) -> np.ndarray:
+        """Number of the cells' competition, [n_cells]: one for the model, for each layer, or for each (layer, head)."""
+        groups = {"global": 0 * self.layer, "layer": self.layer, "head": self.layer * self.n_head_kv + self.head}
+        return groups[self.options.scope]
+
+    def _budgets(self) -> dict[int, int]:
+        """Cells that each competition keeps."""
+        n_groups = {"global": 1, "layer": self.n_layer, "head": self.n_streams}[self.options.scope]
+        return dict.fromkeys(range(n_groups), self.n_kept // n_groups)
+
     def _policy_scores(self) -> np.ndarray:
+        if self.options.policy == "random":
+            return random_scores(self.options.seed, self.layer, self.head, self.pos)
         return SCORES[self.options.policy](self.n_seen, self.pos, self.log_beta, self.options.lookahead)
 
     def _protected(self) -> np.ndarray:

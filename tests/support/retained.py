@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from retain_local import native
 
-from .reference import Cache, Options
+from .reference import SCOPES, Cache, Options
 from .session import Model, Session
 
 
@@ -112,6 +112,7 @@ def retain_fields(options: Options) -> dict[str, Any]:
     """The `retain_params` fields of a reference cache's options."""
     fields = asdict(options)
     del fields["n_ubatch"]  # of the context
+    fields["scope"] = SCOPES.index(options.scope)
     return fields
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
+from retain_local.tensor_capture import Capture
 
-from .capture import Capture
-from .reference import Cache, Options, Range
+from .reference import SCOPES, Cache, Options, Range
 from .retained import RetainedSession, assert_same_cells, retain_fields
 from .session import Model
 from .tiny_gates import constant_gates, random_gates, write_tiny_gates
@@ -118,6 +118,7 @@ def plans(draw: st.DrawFn) -> Plan:
         lookahead=draw(st.sampled_from([1, 1, 2, 3, 16, 128])),
         n_sink=n_sink,
         n_recent=n_recent,
+        scope=draw(st.sampled_from(SCOPES)),
         min_per_head=draw(st.integers(0, min(8, budget))),
     )
     return Plan(

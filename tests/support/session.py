@@ -73,7 +73,7 @@ class Session:
     Parameters
     ----------
     model : the model.
-    capture : a `support.capture.Capture` that sees every tensor computed, or None.
+    capture : a `retain_local.tensor_capture.Capture` that sees every tensor computed, or None.
     cell_type : of K and V, a key of `CELL_TYPES`, or of each, as in "q8_0/f16".
     n_ctx, n_batch, n_ubatch, n_seq_max, n_threads, flash_attn : as in llama.h.
     """
