@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-gates_app = typer.Typer(help="Look into gate sidecars.", no_args_is_help=True)
+gates_app = typer.Typer(help="Make, look into and check gate sidecars.", no_args_is_help=True)
 app.add_typer(gates_app, name="gates")
 
 
@@ -37,6 +37,8 @@ def chat(
     buffer: o.Buffer = 128,
     gates: o.Gates = "auto",
     policy: o.Policy = "auto",
+    scope: o.Scope = "global",
+    policy_seed: o.PolicySeed = 0,
     sinks: o.Sinks = 4,
     recent: o.Recent = 0,
     min_per_head: o.MinPerHead = 0,
@@ -70,7 +72,7 @@ def chat(
 
     sampling = Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed, max_tokens)
     options = LoadOptions(
-        budget, buffer, gates, policy, sinks, recent, min_per_head, lookahead, prefill, pin_system,
+        budget, buffer, gates, policy, scope, policy_seed, sinks, recent, min_per_head, lookahead, prefill, pin_system,
         ctx, threads, batch, ubatch, type_k, type_v, n_gpu_layers, verbose,
     )  # fmt: skip
     llm = load_model(model, options)
@@ -106,6 +108,8 @@ def run(
     buffer: o.Buffer = 128,
     gates: o.Gates = "auto",
     policy: o.Policy = "auto",
+    scope: o.Scope = "global",
+    policy_seed: o.PolicySeed = 0,
     sinks: o.Sinks = 4,
     recent: o.Recent = 0,
     min_per_head: o.MinPerHead = 0,
@@ -138,7 +142,7 @@ def run(
     text = read_prompt(prompt, file)
     sampling = Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed, max_tokens)
     options = LoadOptions(
-        budget, buffer, gates, policy, sinks, recent, min_per_head, lookahead, prefill, pin_system,
+        budget, buffer, gates, policy, scope, policy_seed, sinks, recent, min_per_head, lookahead, prefill, pin_system,
         ctx, threads, batch, ubatch, type_k, type_v, n_gpu_layers, verbose,
     )  # fmt: skip
     llm = load_model(model, options)
@@ -169,6 +173,85 @@ def gates_inspect(
     from retain_local.inspection import show_sidecar
 
     show_sidecar(file, as_json)
+
+
+@gates_app.command(
+    "export",
+    epilog="""Examples:
+
+    retain-local gates export ngocbh/DBTrimKV-Qwen3-4B-Math Qwen3-4B.gates.gguf --base Qwen3-4B.gguf
+
+    retain-local gates export trained/ model.gates.gguf --outtype q8_0""",
+)
+def gates_export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A PyTorch checkpoint of gates: a folder, a .pth or .safetensors with config.json beside it, or"
+            " OWNER/REPO on the Hugging Face Hub.",
+            metavar="SRC",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="The sidecar to make.", metavar="OUT", show_default=False)],
+    outtype: Annotated[str, typer.Option(help="Type of the weights: f32, f16 or q8_0.")] = "f16",
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="The GGUF of the base model: checks that the gates fit it, and ties them to its vocabulary.",
+            show_default=False,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the repository.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+) -> None:
+    """Make a gate sidecar from a PyTorch checkpoint, without PyTorch; nothing in the checkpoint is run."""
+    from retain_local.gates_commands import export_gates
+
+    export_gates(source, out, outtype, base, revision, force)
+
+
+@gates_app.command(
+    "verify",
+    epilog="""Examples:
+
+    retain-local gates verify model.gates.gguf --base model.gguf
+
+    retain-local gates verify model.gates.gguf --base model.gguf --checkpoint trained/ --text book.txt""",
+)
+def gates_verify(
+    sidecar: Annotated[Path, typer.Argument(help="A gate sidecar.", metavar="SIDECAR", show_default=False)],
+    base: Annotated[Path, typer.Option(help="The GGUF of its base model.", show_default=False)],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="The PyTorch checkpoint that the sidecar was made from, to compare with its weights."
+            " (default: the sidecar's own)",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text to read; - is stdin. (default: a page of prose)", show_default=False)
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens of the text to read.")] = 256,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Largest difference relative to log beta that passes."
+            " (default: 1e-4 for weights in f32, 0.02 in f16, 0.5 in q8_0)",
+            show_default=False,
+        ),
+    ] = None,
+    threads: o.Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check that llama.cpp computes the gates as NumPy does, on hidden states of a text; fails if it does not."""
+    from retain_local.gates_commands import verify_gates
+
+    raise typer.Exit(verify_gates(sidecar, base, checkpoint, text, tokens, tolerance, threads, as_json))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 from .fingerprint import base_fingerprint
 from .forward import log_beta
 from .gguf_header import GateFileError
-from .inspect import describe_sidecar, sidecar_table
+from .inspect import describe_sidecar, facts_table, sidecar_table
 from .model import GateSet, LayerGate, Linear
 from .sidecar import GateInfo, Sidecar, read_sidecar, write_sidecar
 
@@ -16,6 +16,7 @@ __all__ = [
     "Sidecar",
     "base_fingerprint",
     "describe_sidecar",
+    "facts_table",
     "log_beta",
     "read_sidecar",
     "sidecar_table",

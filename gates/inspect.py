@@ -78,10 +78,6 @@ def _describe_linear(linear: Linear | None) -> dict[str, Any] | None:
 
 def sidecar_table(description: dict[str, Any]) -> Group:
     """The dict of `describe_sidecar` as a rich renderable: a list of facts and a table of layers."""
-    facts = Table.grid(padding=(0, 2))
-    for label, value in _facts(description):
-        facts.add_row(f"[bold]{label}", _plain(str(value)))
-
     parts = [part for part in ("in", "mid", "score") if description["layers"][0][part] is not None]
     layers = Table("layer", *(f"{part} {what}" for part in parts for what in ("norm", "bias")))
     for layer in description["layers"]:
@@ -89,7 +85,15 @@ def sidecar_table(description: dict[str, Any]) -> Group:
     if description["score"] is not None:
         layers.add_section()
         layers.add_row("score of all", *_cells(description["score"]))
-    return Group(facts, layers)
+    return Group(facts_table(description), layers)
+
+
+def facts_table(description: dict[str, Any]) -> Table:
+    """The facts of the dict of `describe_sidecar`, without its layers, as a rich renderable."""
+    facts = Table.grid(padding=(0, 2))
+    for label, value in _facts(description):
+        facts.add_row(f"[bold]{label}", _plain(str(value)))
+    return facts
 
 
 def _facts(description: dict[str, Any]) -> list[tuple[str, Any]]:

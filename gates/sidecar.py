@@ -120,7 +120,9 @@ def write_sidecar(path: str | os.PathLike[str], gates: GateSet, info: GateInfo, 
             sidecar = read_sidecar(temporary)
             os.replace(temporary, path)
     except OSError as error:
-        raise GateFileError(f"{path}: {error.strerror or error}") from None
+        # NumPy gives no reason when it writes less than it should
+        reason = error.strerror or f"it could not be written in full ({error}): is the disk full?"
+        raise GateFileError(f"{path}: {reason}") from None
     return sidecar
 
 

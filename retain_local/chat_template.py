@@ -89,6 +89,10 @@ class ChatTemplate:
             )
         return self._tokenize_inside(text[at + len(_REPLY) :].removeprefix(ending))
 
+    def reply_tokens(self, text: str) -> list[int]:
+        """Tokens of a reply, as the model would have written it after `first_turn` or `next_turn`."""
+        return self._tokenize_inside(text)
+
     def _render(self, messages: Sequence[Message]) -> str:
         try:
             return self._formatter(messages=list(messages)).prompt

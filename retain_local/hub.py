@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 
 from .errors import RetainError
@@ -26,6 +27,7 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)")
 _NOT_MODELS = re.compile(r"(^|/)(mmproj|imatrix)|" + re.escape(SIDECAR_SUFFIX) + "$", re.IGNORECASE)
 
 _TIMEOUT_S = 15
+UNFINISHED = "the download did not finish; run the same command to go on with it"
 
 logger = logging.getLogger("retain_local")
 
@@ -52,7 +54,7 @@ def fetch_model(repo: str, choice: str | None) -> FetchedModel:
     ------
     RetainError : no such repository, nothing or more than one model in it that fits, no access, no connection.
     """
-    files, offline = _list_files(repo)
+    files, offline = list_files(repo)
     model = choose_file(repo, files, choice)
     parts = [file for file in files if _base(file) == _base(model)]
     sidecar = _base(model) + SIDECAR_SUFFIX
@@ -60,36 +62,36 @@ def fetch_model(repo: str, choice: str | None) -> FetchedModel:
         paths = [download(repo, file, offline) for file in sorted(parts)]
         gates = download(repo, sidecar, offline) if sidecar in files else None
     except (HTTPError, OSError) as error:
-        raise RetainError(
-            _why(repo, error, "the download did not finish; run the same command to go on with it")
-        ) from None
+        raise RetainError(why(repo, error, UNFINISHED)) from None
     return FetchedModel(paths[0], gates)
 
 
-def _list_files(repo: str) -> tuple[list[str], bool]:
+def list_files(repo: str, revision: str | None = None) -> tuple[list[str], bool]:
     """Files of a repository, and whether they are only those in the cache because the Hub cannot be reached."""
     try:
         # unlike a listing this tries once, so that without a connection the answer comes at once
-        siblings = HfApi().model_info(repo, timeout=_TIMEOUT_S).siblings or []
+        siblings = HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT_S).siblings or []
         return [file.rfilename for file in siblings], False
     except (HTTPError, OSError, HFValidationError) as error:
         if isinstance(error, (HfHubHTTPError, HFValidationError)):
-            raise RetainError(_why(repo, error, "the Hub refused the request")) from None
+            raise RetainError(why(repo, error, "the Hub refused the request")) from None
         unreachable = error
     try:
-        folder = Path(snapshot_download(repo, local_files_only=True))
+        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, OSError):
-        raise RetainError(_why(repo, unreachable, "and no file of it is on this machine")) from None
+        raise RetainError(why(repo, unreachable, "and no file of it is on this machine")) from None
     logger.warning("the Hub cannot be reached: using the copy of %s on this machine", repo)
     return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()], True
 
 
-def _why(repo: str, error: Exception, otherwise: str) -> str:
+def why(repo: str, error: Exception, otherwise: str) -> str:
     """One line about a failed request."""
     if isinstance(error, GatedRepoError):
         return f"{repo} is gated: accept its conditions on {constants.ENDPOINT}/{repo} and log in with `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
         return f"{repo} is neither a file here nor a repository on {constants.ENDPOINT} that you may read"
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo} has no such branch, tag or commit on {constants.ENDPOINT}"
     if isinstance(error, HFValidationError):
         return f"{repo} is neither a file here nor the name of a repository"
     if isinstance(error, OfflineModeIsEnabled):

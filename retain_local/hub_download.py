@@ -23,13 +23,14 @@ _SHA256 = re.compile("[0-9a-f]{64}")  # the etag of a large file is its checksum
 _READ_BYTES = 1 << 24
 
 
-def download(repo: str, file: str, offline: bool) -> Path:
+def download(repo: str, file: str, offline: bool, revision: str | None = None) -> Path:
     """Path of a file in the cache, downloaded with a progress bar if it is not there.
 
     Parameters
     ----------
     repo, file : the repository and the file's path in it.
     offline : use only what the cache has.
+    revision : a branch, a tag or a commit; None: the main branch.
 
     Raises
     ------
@@ -37,12 +38,12 @@ def download(repo: str, file: str, offline: bool) -> Path:
     OSError, huggingface_hub.errors.HTTPError : the connection failed; what arrived is kept for the next try.
     """
     if not offline:
-        metadata = get_hf_file_metadata(hf_hub_url(repo, file))
+        metadata = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision))
         cached = try_to_load_from_cache(repo, file, revision=metadata.commit_hash)
         has_size = metadata.size is not None and metadata.size <= constants.MAX_HTTP_DOWNLOAD_SIZE
         if not isinstance(cached, str) and metadata.etag and has_size:
             _fill_cache(repo, file, metadata)
-    return Path(hf_hub_download(repo, file, local_files_only=offline))
+    return Path(hf_hub_download(repo, file, revision=revision, local_files_only=offline))
 
 
 def _fill_cache(repo: str, file: str, metadata: HfFileMetadata) -> None:

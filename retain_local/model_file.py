@@ -45,6 +45,7 @@ class ModelFile:
     path : the file; of a split model its first part.
     architecture, name : as in the metadata.
     n_ctx_train : tokens of context in training; 0 when the file does not say.
+    n_embd : embedding length.
     n_head_kv : KV heads of each layer, [n_layer].
     head_k, head_v : numbers in a K row and a V row of one head.
     size : bytes of the file.
@@ -54,6 +55,7 @@ class ModelFile:
     architecture: str
     name: str
     n_ctx_train: int
+    n_embd: int
     n_head_kv: tuple[int, ...]
     head_k: int
     head_v: int
@@ -153,7 +155,8 @@ def _describe(header: Header, arch: str) -> ModelFile:
     n_layer = _count(header, f"{arch}.block_count") or 0
     n_head = _per_layer(header, f"{arch}.attention.head_count", n_layer, (0,) * n_layer)
     n_head_kv = _per_layer(header, f"{arch}.attention.head_count_kv", n_layer, n_head)
-    head = (_count(header, f"{arch}.embedding_length") or 0) // max(1, *n_head, 1)
+    n_embd = _count(header, f"{arch}.embedding_length") or 0
+    head = n_embd // max(1, *n_head, 1)
     head_k = _count(header, f"{arch}.attention.key_length") or head
     head_v = _count(header, f"{arch}.attention.value_length") or head
     if not sum(n_head_kv) * head_k * head_v:
@@ -163,6 +166,7 @@ def _describe(header: Header, arch: str) -> ModelFile:
         architecture=arch,
         name=header.get("general.name", STRING, header.path.stem),
         n_ctx_train=_count(header, f"{arch}.context_length") or 0,
+        n_embd=n_embd,
         n_head_kv=n_head_kv,
         head_k=head_k,
         head_v=head_v,

@@ -15,7 +15,8 @@ from support.libraries import require_patched  # noqa: E402
 
 require_patched()
 
-from support.capture import Capture  # noqa: E402
+from retain_local.tensor_capture import Capture  # noqa: E402
+
 from support.retained import RetainedSession  # noqa: E402
 from support.session import Model  # noqa: E402
 from support.tiny_gates import random_gates, write_tiny_gates  # noqa: E402

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REVISIONS = ("main", "v1", COMMIT)  # of every repository, all the same
 
 
 @dataclass
@@ -48,8 +49,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         path = self.path.partition("?")[0]
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)", path):
-            self._list(match[1])
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+            self._list(match[1], match[2] or "main")
         elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             self._file(match[1], match[2], body)
         else:
@@ -64,8 +65,11 @@ class _Handler(BaseHTTPRequestHandler):
             return False
         return True
 
-    def _list(self, repo: str) -> None:
+    def _list(self, repo: str, revision: str) -> None:
         if self._refused(repo):
+            return
+        if revision not in REVISIONS:
+            self._send(404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"}, b"")
             return
         files = [{"rfilename": name} for name in self.hub.repos[repo]]
         info = {"id": repo, "sha": COMMIT, "private": False, "siblings": files}

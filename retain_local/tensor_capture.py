@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import ctypes
 
-import llama_cpp
 import numpy as np
+
+from .library import load
+
+load()
+
+import llama_cpp  # noqa: E402  needs the libraries
 
 _lib = llama_cpp.llama_cpp._lib  # also finds the symbols of the ggml libraries it is linked with
 _lib.ggml_get_name.restype = ctypes.c_char_p
@@ -21,7 +26,12 @@ class Capture:
 
     Parameters
     ----------
-    widths : base name -> number of floats per token.
+    widths : base name -> number of floats per token. A tensor without a layer goes by its name alone.
+
+    Attributes
+    ----------
+    values : name -> [n_tokens, width] f32 arrays, one for each time it was computed.
+    callback : for `llama_context_params.cb_eval`.
     """
 
     def __init__(self, widths: dict[str, int]) -> None:
@@ -31,7 +41,7 @@ class Capture:
 
     def _see(self, tensor: int, ask: bool, _: int) -> bool:
         name = _lib.ggml_get_name(tensor).decode()
-        width = self.widths.get(name.rpartition("-")[0])
+        width = self.widths.get(name.rpartition("-")[0] or name)
         if ask or width is None:
             return width is not None
         values = np.empty(_lib.ggml_nbytes(tensor) // 4, np.float32)

@@ -1,0 +1,104 @@
+"""From a PyTorch checkpoint to a gate sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import RetainError
+from ..model_file import ModelFile, read_model_file
+from .checkpoint import Checkpoint, checkpoint_license, read_checkpoint
+from .checkpoint_architecture import gguf_architecture
+from .checkpoint_layout import CheckpointError
+from .fingerprint import base_fingerprint
+from .model import GateSet
+from .sidecar import GateInfo, Sidecar, write_sidecar
+
+
+@dataclass(frozen=True)
+class Export:
+    """A sidecar that was written, the checkpoint it was made from, and what its user should know about it."""
+
+    checkpoint: Checkpoint
+    sidecar: Sidecar
+    remarks: tuple[str, ...]
+
+
+def export_checkpoint(
+    source: Path, out: Path, weight_type: str = "f16", base: Path | None = None, source_name: str | None = None
+) -> Export:
+    """Write the gates of a checkpoint to a sidecar. Nothing is written unless all of the checkpoint is right.
+
+    Parameters
+    ----------
+    source : as `read_checkpoint` takes it.
+    out : the sidecar; replaced if it is there.
+    weight_type : f32, f16 or q8_0.
+    base : the GGUF of the base model, to check the pair and to tie the sidecar to its vocabulary.
+    source_name : where the checkpoint came from, for the sidecar; None: the name of its file.
+
+    Raises
+    ------
+    RetainError : the checkpoint or the base model cannot be used, they do not fit each other, the base model's
+        architecture is unknown, or the sidecar cannot be written.
+    """
+    checkpoint = read_checkpoint(source)
+    model = read_model_file(base) if base is not None else None
+    if model is not None:
+        check_pair(checkpoint.gates, model, str(checkpoint.path))
+    config = checkpoint.config
+    budget = config.trained_budget
+    info = GateInfo(
+        architecture=_architecture(checkpoint, model),
+        name=f"retention gates for {_base_name(checkpoint, model) or 'an unnamed model'}",
+        trained_budget=int(budget) if budget is not None and budget == int(budget) else None,
+        trained_context_length=config.trained_context_length,
+        base_name=_base_name(checkpoint, model),
+        base_fingerprint=None if base is None else base_fingerprint(base),
+        source=source_name or checkpoint.path.name,
+        license=checkpoint_license(checkpoint),
+    )
+    sidecar = write_sidecar(out, checkpoint.gates, info, weight_type)
+    return Export(checkpoint, sidecar, (*checkpoint.remarks, *_remarks(checkpoint, info)))
+
+
+def check_pair(gates: GateSet, model: ModelFile, name: str) -> None:
+    """Raise RetainError unless gates have the sizes of a model; `name` says whose gates they are."""
+    if len(set(model.n_head_kv)) > 1:
+        raise RetainError(f"{model.path}: its layers differ in their KV heads, so no gates fit it")
+    sizes = (
+        ("layers", gates.n_layer, len(model.n_head_kv)),
+        ("an embedding length", gates.n_embd, model.n_embd),
+        ("KV heads", gates.n_head_kv, model.n_head_kv[0]),
+    )
+    for what, have, needed in sizes:
+        if have != needed:
+            raise RetainError(f"{name} is for another model: its gates have {have} as {what}, {model.path} {needed}")
+
+
+def _architecture(checkpoint: Checkpoint, model: ModelFile | None) -> str:
+    model_type = checkpoint.config.model_type
+    known = gguf_architecture(model_type)
+    if model is None and known is None:
+        raise CheckpointError(
+            f"{checkpoint.path}: model type {model_type or 'unknown'!r:.60} has no GGUF architecture in our table;"
+            " name the base model with --base"
+        )
+    if model is not None and known not in (None, model.architecture):
+        raise CheckpointError(
+            f"{checkpoint.path} is for another model: {known}, and {model.path} is {model.architecture}"
+        )
+    return known if model is None else model.architecture
+
+
+def _base_name(checkpoint: Checkpoint, model: ModelFile | None) -> str | None:
+    return model.name if model is not None else checkpoint.config.base_model
+
+
+def _remarks(checkpoint: Checkpoint, info: GateInfo) -> Iterator[str]:
+    budget = checkpoint.config.trained_budget
+    if info.base_fingerprint is None:
+        yield "without --base the gates are not tied to a vocabulary, and were not checked against a model"
+    if budget is not None and info.trained_budget is None:
+        yield f"trained with a budget of {budget:g} of the sequence, which a sidecar has no place for"
