@@ -6,12 +6,14 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .budget import parse_budget
+from .audit.recommendation import recommended_budget, settings_of
+from .budget import AUTO_BUDGET, parse_budget
 from .errors import RetainError, UsageError
 from .kv_types import KVType
 from .model_file import ModelFile
 
-POLICIES = ("auto", "gate", "window", "random", "none")
+# auto, and those of the native library in its order; written out, since reading the help does not load it
+POLICIES = ("auto", "gate", "window", "knorm", "keydiff", "snapkv", "random", "none")
 SCOPES = ("global", "layer", "head")
 PREFILLS = ("bounded", "full")
 
@@ -23,11 +25,13 @@ _LEAST = {"policy_seed": 0, "buffer": 0, "sinks": 0, "recent": 0, "min_per_head"
 class RetentionOptions:
     """How a cache is kept in its budget.
 
-    budget : cells per (layer, KV head) on average: a number, "25%" of the context, or "512MiB" for the whole pool.
-        None: 2048, or the context where that is shorter; under the policy "none" the context.
+    budget : cells per (layer, KV head) on average: a number, "25%" of the context, "512MiB" for the whole pool, or
+        "auto", what an audit recommended. None: 2048, or the context where that is shorter. Under the policy "none"
+        "auto" and None are the context.
     buffer : tokens that may come in over the budget before an eviction runs.
     gates : path of a sidecar, "auto" (`<model>.gates.gguf` beside the model, if there is one), or None.
-    policy : "gate" (learned scores), "window" (sinks and the most recent cells), "random" (a sample of all cells), "none"
+    policy : "gate" (learned scores), "window" (sinks and the most recent cells), "knorm" (keys of low norm), "keydiff"
+        (keys unlike the mean key), "snapkv" (what the last queries attend to), "random" (a sample of all cells), "none"
         (never evict), or "auto": gate with gates, window without.
     scope : which cells compete: "global", all of the model; "layer" or "head", those of one layer or of one (layer, KV
         head), each with its own share of the budget.
@@ -69,10 +73,16 @@ class RetentionOptions:
         Raises
         ------
         UsageError : a budget that is none, or too small for the sinks, recent window and minimum.
-        RetainError : a sidecar that is missing, or the policy "gate" without one.
+        RetainError : a sidecar that is missing, the policy "gate" without one, or "auto" without a recommendation.
         """
+        decided = self._decide_policy(model)
+        budget = self.budget
+        if self.policy == "none" and budget in (None, AUTO_BUDGET):
+            budget = n_ctx
+        elif budget == AUTO_BUDGET:
+            budget = recommended_budget(model, decided, n_ctx=n_ctx, settings=settings_of(self, type_k, type_v))
         budget = parse_budget(
-            n_ctx if self.budget is None and self.policy == "none" else self.budget,
+            budget,
             n_ctx=n_ctx,
             bytes_per_token=model.bytes_per_token(type_k, type_v),
             n_room=max(self.buffer, n_ubatch),
@@ -83,6 +93,9 @@ class RetentionOptions:
             )
         if self.min_per_head > budget:
             raise UsageError(f"min-per-head ({self.min_per_head}) is more than the budget of {budget} cells")
+        return replace(decided, budget=budget)
+
+    def _decide_policy(self, model: ModelFile) -> RetentionOptions:
         gates = self._find_gates(model)
         if self.policy == "gate" and gates is None:
             raise RetainError(
@@ -90,7 +103,7 @@ class RetentionOptions:
                 " name a sidecar with gates, or use the policy 'window'"
             )
         policy = self.policy if self.policy != "auto" else "gate" if gates else "window"
-        return replace(self, budget=budget, gates=gates, policy=policy)
+        return replace(self, gates=gates, policy=policy)
 
     def _find_gates(self, model: ModelFile) -> Path | None:
         if self.gates is None:

@@ -12,6 +12,8 @@ from support.libraries import require_patched
 
 require_patched()
 
+from retain_local import native  # noqa: E402
+
 from support.retained import RetainedSession  # noqa: E402
 from support.session import Model  # noqa: E402
 from support.tiny_models import N_VOCAB  # noqa: E402
@@ -49,8 +51,9 @@ def evicted_run(model: Model, retain: dict, **context) -> tuple[np.ndarray, list
 
 
 @pytest.mark.parametrize("cell_type", ["f32", "f16", "q8_0"])
-def test_threads_do_not_change_a_bit(model: Model, gates: Path, cell_type: str) -> None:
-    retain = {"gates": gates}
+@pytest.mark.parametrize("policy", [name for name in native.policies() if name != "none"])
+def test_threads_do_not_change_a_bit(model: Model, gates: Path, policy: str, cell_type: str) -> None:
+    retain = {"gates": gates, "policy": policy}
     one, kept_by_one = evicted_run(model, retain, cell_type=cell_type, n_threads=1)
     two, kept_by_two = evicted_run(model, retain, cell_type=cell_type, n_threads=2)
     np.testing.assert_array_equal(one, two)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import TinyFiles
 from retain_local.errors import RetainError, UsageError
+from retain_local.options import POLICIES
 from support.libraries import require_patched
 from support.llamas import greedy, kept, load, prompt
 
@@ -108,6 +109,17 @@ def test_policies_switch(tiny: TinyFiles) -> None:
     without = load(tiny.model("llama"), policy="window", budget=48)
     with pytest.raises(RetainError, match="gate"):
         without.retention.policy = "gate"
+
+
+@pytest.mark.parametrize("policy", [name for name in POLICIES if name not in ("auto", "gate", "none")])
+def test_a_policy_that_was_switched_to_is_the_policy(tiny: TinyFiles, policy: str) -> None:
+    """Once everything was read under it, a model that began with another one keeps the same cells."""
+    switched, loaded = load(tiny.model("llama"), policy="none"), load(tiny.model("llama"), policy=policy)
+    for llm in (switched, loaded):
+        llm.retention.policy = policy
+        llm.eval(prompt(llm, 200))
+        llm.retention.set_budget(48)
+    assert kept(switched) == kept(loaded) and switched.retention.stats().cells_kept == 48 * 6
 
 
 def test_a_scorer_decides(tiny: TinyFiles) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,6 +97,14 @@ def sidecar_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("native") / "g.gguf"
     write_sidecar(path, gates_of(), GateInfo("llama"), "q8_0")
     return path.read_bytes()
+
+
+def test_a_tensor_larger_than_its_file_is_refused(model: Model, sidecar_bytes: bytes, tmp_path: Path) -> None:
+    name = b"blk.0.retention_in.weight"
+    n_rows = sidecar_bytes.index(name) + len(name) + 4 + 8  # behind the number of dimensions and the first of them
+    path = tmp_path / "g.gguf"
+    path.write_bytes(sidecar_bytes[:n_rows] + struct.pack("<Q", 2**48) + sidecar_bytes[n_rows + 8 :])
+    assert "damaged" in refusal(model, path)
 
 
 @settings(max_examples=300)

@@ -15,12 +15,16 @@ from support.libraries import require_patched
 require_patched()
 
 from retain_local import native  # noqa: E402
+from retain_local.options import POLICIES  # noqa: E402
+from retain_local.tensor_capture import Capture  # noqa: E402
 
 from support.reference import Options  # noqa: E402
-from support.retained import assert_same_cells  # noqa: E402
+from support.retained import RetainedSession, assert_same_cells, retain_fields  # noqa: E402
 from support.rig import GATES, SMALL, Plan, Rig, advance, cache_for, open_rig, plans  # noqa: E402
+from support.session import Session  # noqa: E402
 from support.tiny_models import N_VOCAB  # noqa: E402
 
+REGISTRY = tuple(native.policies())
 TOKENS = np.random.default_rng(0).integers(3, N_VOCAB, 300).tolist()
 
 
@@ -29,6 +33,63 @@ def rig(tmp_path_factory: pytest.TempPathFactory):
     rig = open_rig(tmp_path_factory.mktemp("policies"))
     yield rig
     rig.model.close()
+
+
+def test_the_options_name_every_policy_of_the_library() -> None:
+    assert POLICIES == ("auto", *REGISTRY)
+    assert all(native.policies().values())
+
+
+@pytest.mark.parametrize("cell_type", ["f32", "f16", "q8_0"])
+@pytest.mark.parametrize("policy", REGISTRY)
+def test_a_budget_that_covers_the_text_changes_nothing(rig: Rig, policy: str, cell_type: str) -> None:
+    """Every policy gives the bits that "none" gives, and with f32 cells those of a stock context up to float noise."""
+    context = {"cell_type": cell_type, "n_ctx": 256, "n_ubatch": 16}
+
+    def logits(policy: str) -> np.ndarray:
+        with rig.session(Options(budget=200, n_ubatch=16, policy=policy), cell_type=cell_type) as session:
+            rows = [session.decode(TOKENS[:150]), *(session.decode([token]) for token in TOKENS[150:180])]
+            assert session.stats().n_evicted == 0
+        return np.concatenate(rows)
+
+    computed = logits(policy)
+    np.testing.assert_array_equal(computed, logits("none"))
+    if cell_type == "f32":
+        with Session(rig.model, **context, flash_attn=False) as stock:  # with it, f32 cells are rounded to f16
+            expected = np.concatenate([stock.decode(TOKENS[:150]), *(stock.decode([t]) for t in TOKENS[150:180])])
+        np.testing.assert_allclose(computed, expected, atol=1e-5 * expected.std())
+
+
+@pytest.mark.parametrize("policy", [name for name in REGISTRY if name != "none"])
+def test_every_policy_keeps_the_promises_of_the_cache(rig: Rig, policy: str) -> None:
+    """The budget after every call, the pool's cap, sinks, the recent window and pins."""
+    options = Options(budget=40, buffer=4, n_ubatch=16, n_sink=2, n_recent=6, policy=policy, seed=3)
+    with rig.session(options) as session:
+        session.pin(9, 13)
+        for start in range(0, 250, 25):
+            session.decode(TOKENS[start : start + 25])
+            assert session.n_cells() < 44 * 6 and session.stats().n_cells_peak <= 56 * 6
+            n = session.n_seen()
+            protected = {0, 1, *range(n - 6, n), *(range(9, 13) if n > 13 else [])}
+            for il in range(SMALL.n_layer):
+                for head in range(SMALL.n_head_kv):
+                    assert protected <= {*session.stream(il, head)[0].tolist()}
+
+
+@pytest.mark.parametrize("policy", REGISTRY)
+def test_only_a_policy_that_looks_at_queries_makes_the_graph_hand_them_out(rig: Rig, policy: str) -> None:
+    retain = {**retain_fields(Options(budget=200, policy=policy)), "gates": rig.gates["rg10 tied"]}
+    capture = Capture({"retention_queries": SMALL.n_embd_q})
+    with RetainedSession(rig.model, retain, capture=capture, n_ctx=256, n_batch=64, n_ubatch=64) as session:
+        session.decode(TOKENS[:60])
+        session.decode(TOKENS[60:65])
+        sizes = {name: [len(rows) for rows in values] for name, values in capture.values.items()}
+        names = [f"retention_queries-{il}" for il in range(SMALL.n_layer)] if policy == "snapkv" else []
+        assert sizes == {name: [32, 5] for name in names}  # of a long batch the last ones alone
+        n_query = SMALL.n_layer * SMALL.n_embd_q
+        n_state = len(session.state(0))
+        native.check(native.set_policy(session.handle, b"window"))
+        assert n_state - len(session.state(0)) == (32 * 4 * (1 + n_query) if names else 0)
 
 
 @settings(max_examples=30)

@@ -18,6 +18,8 @@ from support.worker import run_worker
 
 PATCHED = require_patched()
 
+from retain_local import native  # noqa: E402
+
 from support.retained import RetainedSession  # noqa: E402
 from support.session import Model  # noqa: E402
 
@@ -60,10 +62,11 @@ def model(tiny: TinyFiles):
     model.close()
 
 
-@pytest.fixture(scope="module")
-def session(tiny: TinyFiles, model: Model):
+# with queries in the state, and without
+@pytest.fixture(scope="module", params=["gate", "snapkv"])
+def session(tiny: TinyFiles, model: Model, request: pytest.FixtureRequest):
     """A session in the middle of a text."""
-    with RetainedSession(model, retain_for(tiny, "llama"), **CONTEXT) as session:
+    with RetainedSession(model, retain_for(tiny, "llama", policy=request.param), **CONTEXT) as session:
         session.decode(PROMPT)
         assert session.stats().n_evicted > 0
         yield session
@@ -84,6 +87,33 @@ def test_a_damaged_state_changes_nothing(session: RetainedSession, seq_id: int |
         damaged[at] ^= 1 << data.draw(st.integers(0, 7), label="bit")
     assert not session.restore(bytes(damaged), seq_id)
     assert session.state(seq_id) == state
+
+
+@pytest.mark.parametrize("policy", [name for name in native.policies() if name != "none"])
+def test_a_restored_state_goes_on_under_every_policy(tiny: TinyFiles, model: Model, policy: str) -> None:
+    """The whole state in a fresh context: the same text and the same cells as without the interruption."""
+    retain = retain_for(tiny, "llama", policy=policy, budget=48)
+    with RetainedSession(model, retain, **CONTEXT) as whole, RetainedSession(model, retain, **CONTEXT) as resumed:
+        last = whole.decode(PROMPT)[-1]
+        assert resumed.restore(whole.state())
+        assert positions(resumed) == positions(whole) and resumed.state() == whole.state()
+        for session in (whole, resumed):
+            session.set_budget(40)  # evicts at once, by the queries that came with the state
+        assert positions(resumed) == positions(whole)
+        assert resumed.greedy(last, N_GREEDY)[0] == whole.greedy(last, N_GREEDY)[0]
+        assert positions(resumed) == positions(whole)
+
+
+def test_a_state_passes_between_policies(tiny: TinyFiles, model: Model) -> None:
+    """With queries to a policy that keeps none, and without to one that does."""
+    contexts = [RetainedSession(model, retain_for(tiny, "llama", policy=name), **CONTEXT) for name in ("snapkv", "window")]
+    with contexts[0] as first, contexts[1] as second:
+        first.decode(PROMPT)
+        assert second.restore(first.state(0), 0) and positions(second) == positions(first)
+        without = second.state(0)
+        assert len(without) < len(first.state(0))
+        assert first.restore(without, 0) and first.state(0) == without
+        first.greedy(second.decode(PROMPT[-1:])[-1], N_GREEDY)
 
 
 def test_a_damaged_state_disturbs_no_text(tiny: TinyFiles, model: Model) -> None:
@@ -142,6 +172,47 @@ def test_a_huge_count_is_refused(session: RetainedSession) -> None:
     damaged = state[:at] + struct.pack("<Q", 2**63) + state[at + 8 :]
     assert not session.restore(damaged, 0)
     assert session.state(0) == state
+
+
+N_HEADER = UNREAD.stop + 32
+AT_QUERIES = N_HEADER + 36  # their number, behind the sequence's own numbers and no pins
+QUERY_BYTES = 4 * (1 + TINY_MODELS["llama"].n_layer * TINY_MODELS["llama"].n_embd_q)
+
+
+def forged(state: bytes, at: int, value: bytes) -> bytes:
+    """The state of a sequence with other bytes at an offset, and the checksum that goes with them."""
+    state = state[:at] + value + state[at + len(value) :]
+    payload = state[N_HEADER:]
+    h = 0x9E3779B97F4A7C15 ^ len(payload)
+    whole = len(payload) // 8 * 8
+    for word in (*struct.unpack(f"<{whole // 8}Q", payload[:whole]), *payload[whole:]):
+        h = (h ^ word) * 0xFF51AFD7ED558CCD % 2**64
+        h ^= h >> 32
+    return state[: N_HEADER - 8] + struct.pack("<Q", h) + payload
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        (AT_QUERIES, struct.pack("<q", 33)),
+        (AT_QUERIES, struct.pack("<q", -1)),
+        (AT_QUERIES, struct.pack("<q", 2**61)),
+        (AT_QUERIES + 8, struct.pack("<i", -1)),
+        (AT_QUERIES + 8, struct.pack("<i", 200)),
+        (AT_QUERIES + 8 + QUERY_BYTES, struct.pack("<i", 3)),
+    ],
+    ids=["too many", "negative", "overflow", "before the first token", "after the last", "out of order"],
+)
+def test_forged_queries_are_refused(tiny: TinyFiles, model: Model, at: int, value: bytes) -> None:
+    """With a right checksum, so that their own checks must find them."""
+    with RetainedSession(model, retain_for(tiny, "llama", policy="snapkv"), **CONTEXT) as session:
+        session.decode(PROMPT)
+        state = session.state(0)
+        assert forged(state, AT_QUERIES, struct.pack("<q", 32)) == state
+        assert not session.restore(forged(state, at, value), 0)
+        assert "damaged" in native.error_text() or "truncated" in native.error_text()
+        assert "checksum" not in native.error_text()
+        assert session.state(0) == state
 
 
 def positions(session: RetainedSession) -> list[list[int]]:

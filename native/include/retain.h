@@ -169,7 +169,8 @@ LLAMA_API llama_pos retain_rollback_limit(const struct llama_context * ctx, llam
 LLAMA_API const char * retain_policy_name(int32_t i);
 LLAMA_API const char * retain_policy_description(int32_t i);
 
-// Switch the policy; the cells keep their log beta. Fails for "gate" without gates.
+// Switch the policy; the cells keep their log beta. Fails for "gate" without gates. "snapkv" looks at the queries of
+// the last tokens, and knows those of tokens decoded under it.
 LLAMA_API bool         retain_set_policy(struct llama_context * ctx, const char * name);
 LLAMA_API const char * retain_get_policy(const struct llama_context * ctx);
 

@@ -138,6 +138,10 @@ void retain_memory::finish_ubatch(const llama_ubatch & ubatch) {
         }
     }
 
+    if (keeps_queries()) {
+        take_queries(ubatch);
+    }
+
     for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
         auto & seq = seqs[ubatch.seq_id_unq[i]];
 

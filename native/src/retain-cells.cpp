@@ -26,6 +26,14 @@ void retain_stream::truncate(retain_pool & pool, int64_t n) {
     }
 }
 
+void retain_stream::read_keys(const retain_pool & pool, std::vector<float> & dst) const {
+    dst.resize(size()*pool.k->ne[0]);
+    for (size_t i = 0; i < pages.size(); ++i) {
+        const int64_t first = i*pool.page_size;
+        pool.read_keys(pages[i], std::min<int64_t>(pool.page_size, size() - first), dst.data() + first*pool.k->ne[0]);
+    }
+}
+
 void retain_stream::move(retain_pool & pool, int64_t src, int64_t dst) {
     pool.move(place(pool, src), place(pool, dst));
     pos[dst]      = pos[src];

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "retain-pool.h"
+#include "retain-queries.h"
 
 #include "llama.h"
 
@@ -51,6 +52,9 @@ struct retain_stream {
         return n_moved;
     }
 
+    // the K rows in float: [size(), n_embd_k]
+    void read_keys(const retain_pool & pool, std::vector<float> & dst) const;
+
     // keep the first n cells, giving back the pages after them
     void truncate(retain_pool & pool, int64_t n);
 
@@ -67,6 +71,7 @@ struct retain_seq {
     int64_t   evicted_at    = 0;                  // tokens seen when last something was evicted
     bool      hold          = false;              // no eviction while a prompt is read
     std::vector<std::pair<llama_pos, llama_pos>> pins; // [p0, p1)
+    retain_queries queries;                       // empty unless the policy needs them
 
     int64_t n_seen() const { return pos_max + 1; }
 

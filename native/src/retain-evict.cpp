@@ -1,4 +1,4 @@
-// retain-evict.cpp - scoring the cells of a sequence and letting the lowest go
+// retain-evict.cpp - letting the cells with the lowest scores go, and what retain.h offers around it
 
 #include "retain-memory.h"
 #include "retain-error.h"
@@ -100,73 +100,6 @@ void retain_memory::select_pool(const retain_seq & seq, size_t pool) {
     }
 }
 
-void retain_memory::score_pool(retain_seq & seq, size_t pool) {
-    const int64_t n = n_cells_of(seq, pool);
-
-    scores.assign(n, 0.0f); // what a policy without scores leaves to the hook
-
-    const int64_t n_seen = seq.n_seen();
-
-    int64_t at = 0;
-    for (const auto & layer : layers) {
-        for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
-            const auto & stream = seq.streams[layer.stream_first + h];
-
-            const retain_policy_input in = {
-                layer.il, h, n_seen, config.lookahead, config.seed, stream.size(), stream.pos.data(), stream.log_beta.data(),
-            };
-            if (policy->score) {
-                policy->score(in, scores.data() + at);
-            }
-            at += stream.size();
-        }
-    }
-
-    if (callback) {
-        std::vector<int32_t> il, head, pos, age;
-        std::vector<float>   log_beta;
-
-        for (const auto & layer : layers) {
-            for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
-                const auto & stream = seq.streams[layer.stream_first + h];
-                il.insert(il.end(), stream.size(), layer.il);
-                head.insert(head.end(), stream.size(), h);
-                pos.insert(pos.end(), stream.pos.begin(), stream.pos.end());
-                log_beta.insert(log_beta.end(), stream.log_beta.begin(), stream.log_beta.end());
-            }
-        }
-        age.resize(n);
-        std::transform(pos.begin(), pos.end(), age.begin(), [&](int32_t p) { return (int32_t) (n_seen + 1 - p); });
-
-        std::vector<float> own(scores);
-        const llama_seq_id seq_id = &seq - seqs.data();
-        if (callback(callback_data, seq_id, n_seen, n, il.data(), head.data(), pos.data(), log_beta.data(), age.data(), own.data())) {
-            scores.swap(own);
-        }
-    }
-
-    select.clear();
-
-    at = 0;
-    for (const auto & layer : layers) {
-        for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
-            const auto & stream = seq.streams[layer.stream_first + h];
-
-            select.add_stream(stream.size(), stream.pos.data(), scores.data() + at);
-            for (int64_t i = 0; i < stream.size(); ++i) {
-                const llama_pos p = stream.pos[i];
-                if (p < config.n_sink || p >= n_seen - config.n_recent || seq.is_pinned(p)) {
-                    select.raise(i);
-                }
-            }
-            if (config.min_per_head > 0) {
-                select.raise_best(config.min_per_head);
-            }
-            at += stream.size();
-        }
-    }
-}
-
 // what retain.h offers around evictions
 
 void retain_memory::check_protected(const retain_seq & seq) const {
@@ -248,6 +181,11 @@ void retain_memory::set_policy(const char * name) {
         throw retain_error(retain_format("policy %s needs a gate sidecar; give one, or use policy window", name));
     }
     policy = found;
+    if (!policy->needs_queries) {
+        for (auto & seq : seqs) {
+            seq.queries.clear(); // later ones would not follow them
+        }
+    }
 }
 
 void retain_memory::set_callback(retain_score_callback cb, void * user_data) {

@@ -25,6 +25,7 @@ public:
     const std::string path;
 
 private:
+    void    check_sizes(size_t n_file) const;
     int64_t require(const char * key, gguf_type type, const char * type_name) const;
 
     gguf_context_ptr gguf;

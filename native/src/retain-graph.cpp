@@ -57,6 +57,11 @@ void retain_graph_input::build(ggml_context * ctx, int64_t n_tokens) {
         rot_v = retain_hadamard(m.n_rot_v);
     }
 
+    if (m.keeps_queries()) {
+        query_tokens = new_input(ctx, GGML_TYPE_I32, m.n_query_rows(n_tokens), 1, "retain_query_tokens");
+        query_rows.resize(m.layers.size(), nullptr);
+    }
+
     log_beta.resize(m.model.hparams.n_layer_all, nullptr);
 }
 
@@ -65,11 +70,27 @@ ggml_tensor * retain_graph_input::rows_of(ggml_context * ctx, ggml_tensor * rows
     return ggml_view_1d(ctx, rows, layer.n_head_kv*n_tokens, layer.stream_first*n_tokens*ggml_element_size(rows));
 }
 
+void retain_graph_input::build_queries(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * q, float kq_scale) {
+    if (!query_tokens) {
+        return;
+    }
+
+    ggml_tensor * cur = ggml_is_contiguous(q) ? q : ggml_cont(llm.ctx0, q);
+    cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0]*cur->ne[1], cur->ne[2]);
+    cur = ggml_get_rows(llm.ctx0, cur, query_tokens);
+    cur = ggml_scale(llm.ctx0, cur, kq_scale);
+    llm.cb(cur, "retention_queries", layer.il);
+
+    ggml_set_output(cur); // it is read after the graph has run
+    ggml_build_forward_expand(llm.gf, cur);
+    query_rows[&layer - mem().layers.data()] = cur;
+}
+
 bool retain_graph_input::can_reuse(const llm_graph_params & params) {
     retain = dynamic_cast<const retain_context *>(params.mctx);
     mctx   = retain;
 
-    return retain && tokens->ne[1] == params.ubatch.n_tokens;
+    return retain && tokens->ne[1] == params.ubatch.n_tokens && mem().keeps_queries() == (query_tokens != nullptr);
 }
 
 void retain_graph_input::set_input(const llama_ubatch * ubatch) {
@@ -77,6 +98,9 @@ void retain_graph_input::set_input(const llama_ubatch * ubatch) {
 
     set_tokens(*ubatch);
     set_cells(*ubatch);
+    if (query_tokens) {
+        set_queries(*ubatch);
+    }
 
     if (self_k_rot) {
         memcpy(self_k_rot->data, rot_k.data(), ggml_nbytes(self_k_rot));
@@ -146,6 +170,14 @@ void retain_graph_input::set_cells(const llama_ubatch & ubatch) {
             }
         }
     }
+}
+
+void retain_graph_input::set_queries(const llama_ubatch & ubatch) {
+    auto rows = mem().query_tokens(ubatch);
+    rows.resize(query_tokens->ne[0], 0); // of these nobody reads the queries
+
+    memcpy(query_tokens->data, rows.data(), ggml_nbytes(query_tokens));
+    retain->mem->query_rows = query_rows;
 }
 
 // hooks
@@ -221,6 +253,8 @@ ggml_tensor * retain_build_attn(
     if (mem.gates && !inp->log_beta[il]) {
         throw retain_error(retain_format("gates cannot read the input of attention in %s models; use policy window without gates", arch.c_str()));
     }
+
+    inp->build_queries(llm, *layer, q, kq_scale);
 
     const auto & pool = *mem.pools[layer->pool];
 

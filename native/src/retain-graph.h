@@ -28,13 +28,21 @@ public:
     ggml_tensor * k_rows  = nullptr; // i64 [n_streams*n_tokens]
     ggml_tensor * v_rows  = nullptr; // i64 [n_streams*n_tokens]
 
+    // hand out the queries of query_tokens, under a policy that needs them
+    void build_queries(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * q, float kq_scale);
+
+    ggml_tensor * query_tokens = nullptr; // i32 [n_query_rows], null when no queries are kept
+
     std::vector<ggml_tensor *> log_beta; // [n_layer], null for a layer without a gate in this graph
 
 private:
-    void set_cells (const llama_ubatch & ubatch);
-    void set_tokens(const llama_ubatch & ubatch);
+    void set_cells  (const llama_ubatch & ubatch);
+    void set_tokens (const llama_ubatch & ubatch);
+    void set_queries(const llama_ubatch & ubatch);
 
     const retain_context * retain;
+
+    std::vector<ggml_tensor *> query_rows; // as in retain_memory
 
     std::vector<float> rot_k; // the matrices that self_k_rot and self_v_rot are set to
     std::vector<float> rot_v;

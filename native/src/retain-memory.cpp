@@ -91,13 +91,16 @@ void retain_memory::init_layers(const layer_filter_cb & filter) {
 
         retain_layer layer = {};
         layer.il           = il;
+        layer.n_head       = hparams.n_head(il);
         layer.n_head_kv    = hparams.n_head_kv(il);
         layer.n_embd_k     = hparams.n_embd_head_k(il);
         layer.n_embd_v     = hparams.n_embd_head_v(il);
         layer.stream_first = n_streams;
+        layer.query_first  = n_query;
         layers.push_back(layer);
 
         n_streams += layer.n_head_kv;
+        n_query   += (int64_t) layer.n_head*layer.n_embd_k;
 
         if (layer.n_embd_k != layers[0].n_embd_k || layer.n_embd_v != layers[0].n_embd_v) {
             throw retain_error("this model's head size differs from layer to layer, which the pool cannot hold");

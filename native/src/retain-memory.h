@@ -21,12 +21,14 @@
 // one layer with a KV cache
 struct retain_layer {
     int32_t il;
+    int32_t n_head;
     int32_t n_head_kv;
     int32_t n_embd_k;     // of a head
     int32_t n_embd_v;
     int32_t pool;
     int32_t stream_first; // index of its first stream
     int32_t head_first;   // heads of the layers before it in the same pool
+    int64_t query_first;  // floats of the layers before it in a token's queries
 };
 
 class retain_memory : public llama_memory_i {
@@ -66,6 +68,12 @@ public:
 
     bool append_ubatch(const llama_ubatch & ubatch);
     void finish_ubatch(const llama_ubatch & ubatch);
+
+    // the queries of the last tokens, under a policy that needs them; see retain-queries.cpp
+
+    bool                 keeps_queries() const { return policy->needs_queries; }
+    int64_t              n_query_rows(int64_t n_tokens) const;            // most tokens of a ubatch that are kept
+    std::vector<int32_t> query_tokens(const llama_ubatch & ubatch) const; // the last of each sequence, in order
 
     // what retain.h offers
 
@@ -108,6 +116,11 @@ public:
     std::vector<std::unique_ptr<retain_pool>> pools;
     std::vector<retain_seq>                   seqs;
 
+    int64_t n_query = 0; // floats of a token's queries
+
+    // of the graph that runs: per layer the queries of query_tokens(), f32 [n_embd_k*n_head, n_query_rows()]
+    std::vector<ggml_tensor *> query_rows;
+
     // sides of the Hadamard matrices that stock attention turns quantised K and V with; 0: none
     int64_t n_rot_k = 0;
     int64_t n_rot_v = 0;
@@ -116,6 +129,8 @@ public:
     mutable double t_input_s = 0.0;
 
 private:
+    void take_queries(const llama_ubatch & ubatch);
+
     void init_layers(const layer_filter_cb & filter);
     void init_pools(const llama_memory_params & params, const llama_cparams & cparams);
 
@@ -132,6 +147,8 @@ private:
     void evict(retain_seq & seq);
     void evict_pool(retain_seq & seq, size_t pool);
     void score_pool(retain_seq & seq, size_t pool);
+    void score_by_policy(const retain_seq & seq, size_t pool);
+    void score_by_hook(const retain_seq & seq, size_t pool);
     void select_pool(const retain_seq & seq, size_t pool); // by the scope
 
     // keep the cells whose position is not in [p0, p1)

@@ -5,6 +5,9 @@
 const retain_policy * const retain_policies[] = {
     &retain_policy_gate,
     &retain_policy_window,
+    &retain_policy_knorm,
+    &retain_policy_keydiff,
+    &retain_policy_snapkv,
     &retain_policy_random,
     &retain_policy_none,
     nullptr,

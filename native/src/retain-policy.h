@@ -14,12 +14,27 @@ struct retain_policy_input {
     int64_t         n_cells;
     const int32_t * pos;       // [n_cells]
     const float   * log_beta;  // [n_cells]
+
+    // for a policy that needs keys: as attention reads them, after RoPE, up to a turn that changes no norm or product
+    int64_t       n_embd_k;
+    const float * keys;        // [n_cells, n_embd_k]
+
+    // for a policy that needs queries: those of the last tokens, oldest first; the logit of a cell is
+    // softcap*tanh(q.k/softcap), or q.k without a soft-cap
+    int64_t         n_queries;
+    int64_t         n_group;   // query heads per KV head
+    const int32_t * query_pos; // [n_queries]
+    const float   * queries;   // [n_queries, n_group, n_embd_k]
+    float           softcap;   // 0: none
+    const float   * sinks;     // [n_group] logits that take part in the softmax, or null
 };
 
 struct retain_policy {
     const char * name;
     const char * description;
     bool         needs_gates;
+    bool         needs_keys;
+    bool         needs_queries;
 
     // scores [n_cells]; null: the policy never evicts
     void (*score)(const retain_policy_input & in, float * scores);
@@ -28,6 +43,9 @@ struct retain_policy {
 // one per file in policies/
 extern const retain_policy retain_policy_gate;
 extern const retain_policy retain_policy_window;
+extern const retain_policy retain_policy_knorm;
+extern const retain_policy retain_policy_keydiff;
+extern const retain_policy retain_policy_snapkv;
 extern const retain_policy retain_policy_random;
 extern const retain_policy retain_policy_none;
 

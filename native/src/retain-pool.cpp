@@ -101,3 +101,15 @@ void retain_pool::write(place at, const uint8_t * src) {
     ggml_backend_tensor_set(k, src,         k_row(at)*row_k, row_k);
     ggml_backend_tensor_set(v, src + row_k, v_row(at)*row_v, row_v);
 }
+
+void retain_pool::read_keys(int32_t page, int64_t n, float * dst) const {
+    const size_t offset = k_row({ page, 0 })*row_k;
+    if (k->type == GGML_TYPE_F32) {
+        ggml_backend_tensor_get(k, dst, offset, n*row_k);
+        return;
+    }
+
+    std::vector<uint8_t> rows(n*row_k);
+    ggml_backend_tensor_get(k, rows.data(), offset, rows.size());
+    ggml_get_type_traits(k->type)->to_float(rows.data(), dst, n*k->ne[0]);
+}

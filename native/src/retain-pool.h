@@ -41,6 +41,9 @@ public:
     void read (place at, uint8_t * dst) const;
     void write(place at, const uint8_t * src);
 
+    // the first n K rows of a page in float: [n, n_embd_k]
+    void read_keys(int32_t page, int64_t n, float * dst) const;
+
     size_t  bytes()        const { return page_bytes*n_pages; }
     size_t  bytes_page()   const { return page_bytes; }
     size_t  bytes_cell()   const { return row_k + row_v; }

@@ -73,6 +73,7 @@ void retain_memory::remove_range(retain_seq & seq, llama_pos p0, llama_pos p1) {
             stream.retain_if(*pools[layer.pool], [&](int64_t i) { return stream.pos[i] < p0 || stream.pos[i] >= p1; });
         }
     }
+    seq.queries.remove(p0, p1);
 
     if (p1 > seq.pos_max) {
         // a roll-back: what was evicted since p0 tokens does not come back
@@ -124,6 +125,9 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
     dst.pos_max    = std::min(src.pos_max, p1 - 1);
     dst.evicted_at = std::min<int64_t>(src.evicted_at, dst.n_seen());
     dst.pins       = src.pins;
+    dst.queries    = src.queries;
+    dst.queries.remove(0, p0);
+    dst.queries.remove(p1, std::numeric_limits<llama_pos>::max());
     if (p0 > 0) {
         dst.evicted_at = dst.n_seen();
     }
@@ -229,6 +233,7 @@ void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, lla
     }
     seq.pos_max    = pos_max;
     seq.evicted_at = seq.n_seen();
+    seq.queries.clear(); // they would have to turn with the keys; those of the next tokens take their place
 }
 
 void retain_memory::seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) {

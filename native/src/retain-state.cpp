@@ -3,6 +3,7 @@
 //     header    magic, version, fingerprint of the cache's shape, bytes of the payload, checksum of the payload
 //     payload   number of sequences, then for each
 //                   id, budget, last position, tokens at the last eviction, pins
+//                   the queries of the last tokens, if the policy needs them: their number, positions, floats
 //                   per stream: number of cells, positions, log betas, then K row and V row of each cell
 //
 // A state is read and checked as a whole before anything of the memory changes.
@@ -21,7 +22,7 @@
 namespace {
 
 constexpr uint32_t MAGIC   = 0x74726c72; // "rlrt"
-constexpr uint32_t VERSION = 1;
+constexpr uint32_t VERSION = 2;
 
 // a 64-bit hash that reads 8 bytes at a time: states are large, and only damage must be seen
 uint64_t checksum(const std::vector<uint8_t> & data) {
@@ -118,6 +119,7 @@ uint64_t shape_of(const retain_memory & mem) {
     w.put((int32_t) mem.model.vocab.n_tokens());
     for (const auto & layer : mem.layers) {
         w.put(layer.il);
+        w.put(layer.n_head);
         w.put(layer.n_head_kv);
         w.put(layer.n_embd_k);
         w.put(layer.n_embd_v);
@@ -137,6 +139,12 @@ void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
     for (const auto & [p0, p1] : seq.pins) {
         w.put((int32_t) p0);
         w.put((int32_t) p1);
+    }
+
+    w.put(seq.queries.size());
+    for (int64_t i = 0; i < seq.queries.size(); ++i) {
+        w.put((int32_t) seq.queries[i].pos);
+        w.raw(seq.queries[i].q.data(), mem.n_query*sizeof(float));
     }
 
     for (const auto & layer : mem.layers) {
@@ -176,6 +184,17 @@ loaded_seq read_seq(reader & r, const retain_memory & mem) {
             throw retain_error("the state is damaged: a pin is out of range");
         }
         res.seq.pins.emplace_back(p0, p1);
+    }
+
+    const int64_t n_queries = r.count(sizeof(int32_t) + mem.n_query*sizeof(float));
+    for (int64_t i = 0; i < n_queries; ++i) {
+        const int32_t pos = r.get<int32_t>();
+        const int32_t min = i > 0 ? res.seq.queries[i - 1].pos : 0;
+        if (n_queries > retain_queries::N_MAX || pos < min || pos > res.seq.pos_max) {
+            throw retain_error("the state is damaged: a query is out of range");
+        }
+        const size_t n_bytes = mem.n_query*sizeof(float);
+        memcpy(res.seq.queries.push(pos, mem.n_query).q.data(), r.raw(n_bytes), n_bytes);
     }
 
     for (const auto & layer : mem.layers) {
@@ -303,6 +322,9 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         seq.pos_max    = l.seq.pos_max;
         seq.evicted_at = l.seq.evicted_at;
         seq.pins       = l.seq.pins;
+        if (keeps_queries()) {
+            seq.queries = l.seq.queries;
+        }
 
         for (const auto & layer : layers) {
             auto & pool = *pools[layer.pool];

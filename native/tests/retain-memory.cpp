@@ -318,6 +318,73 @@ static void test_policies(llama_model * model, const std::string & gates) {
     llama_free(ctx);
 }
 
+// decode one batch in which the sequences take turns, n tokens each, from position pos on
+static void decode_in_turn(llama_context * ctx, int n_seq, llama_pos pos, int n) {
+    const auto tokens = random_tokens(pos, n*n_seq);
+    llama_batch batch = llama_batch_init(tokens.size(), 0, 1);
+    batch.n_tokens = tokens.size();
+    for (int i = 0; i < batch.n_tokens; ++i) {
+        batch.token[i]     = tokens[i];
+        batch.pos[i]       = pos + i/n_seq;
+        batch.n_seq_id[i]  = 1;
+        batch.seq_id[i][0] = i%n_seq;
+        batch.logits[i]    = false;
+    }
+    CHECK(llama_decode(ctx, batch) == 0);
+    llama_batch_free(batch);
+}
+
+// the last queries go with the tokens of their sequence: through batches of several, copies, roll-backs and states
+static void test_queries(llama_model * model, const std::string & gates) {
+    auto rp = small_params(gates);
+    rp.policy = "snapkv";
+    rp.budget = 48;
+    llama_context * ctx = retain_init_from_model(model, context_params(2), &rp);
+    llama_memory_t  mem = llama_get_memory(ctx);
+
+    const auto state_of = [](llama_context * ctx, llama_seq_id seq) {
+        std::vector<uint8_t> res(llama_state_seq_get_size(ctx, seq));
+        CHECK(llama_state_seq_get_data(ctx, res.data(), res.size(), seq) == res.size());
+        return res;
+    };
+
+    for (llama_pos pos = 0; pos < 200; pos += 25) {
+        decode_in_turn(ctx, 2, pos, 25);
+    }
+    const auto state = state_of(ctx, 0);
+
+    // a restored sequence and a copied one evict alike
+    llama_context * other = retain_init_from_model(model, context_params(2), &rp);
+    CHECK(llama_state_seq_set_data(other, state.data(), state.size(), 1) == state.size());
+    llama_memory_seq_cp(mem, 0, 1, -1, -1);
+    CHECK(retain_set_budget(other, 1, 40) && retain_set_budget(ctx, 1, 40));
+    CHECK(all_positions(other, 1) == all_positions(ctx, 1));
+    for (const auto & kept : all_positions(ctx, 1)) {
+        CHECK(kept.size() >= 32 && kept[kept.size() - 32] == 200 - 32); // the window
+    }
+
+    // cut back to nothing, and filled by fewer tokens than the window
+    llama_memory_seq_rm(mem, 0, 190, -1);
+    CHECK(state_of(ctx, 0).size() < state.size());
+    llama_memory_seq_rm(mem, 0, 0, -1);
+    decode(ctx, 0, 0, random_tokens(1, 10));
+    CHECK(retain_set_budget(ctx, 0, 8));
+
+    // another policy keeps none, and takes none from a state
+    CHECK(retain_set_policy(ctx, "knorm"));
+    CHECK(llama_state_seq_set_data(ctx, state.data(), state.size(), 0) == state.size());
+    const size_t n_query = tiny::N_LAYER*tiny::N_EMBD*sizeof(float);
+    CHECK(state_of(ctx, 0).size() == state.size() - 32*(sizeof(int32_t) + n_query));
+    decode(ctx, 0, 200, random_tokens(2, 16));
+    CHECK(retain_set_policy(ctx, "snapkv")); // the next graph has the shape of the last one, but hands out queries
+    decode(ctx, 0, 216, random_tokens(3, 16));
+    CHECK(retain_set_policy(ctx, "window"));
+    decode(ctx, 0, 232, random_tokens(4, 16));
+
+    llama_free(other);
+    llama_free(ctx);
+}
+
 static void test_bad_input(llama_model * model, const std::string & gates) {
     const auto refused = [&](const char * reason, const std::function<void(retain_params &)> & change) {
         auto rp = small_params(gates);
@@ -395,6 +462,7 @@ int main() {
     test_shift(model, gates);
     test_hold(model, gates);
     test_policies(model, gates);
+    test_queries(model, gates);
     test_bad_input(model, gates);
 
     llama_model_free(model);

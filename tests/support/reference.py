@@ -146,13 +146,16 @@ class Cache:
         """
         if self.n_cells <= self.n_kept:
             return
-        scores = self.score(self) if self.score else self._policy_scores()
+        self._keep(self.select(self.score(self) if self.score else self.policy_scores()))
+        self.n_evictions += 1
+
+    def select(self, scores: np.ndarray) -> np.ndarray:
+        """Indices of the cells that an eviction with these scores keeps, ascending."""
         protected = self._protected()
         protected |= self._best_of_each_head(protected, scores)
         order = np.lexsort((self.head, self.layer, -self.pos, -scores, ~protected))
         kept = [order[self._group()[order] == group][:n] for group, n in self._budgets().items()]
-        self._keep(np.sort(np.concatenate(kept)))
-        self.n_evictions += 1
+        return np.sort(np.concatenate(kept))
 
     def _group(self) -> np.ndarray:
         """Number of the cells' competition, [n_cells]: one for the model, for each layer, or for each (layer, head)."""
@@ -164,7 +167,8 @@ class Cache:
         n_groups = {"global": 1, "layer": self.n_layer, "head": self.n_streams}[self.options.scope]
         return dict.fromkeys(range(n_groups), self.n_kept // n_groups)
 
-    def _policy_scores(self) -> np.ndarray:
+    def policy_scores(self) -> np.ndarray:
+        """Scores of the policies that look at positions and log betas alone, [n_cells] float32."""
         if self.options.policy == "random":
             return random_scores(self.options.seed, self.layer, self.head, self.pos)
         return SCORES[self.options.policy](self.n_seen, self.pos, self.log_beta, self.options.lookahead)

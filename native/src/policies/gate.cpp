@@ -39,8 +39,10 @@ static void score(const retain_policy_input & in, float * scores) {
 }
 
 const retain_policy retain_policy_gate = {
-    /*.name        =*/ "gate",
-    /*.description =*/ "learned retention gates: the cells with the highest beta^age stay",
-    /*.needs_gates =*/ true,
-    /*.score       =*/ score,
+    /*.name          =*/ "gate",
+    /*.description   =*/ "learned retention gates: the cells with the highest beta^age stay",
+    /*.needs_gates   =*/ true,
+    /*.needs_keys    =*/ false,
+    /*.needs_queries =*/ false,
+    /*.score         =*/ score,
 };

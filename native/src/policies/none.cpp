@@ -3,8 +3,10 @@
 #include "retain-policy.h"
 
 const retain_policy retain_policy_none = {
-    /*.name        =*/ "none",
-    /*.description =*/ "never evict: more tokens than the budget are an error",
-    /*.needs_gates =*/ false,
-    /*.score       =*/ nullptr,
+    /*.name          =*/ "none",
+    /*.description   =*/ "never evict: more tokens than the budget are an error",
+    /*.needs_gates   =*/ false,
+    /*.needs_keys    =*/ false,
+    /*.needs_queries =*/ false,
+    /*.score         =*/ nullptr,
 };

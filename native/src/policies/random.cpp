@@ -23,8 +23,10 @@ static void score(const retain_policy_input & in, float * scores) {
 }
 
 const retain_policy retain_policy_random = {
-    /*.name        =*/ "random",
-    /*.description =*/ "a random sample of all cells, the same for the same seed",
-    /*.needs_gates =*/ false,
-    /*.score       =*/ score,
+    /*.name          =*/ "random",
+    /*.description   =*/ "a random sample of all cells, the same for the same seed",
+    /*.needs_gates   =*/ false,
+    /*.needs_keys    =*/ false,
+    /*.needs_queries =*/ false,
+    /*.score         =*/ score,
 };

@@ -11,8 +11,10 @@ static void score(const retain_policy_input & in, float * scores) {
 }
 
 const retain_policy retain_policy_window = {
-    /*.name        =*/ "window",
-    /*.description =*/ "attention sinks and the most recent tokens (StreamingLLM)",
-    /*.needs_gates =*/ false,
-    /*.score       =*/ score,
+    /*.name          =*/ "window",
+    /*.description   =*/ "attention sinks and the most recent tokens (StreamingLLM)",
+    /*.needs_gates   =*/ false,
+    /*.needs_keys    =*/ false,
+    /*.needs_queries =*/ false,
+    /*.score         =*/ score,
 };

@@ -1,0 +1,113 @@
+// retain-score.cpp - scores for the cells of a sequence: the policy's or the hook's, and which cells are above them
+
+#include "retain-memory.h"
+
+#include "llama-model.h"
+
+#include <algorithm>
+
+// call fn(layer, head, stream) for the streams of a pool, in order of layer and head
+template <typename F>
+static void for_each_stream(const retain_memory & mem, const retain_seq & seq, size_t pool, F fn) {
+    for (const auto & layer : mem.layers) {
+        for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
+            fn(layer, h, seq.streams[layer.stream_first + h]);
+        }
+    }
+}
+
+void retain_memory::score_pool(retain_seq & seq, size_t pool) {
+    scores.assign(n_cells_of(seq, pool), 0.0f); // what a policy without scores leaves to the hook
+
+    if (policy->score) {
+        score_by_policy(seq, pool);
+    }
+    if (callback) {
+        score_by_hook(seq, pool);
+    }
+
+    select.clear();
+
+    int64_t at = 0;
+    for_each_stream(*this, seq, pool, [&](const retain_layer &, int32_t, const retain_stream & stream) {
+        select.add_stream(stream.size(), stream.pos.data(), scores.data() + at);
+        for (int64_t i = 0; i < stream.size(); ++i) {
+            const llama_pos p = stream.pos[i];
+            if (p < config.n_sink || p >= seq.n_seen() - config.n_recent || seq.is_pinned(p)) {
+                select.raise(i);
+            }
+        }
+        if (config.min_per_head > 0) {
+            select.raise_best(config.min_per_head);
+        }
+        at += stream.size();
+    });
+}
+
+void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
+    const auto query_pos = seq.queries.positions();
+
+    std::vector<float> keys, queries, sinks;
+
+    int64_t at = 0;
+    for_each_stream(*this, seq, pool, [&](const retain_layer & layer, int32_t h, const retain_stream & stream) {
+        retain_policy_input in = {};
+        in.il        = layer.il;
+        in.head      = h;
+        in.n_seen    = seq.n_seen();
+        in.lookahead = config.lookahead;
+        in.seed      = config.seed;
+        in.n_cells   = stream.size();
+        in.pos       = stream.pos.data();
+        in.log_beta  = stream.log_beta.data();
+
+        if (policy->needs_keys) {
+            stream.read_keys(*pools[pool], keys);
+            in.n_embd_k = layer.n_embd_k;
+            in.keys     = keys.data();
+        }
+        if (policy->needs_queries) {
+            in.n_queries = seq.queries.size();
+            in.n_group   = layer.n_head/layer.n_head_kv;
+            in.query_pos = query_pos.data();
+
+            const int64_t n = in.n_group*layer.n_embd_k;
+            queries    = seq.queries.slice(layer.query_first + h*n, n);
+            in.queries = queries.data();
+
+            const auto & hparams = model.hparams;
+            in.softcap = hparams.attn_soft_cap ? hparams.f_attn_logit_softcapping : 0.0f;
+            if (const ggml_tensor * all = model.layers[layer.il].attn_sinks) {
+                sinks.resize(in.n_group);
+                ggml_backend_tensor_get(all, sinks.data(), h*in.n_group*sizeof(float), in.n_group*sizeof(float));
+                in.sinks = sinks.data();
+            }
+        }
+
+        policy->score(in, scores.data() + at);
+        at += stream.size();
+    });
+}
+
+void retain_memory::score_by_hook(const retain_seq & seq, size_t pool) {
+    const int64_t n_seen = seq.n_seen();
+
+    std::vector<int32_t> il, head, pos, age;
+    std::vector<float>   log_beta;
+
+    for_each_stream(*this, seq, pool, [&](const retain_layer & layer, int32_t h, const retain_stream & stream) {
+        il.insert(il.end(), stream.size(), layer.il);
+        head.insert(head.end(), stream.size(), h);
+        pos.insert(pos.end(), stream.pos.begin(), stream.pos.end());
+        log_beta.insert(log_beta.end(), stream.log_beta.begin(), stream.log_beta.end());
+    });
+    for (const int32_t p : pos) {
+        age.push_back((int32_t) (n_seen + 1 - p));
+    }
+
+    std::vector<float> own(scores);
+    const llama_seq_id seq_id = &seq - seqs.data();
+    if (callback(callback_data, seq_id, n_seen, pos.size(), il.data(), head.data(), pos.data(), log_beta.data(), age.data(), own.data())) {
+        scores.swap(own);
+    }
+}
