@@ -18,8 +18,9 @@ from .sidecar import GateInfo, Sidecar, write_sidecar
 
 @dataclass(frozen=True)
 class Export:
-    """A sidecar that was written, the checkpoint it was made from, and what its user should know about it."""
+    """A sidecar that was written to a path, the checkpoint it was made from, and what its user should know about it."""
 
+    path: Path
     checkpoint: Checkpoint
     sidecar: Sidecar
     remarks: tuple[str, ...]
@@ -60,7 +61,7 @@ def export_checkpoint(
         license=checkpoint_license(checkpoint),
     )
     sidecar = write_sidecar(out, checkpoint.gates, info, weight_type)
-    return Export(checkpoint, sidecar, (*checkpoint.remarks, *_remarks(checkpoint, info)))
+    return Export(out, checkpoint, sidecar, (*checkpoint.remarks, *_remarks(checkpoint, info)))
 
 
 def check_pair(gates: GateSet, model: ModelFile, name: str) -> None:
