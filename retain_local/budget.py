@@ -8,6 +8,7 @@ import re
 from .errors import UsageError
 
 DEFAULT_BUDGET = 2048
+AUTO_BUDGET = "auto"  # what an audit recommended; see `audit/recommendation.py`
 
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _BYTES = {unit.lower(): size for unit, size in _UNITS.items()}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-_MODEL, _CACHE, _SAMPLING, _MACHINE = "Model", "Cache", "Sampling", "Machine"
+_MODEL, _CACHE, _SAMPLING, _MACHINE, _TASKS = "Model", "Cache", "Sampling", "Machine", "Generated tasks"
 
 Model = Annotated[
     str,
@@ -18,8 +19,9 @@ Model = Annotated[
 Budget = Annotated[
     str | None,
     typer.Option(
-        help="Cells kept for each (layer, KV head) on average: a number, a share of the context (25%), or the size of"
-        " the whole cache (512MiB). (default: 2048, or the context where that is shorter or nothing is evicted)",
+        help="Cells kept for each (layer, KV head) on average: a number, a share of the context (25%), the size of"
+        " the whole cache (512MiB), or auto: what audit recommended."
+        " (default: 2048, or the context where that is shorter or nothing is evicted)",
         rich_help_panel=_CACHE,
         show_default=False,
     ),
@@ -37,9 +39,9 @@ Gates = Annotated[
 Policy = Annotated[
     str,
     typer.Option(
-        help="gate: learned scores; window: the first and the most recent tokens; random: a sample;"
-        " none: never evict;"
-        " auto: gate with gates, window without.",
+        help="gate: learned scores; window: the first and the most recent tokens; knorm: keys of low norm;"
+        " keydiff: keys unlike the mean key; snapkv: what the last queries attend to; random: a sample;"
+        " none: never evict; auto: gate with gates, window without.",
         rich_help_panel=_CACHE,
     ),
 ]
@@ -71,6 +73,14 @@ TypeV = Annotated[str, typer.Option(help="Type of V: as for K.", rich_help_panel
 
 Context = Annotated[
     int, typer.Option("--ctx", help="Tokens of context; 0: what the model was trained for.", rich_help_panel=_MACHINE)
+]
+RopeFreqBase = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Base frequency of RoPE; 0: the model's own. A higher one lets a model read further than it was trained to.",
+        rich_help_panel=_MACHINE,
+    ),
 ]
 Threads = Annotated[
     int | None,
@@ -105,3 +115,123 @@ MaxTokens = Annotated[
 ]
 
 System = Annotated[str, typer.Option(help="System message.", show_default=False)]
+
+EvalModel = Annotated[
+    str,
+    typer.Argument(
+        help="A GGUF file, OWNER/REPO[:FILE or QUANT] on the Hugging Face Hub, or bundled: the model of the demo.",
+        metavar="MODEL",
+        show_default=False,
+    ),
+]
+Tasks = Annotated[
+    str,
+    typer.Option(
+        help="What to ask, comma-separated: generated tasks (single, several, hops2, hops3, changes, decoys, counting,"
+        " copying, lookup), or benchmarks as BENCHMARK[/TASK][:FILE] (longbench, longbench_v2, scbench, ruler, gsm8k)."
+    ),
+]
+Policies = Annotated[
+    str,
+    typer.Option(
+        help="What to compare with the full cache, comma-separated: POLICY or POLICY:SCOPE, as gate, gate:head, window."
+        " (default: gate where the model has gates, window, random)",
+        show_default=False,
+    ),
+]
+Budgets = Annotated[
+    str,
+    typer.Option(
+        help="Cells for each (layer, KV head) on average, comma-separated: shares of the prompt (1/8, 10%) or numbers."
+    ),
+]
+EvalContext = Annotated[
+    int,
+    typer.Option(
+        "--ctx",
+        help="Tokens of context; 0: as many as the task takes, up to what the model was trained for.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+EvalThreads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="CPU threads of each job. (default: 1 for a model of less than 32 MB, else the machine's, shared by the"
+        " jobs)",
+        rich_help_panel=_MACHINE,
+        show_default=False,
+    ),
+]
+
+
+def _parameter(name: str, meaning: str) -> Any:
+    return Annotated[
+        int | None,
+        typer.Option(
+            f"--{name}", help=f"{meaning} (default: the task's own)", rich_help_panel=_TASKS, show_default=False
+        ),
+    ]
+
+
+TaskTokens = _parameter("tokens", "Length of the text, in words and punctuation marks.")
+TaskFacts = _parameter("facts", "Facts that are asked for.")
+TaskDecoys = _parameter("decoys", "Look-alikes that are not asked for.")
+TaskAsked = _parameter("asked", "Facts that one question asks for.")
+TaskHops = _parameter("hops", "Facts that one answer needs, one after the other.")
+TaskChanges = _parameter("changes", "Most changes of one fact.")
+TaskTurns = _parameter("turns", "Messages that the text is split into.")
+TaskDepth = _parameter("depth", "Percent of the text before what is asked for, which otherwise is scattered.")
+
+AuditText = Annotated[
+    list[Path],
+    typer.Option(
+        "--text",
+        help="UTF-8 text to read; - is stdin. Give several for several texts, as in --text chapters/*.txt.",
+        metavar="FILE...",
+        show_default=False,
+    ),
+]
+MoreTexts = Annotated[
+    list[Path] | None, typer.Argument(help="More texts, after --text.", metavar="[FILE...]", show_default=False)
+]
+AuditBudgets = Annotated[
+    str,
+    typer.Option(
+        "--budgets",
+        help="Cells for each (layer, KV head) on average, comma-separated: shares of each text (1/8, 10%) or numbers.",
+    ),
+]
+MaxKL = Annotated[
+    float | None,
+    typer.Option(
+        "--max-kl",
+        help="Recommend the smallest budget whose mean KL is at most this, in nats."
+        " (default: 0.05, unless --min-agreement is given)",
+        show_default=False,
+    ),
+]
+MinAgreement = Annotated[
+    float | None,
+    typer.Option(
+        help="Recommend the smallest budget where at least this share (0 to 1) of the likeliest tokens stays the same.",
+        show_default=False,
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        help="Cut each text into windows of at most this many tokens, each read from an empty cache. (default: whole)",
+        show_default=False,
+    ),
+]
+AuditUBatch = Annotated[
+    int,
+    typer.Option(
+        "--ubatch",
+        min=1,
+        help="Tokens computed at once, with evictions between. With no more than --buffer, every token sees as few"
+        " cells as one that is written.",
+        rich_help_panel=_MACHINE,
+    ),
+]

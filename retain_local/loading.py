@@ -40,6 +40,7 @@ class LoadOptions:
     type_v: str = "f16"
     n_gpu_layers: int = 0
     verbose: bool = False
+    rope_freq_base: float = 0.0
 
 
 def load_model(name: str, options: LoadOptions) -> Llama:
@@ -50,16 +51,19 @@ def load_model(name: str, options: LoadOptions) -> Llama:
     RetainError : it cannot be found, fetched or loaded.
     """
     path, fetched_gates = find_model(name)
-    named = vars(options) | {"n_threads_batch": options.n_threads}
-    if options.gates == "auto" and options.policy in ("auto", "gate") and fetched_gates is not None:
-        named["gates"] = fetched_gates
-    elif options.gates == "none":
-        named["gates"] = None
+    named = vars(options) | {"n_threads_batch": options.n_threads, "gates": gates_to_load(options, fetched_gates)}
 
     from .llama import Llama
 
     with LoadProgress(path.name) as progress:
         return Llama(path, on_load=progress, **named)
+
+
+def gates_to_load(options: LoadOptions, fetched: Path | None) -> str | Path | None:
+    """The gates as `Llama` takes them: those that came with the model, where they are asked for and none are named."""
+    if options.gates == "auto" and options.policy in ("auto", "gate") and fetched is not None:
+        return fetched
+    return None if options.gates == "none" else options.gates
 
 
 def find_model(name: str) -> tuple[Path, Path | None]:

@@ -75,13 +75,27 @@ class ModelFile:
         return sum(self.n_head_kv) * (type_k.row_bytes(self.head_k) + type_v.row_bytes(self.head_v))
 
     def fingerprint(self) -> str:
-        """64 hex digits that tell this model file from any other: its size, beginning and end."""
-        digest = hashlib.sha256(str(self.size).encode())
-        with open(self.path, "rb") as file:
+        """64 hex digits that tell this model file from any other."""
+        return file_fingerprint(self.path)
+
+
+def file_fingerprint(path: str | os.PathLike[str]) -> str:
+    """64 hex digits that tell a large file from others: a digest of its size, beginning and end.
+
+    Raises
+    ------
+    RetainError : it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha256(str(size).encode())
             digest.update(file.read(_SAMPLE_BYTES))
-            file.seek(max(0, self.size - _SAMPLE_BYTES))
+            file.seek(max(0, size - _SAMPLE_BYTES))
             digest.update(file.read())
-        return digest.hexdigest()
+    except OSError as error:
+        raise RetainError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from None
+    return digest.hexdigest()
 
 
 def read_model_file(path: str | os.PathLike[str]) -> ModelFile:

@@ -7,7 +7,16 @@ import sys
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 _SHORT_PROMPT = 128  # tokens that are read too soon for a bar
@@ -98,3 +107,64 @@ class PromptProgress:
     def close(self) -> None:
         """Take the bar away, wherever it stands."""
         self._bar.hide()
+
+
+class AuditProgress:
+    """Context manager around the reading of long texts: call it with (tokens read, tokens to read)."""
+
+    def __enter__(self) -> AuditProgress:
+        self._bar = _Bar(
+            Console(stderr=True),
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:.0f}%"),
+            _Rate(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.show("reading the texts", done, total)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.hide()
+
+
+class EvalProgress:
+    """Context manager around many pieces of work: a bar with the time left.
+
+    Parameters
+    ----------
+    done, total : pieces that were done before, and all of them.
+    """
+
+    def __init__(self, done: int, total: int) -> None:
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+            speed_estimate_period=600,  # seconds; pieces differ
+        )
+        self._task = self._progress.add_task("", completed=done, total=total)
+
+    def __enter__(self) -> EvalProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def label(self, text: str = "") -> None:
+        """Say what is worked on."""
+        self._progress.update(self._task, description=text)
+
+    def advance(self, text: str) -> None:
+        """One more piece is done, and what is worked on next."""
+        self._progress.update(self._task, advance=1, description=text)

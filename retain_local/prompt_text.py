@@ -1,4 +1,4 @@
-"""Where the prompt of `retain-local run` comes from."""
+"""Text that a user gives: the prompt of `retain-local run`, files of other commands."""
 
 from __future__ import annotations
 
@@ -23,17 +23,27 @@ def read_prompt(prompt: str | None, file: Path | None) -> str:
     if prompt is not None and not _is_text(prompt):
         raise UsageError("the prompt is not UTF-8 text")
     if prompt is None:
-        from_stdin = file is None or str(file) == "-"
-        source = "stdin" if from_stdin else str(file)
-        try:
-            prompt = (sys.stdin.buffer.read() if from_stdin else file.read_bytes()).decode("utf-8")
-        except OSError as error:
-            raise RetainError(f"{source} cannot be read: {error.strerror or error}") from None
-        except UnicodeDecodeError as error:
-            raise RetainError(f"{source} is not UTF-8 text (byte {error.start})") from None
+        prompt = read_text(file or Path("-"))
     if not prompt:
         raise RetainError("the prompt is empty")
     return prompt
+
+
+def read_text(file: Path) -> str:
+    """The text of a file; "-" is stdin.
+
+    Raises
+    ------
+    RetainError : it cannot be read, or is not UTF-8.
+    """
+    from_stdin = str(file) == "-"
+    source = "stdin" if from_stdin else str(file)
+    try:
+        return (sys.stdin.buffer.read() if from_stdin else file.read_bytes()).decode("utf-8")
+    except OSError as error:
+        raise RetainError(f"{source} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise RetainError(f"{source} is not UTF-8 text (byte {error.start})") from None
 
 
 def _is_text(argument: str) -> bool:

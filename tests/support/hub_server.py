@@ -19,7 +19,7 @@ REVISIONS = ("main", "v1", COMMIT)  # of every repository, all the same
 class Hub:
     """What the server has and does.
 
-    repos : files of each repository, by name.
+    repos : files of each repository, by name; a data set's begins with "datasets/".
     gated : repositories that need a token.
     break_after : bytes of a file after which every connection breaks; None for none.
     lie : send other bytes than the announced checksum is of.
@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             self._list(match[1], match[2] or "main")
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+        elif match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             self._file(match[1], match[2], body)
         else:
             self._send(404, {}, b"")

@@ -1,0 +1,64 @@
+"""The user's bound, and the smallest budget within it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..divergence.summary import Summary
+from ..errors import UsageError
+from .result import Audit, BudgetAudit
+
+# Between what q4_K_M (0.031) and q4_0 (0.072) weights cost Llama 3 8B, by llama.cpp's own table: a loss that most
+# people who run quantised models have accepted already.
+DEFAULT_MAX_KL = 0.05
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a budget may cost; None is no bound.
+
+    max_kl : mean KL(full || cache) in nats.
+    min_agreement : share of the tokens where both hold the same token likeliest.
+    """
+
+    max_kl: float | None
+    min_agreement: float | None
+
+    @classmethod
+    def make(cls, max_kl: float | None, min_agreement: float | None) -> Bound:
+        """The bound as it is given; `DEFAULT_MAX_KL` where neither part is.
+
+        Raises
+        ------
+        UsageError : a part is out of range.
+        """
+        if max_kl is not None and not 0 <= max_kl < math.inf:
+            raise UsageError(f"max-kl is {max_kl}; it must be a number of nats from 0")
+        if min_agreement is not None and not 0 <= min_agreement <= 1:
+            raise UsageError(f"min-agreement is {min_agreement}; it must be a share from 0 to 1")
+        if max_kl is None and min_agreement is None:
+            max_kl = DEFAULT_MAX_KL
+        return cls(max_kl, min_agreement)
+
+    def holds(self, summary: Summary) -> bool:
+        """Whether a summary is within the bound."""
+        kl_holds = self.max_kl is None or summary.kl_mean <= self.max_kl
+        return kl_holds and (self.min_agreement is None or summary.agreement >= self.min_agreement)
+
+    def allows(self, budget: BudgetAudit) -> bool:
+        """Whether a budget evicted something and is within the bound in every file."""
+        return budget.evicts and all(map(self.holds, budget.files.values()))
+
+    def __str__(self) -> str:
+        parts = []
+        if self.max_kl is not None:
+            parts.append(f"mean KL at most {self.max_kl:g}")
+        if self.min_agreement is not None:
+            parts.append(f"agreement at least {self.min_agreement:.6g}")
+        return " and ".join(parts)
+
+
+def recommend(audit: Audit, bound: Bound) -> BudgetAudit | None:
+    """The smallest budget that the bound allows; None when it allows none."""
+    return min((one for one in audit.budgets if bound.allows(one)), key=lambda one: one.cells, default=None)

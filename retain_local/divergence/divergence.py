@@ -1,0 +1,49 @@
+"""What was found on one text: predictions of a full cache, of one that evicts, and their distance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Predictions of one cache over a text of n tokens. Entry i is about token i + 1, predicted from all before it.
+
+    nll : negative log-likelihood of the token that came, in nats, float64 [n - 1].
+    top : the token held likeliest, int32 [n - 1].
+    budget : cells per (layer, KV head) on average that the cache was made for.
+    bytes_peak : bytes of the most cells held at once.
+    """
+
+    nll: npt.NDArray[np.float64]
+    top: npt.NDArray[np.int32]
+    budget: int
+    bytes_peak: int
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A cache against the full one on the same text in the same chunks.
+
+    full, cache : the two readings.
+    kl : KL(full || cache) of the two next-token distributions in nats, float64 [n - 1].
+    n_whole : the first entries, which were predicted while no cell had been evicted; n - 1 when none ever was.
+    """
+
+    full: Reading
+    cache: Reading
+    kl: npt.NDArray[np.float64]
+    n_whole: int
+
+    @property
+    def evicts(self) -> bool:
+        """Whether anything was predicted from less than the whole text."""
+        return self.n_whole < len(self.kl)
+
+    @property
+    def agrees(self) -> npt.NDArray[np.bool_]:
+        """Where both hold the same token likeliest, [n - 1]."""
+        return self.full.top == self.cache.top

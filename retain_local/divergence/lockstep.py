@@ -1,0 +1,105 @@
+"""Reading a text with a full cache and with others at once, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import UsageError
+from ..options import RetentionOptions
+from .distributions import kl_divergence, log_softmax, row_blocks
+from .divergence import Divergence, Reading
+from .text_cache import TextCache
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+
+
+def diverge(
+    llm: Llama,
+    tokens: Sequence[int],
+    options: Sequence[RetentionOptions],
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Divergence]:
+    """Compare caches with the full one on a text.
+
+    All caches read the same chunk, one after the other, before the next chunk comes: the full cache reads the text
+    once, whatever the number of others, and no more logits are held than those of one chunk in each cache.
+
+    Parameters
+    ----------
+    llm : the model, which gives the weights, the context and the chunk: its `n_ubatch`. Its own cache is not used.
+    tokens : the text, two tokens at least.
+    options : of each cache, as resolved; `prefill` must be "bounded", as a text that is read whole first shows nothing.
+    on_progress : called with (tokens read, tokens to read), added up over all caches.
+
+    Returns
+    -------
+    list : a Divergence for each of the options; they share one `full`.
+
+    Raises
+    ------
+    UsageError : the text is too short, or the options hold evictions back.
+    RetainError : the text does not fit the context, a cache cannot be made, or the logits are not numbers.
+    """
+    if len(tokens) < 2:
+        raise UsageError("a text needs two tokens at least: the second is the first that is predicted")
+    if any(option.prefill == "full" for option in options):
+        raise UsageError("with prefill 'full' nothing is evicted while a text is read; use 'bounded'")
+    read, came = list(tokens[:-1]), np.asarray(tokens[1:], np.intp)
+    full = RetentionOptions(len(read), gates=None, policy="none", sinks=0)
+    with ExitStack() as stack:
+        caches = [stack.enter_context(TextCache(llm, option)) for option in (full, *options)]
+        sheets = [_Sheet(len(read)) for _ in caches]
+        n_chunk = caches[0].n_chunk
+        for start in range(0, len(read), n_chunk):
+            chunk = read[start : start + n_chunk]
+            logits = []
+            for i, cache in enumerate(caches):
+                if on_progress is not None:
+                    on_progress(start * len(caches) + i * len(chunk), len(read) * len(caches))
+                logits.append(cache.read(chunk))
+            _compare(sheets, logits, came, start)
+        if on_progress is not None:
+            on_progress(len(read) * len(caches), len(read) * len(caches))
+        base, *readings = [sheet.reading(cache) for sheet, cache in zip(sheets, caches)]
+        return [
+            Divergence(base, reading, sheet.kl, cache.n_whole)
+            for reading, sheet, cache in zip(readings, sheets[1:], caches[1:])
+        ]
+
+
+class _Sheet:
+    """What is noted of one cache while the text is read; see `Reading` and `Divergence`."""
+
+    def __init__(self, n: int) -> None:
+        self.nll = np.empty(n)
+        self.top = np.empty(n, np.int32)
+        self.kl = np.empty(n)
+
+    def note(self, at: slice, log_q: npt.NDArray[np.float64], came: npt.NDArray[np.intp]) -> None:
+        """Take in the log probabilities [n, n_vocab] of some entries, and the tokens that came."""
+        self.nll[at] = -np.take_along_axis(log_q, came[:, None], axis=1)[:, 0]
+        self.top[at] = log_q.argmax(axis=1)
+
+    def reading(self, cache: TextCache) -> Reading:
+        stats = cache.retention.stats()
+        return Reading(self.nll, self.top, stats.budget, stats.cells_peak * stats.bytes_cell)
+
+
+def _compare(
+    sheets: list[_Sheet], logits: list[npt.NDArray[np.float32]], came: npt.NDArray[np.intp], start: int
+) -> None:
+    """Note one chunk: `logits` [n, n_vocab] of each cache, the full one's first; its first entry is `start`."""
+    for rows in row_blocks(*logits[0].shape):
+        at = slice(start + rows.start, start + rows.stop)
+        log_p = log_softmax(logits[0][rows])
+        sheets[0].note(at, log_p, came[at])
+        for sheet, own in zip(sheets[1:], logits[1:]):
+            log_q = log_softmax(own[rows])
+            sheet.note(at, log_q, came[at])
+            sheet.kl[at] = kl_divergence(log_p, log_q)

@@ -1,0 +1,94 @@
+"""A further cache for a model that is loaded, which reads one text and gives the logits of every token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import native, native_log
+from ..arming import armed
+from ..errors import RetainError
+from ..interrupt import stoppable
+from ..options import RetentionOptions
+from ..retention import Retention
+
+import llama_cpp  # isort: skip  the modules above have loaded the libraries
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+
+
+class TextCache:
+    """A context of its own beside the model's: weights are shared, cells are not. A context manager.
+
+    Parameters
+    ----------
+    llm : the model; it must stay open. Context, types, threads and RoPE settings are those that it was loaded with.
+    options : as resolved.
+
+    Attributes
+    ----------
+    retention : Retention
+    n_whole : int
+        Tokens read while no cell had been evicted.
+
+    Raises
+    ------
+    RetainError : the context cannot be made.
+    """
+
+    def __init__(self, llm: Llama, options: RetentionOptions) -> None:
+        self.n_chunk = llm.context_params.n_ubatch
+        self.n_whole = 0
+        self._n_read = 0
+        self._n_vocab = llm.n_vocab()
+        native_log.forget_errors()
+        with armed(options):
+            self._ctx = llama_cpp.llama_init_from_model(llm.model, llm.context_params)
+        if not self._ctx:
+            reason = native.error_text() or native_log.first_error() or "llama.cpp gave no reason"
+            raise RetainError(f"no cache can be made for a budget of {options.budget} cells: {reason}")
+        self.retention = Retention(self._ctx)
+        self._batch = llama_cpp.llama_batch_init(self.n_chunk, 0, 1)
+        for i in range(self.n_chunk):
+            self._batch.n_seq_id[i], self._batch.seq_id[i][0], self._batch.logits[i] = 1, 0, 1
+
+    def __enter__(self) -> TextCache:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        llama_cpp.llama_batch_free(self._batch)
+        llama_cpp.llama_free(self._ctx)
+
+    def read(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Read the next tokens, at most `n_chunk`; returns the logits after each.
+
+        Returns
+        -------
+        float32 [n_tokens, n_vocab] : llama.cpp's own memory, good until the next call.
+
+        Raises
+        ------
+        RetainError : they cannot be evaluated.
+        KeyboardInterrupt : Ctrl-C was pressed.
+        """
+        n = len(tokens)
+        if self.n_whole == self._n_read and not self._lacks_cells(n):
+            self.n_whole += n
+        self._batch.n_tokens = n
+        np.ctypeslib.as_array(self._batch.token, (n,))[:] = tokens
+        np.ctypeslib.as_array(self._batch.pos, (n,))[:] = np.arange(self._n_read, self._n_read + n)
+        native.clear_error()
+        with stoppable(self._ctx):
+            if status := llama_cpp.llama_decode(self._ctx, self._batch):
+                raise RetainError(native.error_text() or f"llama_decode returned {status}")
+        self._n_read += n
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._ctx), (n, self._n_vocab))
+
+    def _lacks_cells(self, n_tokens: int) -> bool:
+        """Whether the next tokens see less than the whole text: an eviction ran, or runs to make room for them."""
+        stats = self.retention.stats()
+        return stats.evictions > 0 or stats.cells_kept + stats.streams * n_tokens > stats.cells_limit
