@@ -1,70 +1,95 @@
-"""The bundled model's tokenizer: byte-level BPE trained on its task until every word is one token."""
+"""The bundled model's tokenizer: byte-level BPE trained on its tasks until every word of theirs is one token."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
-from . import tasks
+from .mixture import training_conversation
 
 END_OF_TEXT, TURN_START, TURN_END = SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 # llama.cpp's "qwen2" pre-tokenizer splits with exactly this
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-MAX_VOCABULARY = 2048  # a bound: training ends when there is nothing left to merge
+VOCABULARY = 2048 - len(SPECIALS)
+N_CONVERSATIONS, N_CHARACTERS = 8000, 400_000  # of the tasks, and of the plain text, whose words may stay in pieces
 
 
-def train_tokenizer(seed: int, n_texts: int = 4000) -> Tokenizer:
-    """Train on conversations of the task; the result has all 256 bytes, so it encodes any text."""
-    tokenizer = Tokenizer(models.BPE())
+def new_tokenizer(model: models.BPE) -> Tokenizer:
+    """A byte-level tokenizer that splits texts as llama.cpp does."""
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()
-    rng = Random(f"tokenizer-{seed}")
-    # the template's markers split the text before the pre-tokenizer sees it
-    texts = (
-        piece
-        for _ in range(n_texts)
-        for turn in tasks.training_sample(rng, 512)
-        for piece in (turn["role"], "\n", turn["content"])
-    )
+    return tokenizer
+
+
+def train_tokenizer(seed: int, text: str) -> Tokenizer:
+    """Train on conversations of the tasks and the beginning of a text; all 256 bytes are in it, so it encodes anything."""
+    tokenizer = new_tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
-        vocab_size=MAX_VOCABULARY,
+        vocab_size=VOCABULARY,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(_training_texts(seed, text), trainer)
     tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in SPECIALS])
     return tokenizer
 
 
-def load_or_train(path: Path, seed: int) -> Tokenizer:
+def _training_texts(seed: int, text: str) -> Iterator[str]:
+    rng = Random(f"tokenizer-{seed}")
+    for _ in range(N_CONVERSATIONS):
+        for role, content in training_conversation(rng, 512).turns:
+            # the template's markers split the text before the pre-tokenizer sees it
+            yield from (role, "\n", content)
+    yield text[:N_CHARACTERS]
+
+
+def load_or_train(path: Path, seed: int, text: str) -> Tokenizer:
     """The tokenizer at ``path``, trained and written there first if need be."""
     if not path.exists():
-        train_tokenizer(seed).save(str(path))
+        train_tokenizer(seed, text).save(str(path))
     return Tokenizer.from_file(str(path))
 
 
-def answer_mask(tokenizer: Tokenizer, tokens: Sequence[int]) -> tuple[list[bool], list[bool]]:
-    """Which tokens of a rendered conversation the assistant says, and which of them begin a value.
+def for_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """The same tokenizer as transformers saves and loads it, chat template included."""
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=None,
+        eos_token=TURN_END,
+        pad_token=END_OF_TEXT,
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
 
-    An answer is ``Fact``, ``:``, a name, the two words of a value, ``.`` and the marker that ends the turn.
-    """
+
+def encode_conversation(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[range]]:
+    """Tokens of the rendered conversation, and where in them each turn's content and end marker are."""
     start, end = tokenizer.token_to_id(TURN_START), tokenizer.token_to_id(TURN_END)
-    assistant, fact = tokenizer.token_to_id("assistant"), tokenizer.token_to_id("Fact")
-    answers, values = [False] * len(tokens), [False] * len(tokens)
-    for at, (token, role) in enumerate(zip(tokens, tokens[1:])):
-        if token == start and role == assistant:
-            stop = tokens.index(end, at) + 1
-            answers[at + 3 : stop] = [True] * (stop - at - 3)
-            if tokens[at + 3] == fact:
-                values[at + 6] = True
-    return answers, values
+    newline = tokenizer.encode("\n").ids
+    ids: list[int] = []
+    spans = []
+    contents = tokenizer.encode_batch([content for _, content in turns])
+    for (role, _), content in zip(turns, contents):
+        ids += [start, *tokenizer.encode(role).ids, *newline]
+        spans.append(range(len(ids), len(ids) + len(content.ids) + 1))
+        ids += [*content.ids, end, *newline]
+    return ids, spans

@@ -71,15 +71,16 @@ def train_gates(
     state_path, weights_path = out / STATE_FILE, out / SAFETENSORS_FILE
     if weights_path.exists() and not state_path.exists():
         raise RetainError(f"{out} holds trained gates already; name another folder")
+    documents = list(map(read_documents, data))  # before the model: a name that is wrong should not take minutes
     torch.manual_seed(options.seed)
     base, tokenizer = load_base(source, options)
     gates = RetentionGates(
         base.n_layer, base.n_embd, base.n_head_kv, options.gate_size, options.variant, options.is_tied,
         gate_activation(base), options.bias,
     )  # fmt: skip
-    documents = chain.from_iterable(map(read_documents, data))
     assistant_only = options.loss == "assistant"
-    rows = Rows(documents, tokenizer, options.context, options.steps * options.batch, options.seed, assistant_only)
+    n_needed = options.steps * options.batch
+    rows = Rows(chain(*documents), tokenizer, options.context, n_needed, options.seed, assistant_only)
     identity = {**options.as_dict(), "base": _digest(base), "data": rows.digest()}
     try:
         out.mkdir(parents=True, exist_ok=True)
