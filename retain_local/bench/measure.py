@@ -1,0 +1,131 @@
+"""The measurement: at each depth all sides read and write in turn, so that what slows the machine slows them alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from .side import Side
+
+BASE_DEPTH = 16  # where attention costs next to nothing: what is left are the weights
+FILL_FROM = 8192  # stock reads so many tokens at most; a deeper cache of it is filled instead
+STOCK, OURS, PLAIN = "stock", "retain-local", "without gates"
+
+
+@dataclass
+class Measured:
+    """One side at one depth.
+
+    read_seconds : of the last ubatch before the depth, each time it was read.
+    write_seconds : of each of the tokens after it, each time some were written; means over those of one time.
+    first_token_seconds : to read a prompt of that length.
+    is_estimated : it was not read whole, and follows from the ubatches that were.
+    evict_share : of the time of writing, in selecting and moving cells.
+    stats : as `Worker.stats` gives them.
+    """
+
+    read_seconds: list[float] = field(default_factory=list)
+    write_seconds: list[float] = field(default_factory=list)
+    first_token_seconds: float = 0.0
+    is_estimated: bool = False
+    evict_share: float = 0.0
+    stats: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Depth:
+    """All sides at one depth; n_read tokens are those of `read_seconds`."""
+
+    depth: int
+    n_read: int
+    sides: dict[str, Measured]
+
+
+class Measurement:
+    """Goes through the depths, from the lowest.
+
+    Parameters
+    ----------
+    sides : the processes.
+    n_ubatch : tokens of a reading.
+    n_write : tokens of a writing.
+    repeat : how often each is done.
+    on_step : called before each piece of work with what it is.
+    """
+
+    def __init__(
+        self, sides: Sequence[Side], n_ubatch: int, n_write: int, repeat: int, on_step: Callable[[str], None]
+    ) -> None:
+        self._sides, self._n_ubatch, self._n_write, self._repeat = sides, n_ubatch, n_write, repeat
+        self._on_step = on_step
+        self._at = {side.name: 0 for side in sides}  # depth of each side's cache
+        self._read: dict[str, float] = {side.name: 0.0 for side in sides}  # seconds to read as far as the last depth
+        self._rate: dict[str, float] = {}  # seconds a token at the last depth
+        self._last = 0
+
+    def run(self, depths: Sequence[int]) -> list[Depth]:
+        """Measure at the depths, which must ascend. The first result is at `BASE_DEPTH`."""
+        return [self._measure(depth) for depth in [BASE_DEPTH, *depths]]
+
+    def _measure(self, depth: int) -> Depth:
+        n_read = min(self._n_ubatch, depth - self._last)
+        found = Depth(depth, n_read, {side.name: Measured() for side in self._sides})
+        for side in self._sides:
+            self._on_step(f"{side.name}: going to {depth:,}")
+            self._go(side, depth - n_read, found.sides[side.name])
+        for turn in range(self._repeat):
+            for side in self._in_turn(turn):
+                self._on_step(f"{side.name}: reading at {depth:,}")
+                self._back(side, depth - n_read)
+                found.sides[side.name].read_seconds.append(sum(side.ask("read", n=n_read)))
+                self._at[side.name] += n_read
+        before = {side.name: side.ask("stats") for side in self._sides}
+        for turn in range(self._repeat):
+            for side in self._in_turn(turn):
+                self._on_step(f"{side.name}: writing at {depth:,}")
+                self._back(side, depth)
+                found.sides[side.name].write_seconds.append(side.ask("write", n=self._n_write) / self._n_write)
+                self._at[side.name] += self._n_write
+        for side in self._sides:
+            self._finish(side, found, before[side.name])
+        self._last = depth
+        return found
+
+    def _in_turn(self, turn: int) -> Sequence[Side]:
+        """Each second time the other way round: what comes first finds other caches than what comes second."""
+        return self._sides if turn % 2 == 0 else self._sides[::-1]
+
+    def _go(self, side: Side, depth: int, found: Measured) -> None:
+        self._back(side, depth)
+        n = depth - self._at[side.name]
+        needed = depth - self._last  # less was read where the cache could not go back
+        if n <= 0:
+            self._read[side.name] += needed * self._rate.get(side.name, 0.0)
+        elif side.name == STOCK and depth > FILL_FROM:
+            side.ask("fill", depth=depth)
+            self._at[side.name], found.is_estimated = depth, True
+        else:
+            self._read[side.name] += sum(side.ask("read", n=n)) * needed / n
+            self._at[side.name] = depth
+
+    def _back(self, side: Side, depth: int) -> None:
+        """Go back to a depth, where that leaves the cache as it was. After an eviction it stays deeper, at equal cost."""
+        if self._at[side.name] > depth and side.ask("back", depth=depth):
+            self._at[side.name] = depth
+
+    def _finish(self, side: Side, found: Depth, before: dict[str, Any]) -> None:
+        measured = found.sides[side.name]
+        last = median(measured.read_seconds)
+        rate = last / found.n_read
+        if measured.is_estimated:  # cost grows linearly with the depth
+            n = found.depth - found.n_read - self._last
+            self._read[side.name] += n * (self._rate[side.name] + rate) / 2
+        self._read[side.name] += last
+        self._rate[side.name] = rate
+        measured.first_token_seconds = self._read[side.name]
+        measured.stats = side.ask("stats")
+        if side.name != STOCK:
+            spent = sum(measured.stats[name] - before[name] for name in ("t_select_s", "t_move_s"))
+            measured.evict_share = spent / (sum(measured.write_seconds) * self._n_write)

@@ -1,0 +1,48 @@
+"""A picture of speed over depth."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import RetainError
+from .measure import OURS, STOCK
+from .summary import Row
+
+_COLOURS = {OURS: "#0072B2", STOCK: "#D55E00"}  # Okabe and Ito's, which the colour-blind tell apart
+
+
+def check_plot(path: Path) -> None:
+    """Raise RetainError when no picture could be drawn or written, before anything is measured."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise RetainError("a picture needs matplotlib: pip install 'retain-local[report]'")
+    if not path.absolute().parent.is_dir():
+        raise RetainError(f"{path} cannot be written: its folder is missing")
+
+
+def save_plot(path: Path, rows: Sequence[Row], title: str) -> None:
+    """Draw tokens a second over the depth, reading and writing, each side a line; the file's suffix names the format."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure.suptitle(title)
+    depths = [row.depth for row in rows]
+    for axis, what, values in ((axes[0], "reading", [row.read for row in rows]), (axes[1], "writing", [row.write for row in rows])):
+        for name, colour in _COLOURS.items():
+            if name in values[0]:
+                axis.plot(depths, [value[name] for value in values], "o-", color=colour, label=name)
+        axis.set(xlabel="depth, tokens", ylabel="tokens a second", title=what, xscale="log", ylim=0)
+        axis.set_xticks(depths, [f"{depth:,}" for depth in depths], rotation=45)
+        axis.minorticks_off()
+        axis.grid(alpha=0.3)
+        axis.legend()
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise RetainError(f"{path} cannot be written: {error}") from None
+    finally:
+        plt.close(figure)

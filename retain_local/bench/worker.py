@@ -1,0 +1,84 @@
+"""The process of one side of a comparison: `python -m retain_local.bench.worker`, a JSON line in and one out for each
+command. Two libraries cannot live in one process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from ..errors import RetainError
+from .machine import peak_resident, read_rate
+
+
+class Worker:
+    """Carries out the commands: a method each."""
+
+    def __init__(self) -> None:
+        self._session: Any = None
+        self._is_ours = False
+
+    def open(self, retention: dict[str, Any] | None, **arguments: Any) -> None:
+        """Load a model; ``retention`` holds the fields of `RetentionOptions`, or is None on stock libraries."""
+        self._is_ours = retention is not None
+        if retention is None:
+            from .session import BenchSession
+
+            self._session = BenchSession(**arguments)
+            return
+        from ..arming import armed  # loads our libraries, before the session imports the bindings
+        from ..options import RetentionOptions
+        from .session import BenchSession
+
+        with armed(RetentionOptions(**retention)):
+            self._session = BenchSession(**arguments)
+
+    def read(self, n: int) -> list[float]:
+        return self._session.read(n)
+
+    def write(self, n: int) -> float:
+        return self._session.write(n)
+
+    def fill(self, depth: int) -> None:
+        self._session.fill(depth)
+
+    def back(self, depth: int) -> bool:
+        """Go back to a depth, if the cache there is still what it was."""
+        if self._is_ours:
+            from .. import native
+
+            if native.rollback_limit(self._session.context, 0) > depth:
+                return False
+        self._session.cut(depth)
+        return True
+
+    def stats(self) -> dict[str, Any]:
+        """Depth, peak resident bytes, and of our side the native statistics."""
+        found = {"depth": self._session.depth, "resident": peak_resident(), "state_bytes": 0}
+        if not self._is_ours:
+            return found | {"state_bytes": self._session.state_bytes()}
+        import ctypes
+
+        from .. import native
+
+        stats = native.RetainStats()
+        native.check(native.get_stats(self._session.context, ctypes.byref(stats)))
+        return found | {name: getattr(stats, name) for name, _ in native.RetainStats._fields_}
+
+    def read_rate(self, n_bytes: int, repeat: int) -> float:
+        return read_rate(n_bytes, repeat)
+
+
+def main() -> None:
+    worker = Worker()
+    for line in sys.stdin:
+        command = json.loads(line)
+        try:
+            answer = {"result": getattr(worker, command.pop("command"))(**command)}
+        except RetainError as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
