@@ -1,0 +1,48 @@
+"""What each method of an evaluation keeps of one of its texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..audit.texts import token_texts
+from ..evaluation.arms import Arm
+from ..evaluation.plan import Plan, PreparedTask
+from ..evaluation.run import Runner, Unit
+from ..progress import EvalProgress
+from .kept_text import KeptText, make_kept_text
+from .recorder import Recorder
+
+
+def read_example(plan: Plan, tasks: Sequence[PreparedTask], progress: EvalProgress) -> tuple[str, list[KeptText]]:
+    """Read the first text that is longer than a token once more in one arm of each method.
+
+    Returns the name of its task, and what was kept; "" and nothing where there is no such text.
+    """
+    at = next((at for at, task in enumerate(tasks) if len(task.scripts[0].shared) > 1), None)
+    if at is None:
+        return "", []
+    tokens = tasks[at].scripts[0].shared
+    kept = []
+    with Runner(plan, list(tasks)) as runner:
+        for arm in _one_of_each_method(plan.arms):
+            progress.label(f"drawing what {arm} keeps")
+            llm = runner.load(Unit(arm, at, 0))
+            with Recorder(llm.retention, len(tokens)) as recorder:
+                llm.read(tokens)
+                trace = recorder.trace()
+            title = f"{arm.method}, budget {arm.budget}"
+            if arm.budget.share is not None:
+                title += f" ({trace.budget:,} cells a head)"
+            name = f"kept-{arm.method.replace(':', '-')}"
+            kept.append(make_kept_text(name, title, trace, token_texts(llm, tokens, special=True)))
+            progress.advance("")
+    return tasks[at].source.name, kept
+
+
+def _one_of_each_method(arms: Sequence[Arm]) -> list[Arm]:
+    """Of each method the arm in the middle of its budgets."""
+    by_method: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if arm.budget is not None:
+            by_method.setdefault(arm.method, []).append(arm)
+    return [of_method[len(of_method) // 2] for of_method in by_method.values()]

@@ -1,0 +1,60 @@
+"""What a cache kept of one text, as a part of a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from . import measures
+from .coloured_text import ColouredText, text_picture
+from .recorder import Trace
+from .retention_pictures import retention_pictures
+from .style import Picture
+
+
+@dataclass(frozen=True)
+class KeptText:
+    """One text in one cache.
+
+    name : for files and anchors, unique in a page.
+    title : the method and its budget.
+    numbers : in words, what was kept.
+    """
+
+    name: str
+    title: str
+    numbers: str
+    pictures: list[Picture]
+    text: ColouredText
+
+    def anchor(self, token: int) -> str:
+        """Of the run of tokens that a token is in, or of the last one."""
+        start = [start for start, _ in self.text.chunks() if start <= token][-1]
+        return f"{self.name}-{start}"
+
+    def files(self) -> list[Picture]:
+        """All pictures, the text among them."""
+        return [*self.pictures, text_picture(self.text, f"{self.name}-text")]
+
+
+def make_kept_text(
+    name: str, title: str, trace: Trace, pieces: Sequence[str], kl: npt.NDArray[np.float64] | None = None
+) -> KeptText:
+    """Draw a trace.
+
+    Parameters
+    ----------
+    pieces : text of each token.
+    kl : see `ColouredText`.
+    """
+    log_beta = trace.log_beta.mean(axis=0, dtype=np.float64) if trace.log_beta is not None else None
+    text = ColouredText(pieces, measures.held_by(trace), len(trace.streams), log_beta, kl)
+    cells = int(measures.cells_of(trace).sum())
+    numbers = (
+        f"{trace.n_tokens:,} tokens were read; {cells:,} of {trace.evicted_at.size:,} cells are left. {text.n_gone:,} tokens"
+        f" are held by no head, {int((text.held == text.n_streams).sum()):,} by all {text.n_streams:,}."
+    )
+    return KeptText(name, title, numbers, retention_pictures(trace, name), text)

@@ -1,0 +1,30 @@
+// The numbers of the token that is pointed at.
+(() => {
+  const tip = document.getElementById("tip");
+  const numbers = new Map();
+  const dataOf = text => {
+    if (!numbers.has(text)) numbers.set(text, JSON.parse(text.querySelector("script").textContent));
+    return numbers.get(text);
+  };
+  const describe = token => {
+    const data = dataOf(token.closest(".text"));
+    const at = Number(token.parentNode.dataset.at) + [...token.parentNode.children].indexOf(token);
+    const parts = [`position ${at.toLocaleString("en")}`, `held by ${data.held[at]} of ${data.of} heads`];
+    if (data.log_beta) parts.push(`log β ${data.log_beta[at]} (mean)`);
+    if (data.kl) parts.push(`KL ${data.kl[at]}`);
+    return parts.join(" · ");
+  };
+  document.addEventListener("pointerover", event => {
+    const token = event.target.closest(".text i");
+    tip.hidden = !token;
+    if (token) tip.textContent = describe(token);
+  });
+  document.addEventListener("pointermove", event => {
+    if (tip.hidden) return;
+    const left = Math.min(event.clientX + 12, innerWidth - tip.offsetWidth - 8);
+    const below = event.clientY + 20;
+    const top = below + tip.offsetHeight > innerHeight ? event.clientY - tip.offsetHeight - 12 : below;
+    tip.style.left = `${Math.max(4, left)}px`;
+    tip.style.top = `${top}px`;
+  });
+})();
