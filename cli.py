@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from retain_local import cli_options as o
+from retain_local.cli_gates import gates_app
 from retain_local.cli_main import run_app
 
 app = typer.Typer(
@@ -17,7 +18,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-gates_app = typer.Typer(help="Make, look into and check gate sidecars.", no_args_is_help=True)
 app.add_typer(gates_app, name="gates")
 
 
@@ -160,7 +160,9 @@ def run(
 
     retain-local eval bundled --tasks single,hops2 --budgets 1/4,1/8,1/16 --items 200
 
-    retain-local eval model.gguf --policies gate,gate:head,window --budgets 512,1024 --json results.jsonl""",
+    retain-local eval model.gguf --policies gate,gate:head,window --budgets 512,1024 --json results.jsonl
+
+    retain-local eval model.gguf --tasks gsm8k:test.jsonl,text:book.txt --policies window,snapkv --json results.jsonl""",
 )
 def evaluate(
     model: o.EvalModel,
@@ -168,7 +170,7 @@ def evaluate(
     policies: o.Policies = "",
     budgets: o.Budgets = "1/2,1/4,1/8,1/16",
     scope: o.Scope = "global",
-    items: Annotated[int, typer.Option(help="Questions of each task.")] = 100,
+    items: Annotated[int, typer.Option(help="Questions of each task, or windows of a text.")] = 100,
     seed: Annotated[int, typer.Option(help="Of the texts: another seed, other texts.")] = 0,
     json: Annotated[
         Path | None,
@@ -177,6 +179,8 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
+    report: o.Report = None,
+    png: o.Png = None,
     jobs: Annotated[int, typer.Option(min=1, help="Processes that measure at the same time.")] = 1,
     cut: Annotated[
         bool, typer.Option("--cut", help="Cut the middle out of prompts of benchmarks that are too long.")
@@ -207,6 +211,7 @@ def evaluate(
 ) -> None:
     """Ask a model the same questions with a full cache and with small ones, and compare the answers."""
     from retain_local.evaluation.command import EvalOptions, run_eval
+    from retain_local.report.files import ReportFiles
 
     parameters = {
         "n_tokens": tokens, "n_facts": facts, "n_decoys": decoys, "n_asked": asked, "n_hops": hops,
@@ -217,7 +222,8 @@ def evaluate(
         "min_per_head": min_per_head, "lookahead": lookahead, "prefill": prefill, "type_k": type_k, "type_v": type_v,
         "n_ctx": ctx, "threads": threads, "n_ubatch": ubatch, "n_gpu_layers": n_gpu_layers, "verbose": verbose,
     }  # fmt: skip
-    run_eval(model, EvalOptions(tasks, policies, budgets, scope, items, seed, json, jobs, cut, parameters, load))
+    files = ReportFiles(report, png)
+    run_eval(model, EvalOptions(tasks, policies, budgets, scope, items, seed, json, jobs, cut, parameters, load, files))
 
 
 @app.command(
@@ -225,7 +231,7 @@ def evaluate(
 
     retain-local results results.jsonl --markdown
 
-    retain-local results tied.jsonl untied=untied.jsonl"""
+    retain-local results tied.jsonl untied=untied.jsonl --report compared.html"""
 )
 def results(
     files: Annotated[
@@ -237,11 +243,14 @@ def results(
         ),
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the tables in Markdown.")] = False,
+    report: o.Report = None,
+    png: o.Png = None,
 ) -> None:
     """Show the results of evaluations again, those of several files in the same tables."""
     from retain_local.evaluation.command import show_results
+    from retain_local.report.files import ReportFiles
 
-    show_results(files, markdown)
+    show_results(files, markdown, ReportFiles(report, png))
 
 
 @app.command(
@@ -251,7 +260,7 @@ def results(
 
     retain-local audit model.gguf --text chapters/*.txt --budgets 512,1024,2048 --min-agreement 0.95 --json audit.json
 
-    retain-local audit model.gguf --text logs.txt --policy window --window 8192"""
+    retain-local audit model.gguf --text logs.txt --policy window --window 8192 --report audit.html"""
 )
 def audit(
     model: o.Model,
@@ -266,6 +275,8 @@ def audit(
         Path | None,
         typer.Option(help="Write all numbers and the text, token by token, to this file.", show_default=False),
     ] = None,
+    report: o.Report = None,
+    png: o.Png = None,
     store: Annotated[bool, typer.Option(help="Keep the recommendation for --budget auto.")] = True,
     buffer: o.Buffer = 128,
     gates: o.Gates = "auto",
@@ -292,6 +303,7 @@ def audit(
     """
     from retain_local.audit.command import AuditOptions, run_audit
     from retain_local.loading import LoadOptions
+    from retain_local.report.files import ReportFiles
 
     load = LoadOptions(
         buffer=buffer, gates=gates, policy=policy, scope=scope, policy_seed=policy_seed, sinks=sinks, recent=recent,
@@ -299,8 +311,55 @@ def audit(
         type_v=type_v, n_gpu_layers=n_gpu_layers, verbose=verbose, rope_freq_base=rope_freq_base,
     )  # fmt: skip
     texts = [*text, *(more or [])]
-    raise typer.Exit(
-        run_audit(model, AuditOptions(texts, budgets, max_kl, min_agreement, window, worst, json, store), load)
+    files = ReportFiles(report, png)
+    options = AuditOptions(texts, budgets, max_kl, min_agreement, window, worst, json, store, files)
+    raise typer.Exit(run_audit(model, options, load))
+
+
+@app.command(
+    epilog="""Examples:
+
+    retain-local bench model.gguf --depths 512,4096,16384 --budget 2048
+
+    retain-local bench model.gguf --depths 512,2048,8192,32768 --vs-stock --json bench.json --plot bench.png"""
+)
+def bench(
+    model: o.Model,
+    depths: Annotated[str, typer.Option(help="Tokens in the cache where speeds are measured, comma-separated.")] = (
+        "512,2048,4096,8192"
+    ),
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens to write at each depth, each time.")] = 32,
+    repeat: Annotated[int, typer.Option(min=1, help="How often to read and write at each depth.")] = 5,
+    vs_stock: Annotated[
+        bool,
+        typer.Option(
+            "--vs-stock",
+            help="Also run the unpatched llama.cpp of the same version, in turn; built into the cache the first time.",
+        ),
+    ] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Measure on a busy machine too.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write all numbers to this file.", show_default=False)] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw speed over depth to this file (.png, .svg, .pdf).", show_default=False)
+    ] = None,
+    budget: Annotated[int, typer.Option(min=1, help="Cells for each (layer, KV head).")] = 2048,
+    buffer: o.Buffer = 128,
+    gates: o.Gates = "auto",
+    threads: o.Threads = None,
+    ubatch: o.UBatch = 512,
+    type_k: o.TypeK = "f16",
+    type_v: o.TypeV = "f16",
+    n_gpu_layers: o.GpuLayers = 0,
+) -> None:
+    """Measure how fast a model reads and writes at any depth, and what the cache takes."""
+    from retain_local.bench.command import BenchOptions, run_bench
+
+    retention = {"budget": budget, "buffer": buffer, "gates": gates}
+    run_bench(
+        model,
+        BenchOptions(
+            depths, tokens, repeat, threads, ubatch, type_k, type_v, n_gpu_layers, vs_stock, anyway, json, plot, retention
+        ),
     )
 
 
@@ -314,174 +373,6 @@ def demo(
     from retain_local.demo.run import run_demo
 
     run_demo(budget, tokens, seed)
-
-
-@gates_app.command("inspect", epilog="Example: retain-local gates inspect model.gates.gguf --json")
-def gates_inspect(
-    file: Annotated[Path, typer.Argument(help="A gate sidecar.", metavar="FILE", show_default=False)],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Show what a gate sidecar holds: for which model, its sizes, and its numbers layer by layer."""
-    from retain_local.inspection import show_sidecar
-
-    show_sidecar(file, as_json)
-
-
-@gates_app.command(
-    "export",
-    epilog="""Examples:
-
-    retain-local gates export ngocbh/DBTrimKV-Qwen3-4B-Math Qwen3-4B.gates.gguf --base Qwen3-4B.gguf
-
-    retain-local gates export trained/ model.gates.gguf --outtype q8_0""",
-)
-def gates_export(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="A PyTorch checkpoint of gates: a folder, a .pth or .safetensors with config.json beside it, or"
-            " OWNER/REPO on the Hugging Face Hub.",
-            metavar="SRC",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[Path, typer.Argument(help="The sidecar to make.", metavar="OUT", show_default=False)],
-    outtype: Annotated[str, typer.Option(help="Type of the weights: f32, f16 or q8_0.")] = "f16",
-    base: Annotated[
-        Path | None,
-        typer.Option(
-            help="The GGUF of the base model: checks that the gates fit it, and ties them to its vocabulary.",
-            show_default=False,
-        ),
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the repository.", show_default=False)
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
-) -> None:
-    """Make a gate sidecar from a PyTorch checkpoint, without PyTorch; nothing in the checkpoint is run."""
-    from retain_local.gates_commands import export_gates
-
-    export_gates(source, out, outtype, base, revision, force)
-
-
-@gates_app.command(
-    "verify",
-    epilog="""Examples:
-
-    retain-local gates verify model.gates.gguf --base model.gguf
-
-    retain-local gates verify model.gates.gguf --base model.gguf --checkpoint trained/ --text book.txt""",
-)
-def gates_verify(
-    sidecar: Annotated[Path, typer.Argument(help="A gate sidecar.", metavar="SIDECAR", show_default=False)],
-    base: Annotated[Path, typer.Option(help="The GGUF of its base model.", show_default=False)],
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="The PyTorch checkpoint that the sidecar was made from, to compare with its weights."
-            " (default: the sidecar's own)",
-            show_default=False,
-        ),
-    ] = None,
-    text: Annotated[
-        Path | None, typer.Option(help="Text to read; - is stdin. (default: a page of prose)", show_default=False)
-    ] = None,
-    tokens: Annotated[int, typer.Option(min=1, help="How many tokens of the text to read.")] = 256,
-    tolerance: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Largest difference relative to log beta that passes."
-            " (default: 1e-4 for weights in f32, 0.02 in f16, 0.5 in q8_0)",
-            show_default=False,
-        ),
-    ] = None,
-    threads: o.Threads = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Check that llama.cpp computes the gates as NumPy does, on hidden states of a text; fails if it does not."""
-    from retain_local.gates_commands import verify_gates
-
-    raise typer.Exit(verify_gates(sidecar, base, checkpoint, text, tokens, tolerance, threads, as_json))
-
-
-@gates_app.command(
-    "train",
-    epilog="""Examples:
-
-    retain-local gates train Qwen/Qwen3-0.6B trained/ --data chats.jsonl --budget 256 --base-gguf Qwen3-0.6B.gguf
-
-    retain-local gates train ./base trained/ --data book.txt --data more.txt --context 2048 --steps 500""",
-)
-def gates_train(
-    base: Annotated[
-        str,
-        typer.Argument(
-            help="The base model in the layout of transformers: a folder, or OWNER/REPO on the Hugging Face Hub.",
-            metavar="BASE",
-            show_default=False,
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder for the checkpoint, the sidecar and the log. A training that was stopped goes on from it.",
-            metavar="OUT",
-            show_default=False,
-        ),
-    ],
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What to train on, may be given again: a text file, JSON lines with 'messages' or 'text', a folder of"
-            " data files, or NAME[:SPLIT] of a data set on the Hub.",
-            show_default=False,
-        ),
-    ] = None,
-    base_gguf: Annotated[
-        Path | None,
-        typer.Option(
-            help="The base model as GGUF: checks that the sidecar fits it, and ties it to its vocabulary.",
-            show_default=False,
-        ),
-    ] = None,
-    budget: Annotated[int, typer.Option(help="Cells for each (layer, KV head) that the gates learn to make do with.")] = 128,
-    context: Annotated[int, typer.Option(help="Tokens of a row.")] = 4096,
-    steps: Annotated[int, typer.Option(help="Updates.")] = 1000,
-    batch: Annotated[int, typer.Option(help="Rows of an update.")] = 4,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-4,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.03,
-    variant: Annotated[str, typer.Option(help="rg10: global; rg: made for a budget per head.")] = "rg10",
-    untied: Annotated[
-        bool, typer.Option("--untied", help="rg10 with a final projection for each layer instead of one.")
-    ] = False,
-    gate_size: Annotated[int, typer.Option(help="Width of the gates.")] = 512,
-    start_bias: Annotated[
-        float | None, typer.Option(help="Of the final projection. (default: 18 for rg10, 10 for rg)", show_default=False)
-    ] = None,
-    capacity_weight: Annotated[float, typer.Option(help="Weight of the loss that asks for the budget.")] = 1.0,
-    kl_weight: Annotated[float, typer.Option(help="Weight of the divergence from the full cache.")] = 0.5,
-    ce_weight: Annotated[float, typer.Option(help="Weight of next-token prediction.")] = 0.5,
-    loss: Annotated[str, typer.Option(help="Tokens that count: all, or those that the assistant says.")] = "all",
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the base model: f32, bf16, or auto: bf16 on a GPU.")] = "auto",
-    outtype: Annotated[str, typer.Option(help="Type of the sidecar's weights: f32, f16 or q8_0.")] = "f16",
-) -> None:
-    """Train gates for a model, which stays as it is; needs PyTorch (pip install 'retain-local[train]').
-
-    The gates learn to let cells fade so that the model still says what it says with the full cache, and the cells that
-    are left fit the budget (arXiv 2605.09649). A run that was stopped goes on when the same command is run again.
-    """
-    from retain_local.gates.train.options import TrainOptions
-    from retain_local.gates_training import train
-
-    options = TrainOptions(
-        variant, not untied, gate_size, start_bias, budget, context, batch, steps, lr, warmup, capacity_weight, kl_weight,
-        ce_weight, loss, seed, device, dtype,
-    )  # fmt: skip
-    train(base, out, data or [], options, base_gguf, outtype)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import typer
 from retain_local.cli import app
+from rich.text import Text
 
 PAGE = Path(__file__).with_name("command-line.md")
 INTRO = """# Command line
@@ -26,6 +27,11 @@ def leaves(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str,
         yield " ".join(path), command
 
 
+def shown(text: str | None) -> str:
+    """A help text as the terminal shows it, where square brackets are markup unless they are escaped."""
+    return Text.from_markup(inspect.cleandoc(text or "")).plain
+
+
 def default_text(parameter: click.Parameter) -> str:
     """A default as the table shows it; an option without one says in its help what happens."""
     if getattr(parameter, "is_flag", False) or parameter.default in (None, "") or callable(parameter.default):
@@ -35,14 +41,14 @@ def default_text(parameter: click.Parameter) -> str:
 
 def section(name: str, command: click.Command) -> str:
     """One command: what it does, its arguments and options, its examples."""
-    lines = [f"## `{name}`", "", inspect.cleandoc(command.help or "")]
+    lines = [f"## `{name}`", "", shown(command.help)]
     if command.params:
         lines += ["", "| option | default | meaning |", "|---|---|---|"]
     for parameter in command.params:
         names = ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
         if parameter.param_type_name == "argument":
             names = f"`{parameter.metavar or parameter.name.upper()}`"
-        lines.append(f"| {names} | {default_text(parameter)} | {getattr(parameter, 'help', '') or ''} |")
+        lines.append(f"| {names} | {default_text(parameter)} | {shown(getattr(parameter, 'help', None))} |")
     if command.epilog:
         lines += ["", *(f"    {line.strip()}" if line.strip() else "" for line in examples(command.epilog))]
     return "\n".join(lines) + "\n"
@@ -50,7 +56,7 @@ def section(name: str, command: click.Command) -> str:
 
 def examples(epilog: str) -> list[str]:
     """The commands of an epilog, without its heading."""
-    text = inspect.cleandoc(epilog).removeprefix("Examples:").removeprefix("Example:")
+    text = shown(epilog).removeprefix("Examples:").removeprefix("Example:")
     return [line for line in text.strip().splitlines() if line.strip()]
 
 

@@ -100,6 +100,6 @@ def _base_name(checkpoint: Checkpoint, model: ModelFile | None) -> str | None:
 def _remarks(checkpoint: Checkpoint, info: GateInfo) -> Iterator[str]:
     budget = checkpoint.config.trained_budget
     if info.base_fingerprint is None:
-        yield "without --base the gates are not tied to a vocabulary, and were not checked against a model"
+        yield "without the base model's GGUF the gates are neither tied to a vocabulary nor checked against a model"
     if budget is not None and info.trained_budget is None:
         yield f"trained with a budget of {budget:g} of the sequence, which a sidecar has no place for"

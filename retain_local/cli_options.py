@@ -128,7 +128,8 @@ Tasks = Annotated[
     str,
     typer.Option(
         help="What to ask, comma-separated: generated tasks (single, several, hops2, hops3, changes, decoys, counting,"
-        " copying, lookup), or benchmarks as BENCHMARK[/TASK][:FILE] (longbench, longbench_v2, scbench, ruler, gsm8k)."
+        " copying, lookup), benchmarks as BENCHMARK\\[/TASK]\\[:FILE] (longbench, longbench_v2, scbench, ruler, gsm8k),"
+        " or text:FILE, which is read and compared with the full cache token by token."
     ),
 ]
 Policies = Annotated[
@@ -174,7 +175,9 @@ def _parameter(name: str, meaning: str) -> Any:
     ]
 
 
-TaskTokens = _parameter("tokens", "Length of the text, in words and punctuation marks.")
+TaskTokens = _parameter(
+    "tokens", "Length of the text, in words and punctuation marks; of text:FILE, of a window, in tokens."
+)
 TaskFacts = _parameter("facts", "Facts that are asked for.")
 TaskDecoys = _parameter("decoys", "Look-alikes that are not asked for.")
 TaskAsked = _parameter("asked", "Facts that one question asks for.")
@@ -182,6 +185,19 @@ TaskHops = _parameter("hops", "Facts that one answer needs, one after the other.
 TaskChanges = _parameter("changes", "Most changes of one fact.")
 TaskTurns = _parameter("turns", "Messages that the text is split into.")
 TaskDepth = _parameter("depth", "Percent of the text before what is asked for, which otherwise is scattered.")
+
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        help="Write a page with tables and pictures to this HTML file; it needs no network to be read."
+        " Needs pip install 'retain-local\\[report]'.",
+        show_default=False,
+    ),
+]
+Png = Annotated[
+    Path | None, typer.Option("--png", help="Write the pictures of the report to this folder.", show_default=False)
+]
 
 AuditText = Annotated[
     list[Path],

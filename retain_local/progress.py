@@ -112,6 +112,9 @@ class PromptProgress:
 class AuditProgress:
     """Context manager around the reading of long texts: call it with (tokens read, tokens to read)."""
 
+    def __init__(self, label: str = "reading the texts") -> None:
+        self._label = label
+
     def __enter__(self) -> AuditProgress:
         self._bar = _Bar(
             Console(stderr=True),
@@ -126,7 +129,7 @@ class AuditProgress:
         return self
 
     def __call__(self, done: int, total: int) -> None:
-        self._bar.show("reading the texts", done, total)
+        self._bar.show(self._label, done, total)
 
     def __exit__(self, *_: object) -> None:
         self._bar.hide()

@@ -15,7 +15,7 @@ from .errors import RetainError, UsageError
 
 SEQUENCE = 0  # the bindings run one sequence
 
-# (layer, head, pos, log_beta, age) -> scores, all of shape [n_cells]
+# (layer, head, pos, log_beta, age) -> scores, all of shape [n_cells]; None leaves them to the policy
 Scorer = Callable[
     [
         npt.NDArray[np.int32],
@@ -24,7 +24,7 @@ Scorer = Callable[
         npt.NDArray[np.float32],
         npt.NDArray[np.int32],
     ],
-    npt.ArrayLike,
+    npt.ArrayLike | None,
 ]
 
 
@@ -263,8 +263,9 @@ class Retention:
         ----------
         scorer : called as scorer(layer, head, pos, log_beta, age) with arrays of shape [n_cells]; all int32 but
             log_beta, which is float32. They are the library's own memory: copy what is to be kept. age is tokens
-            seen + 1 - pos. It returns finite scores, [n_cells]; the cells with the highest stay. What it raises comes
-            out of the call that evaluated the tokens, and that eviction uses the policy's own scores.
+            seen + 1 - pos. It returns finite scores, [n_cells]; the cells with the highest stay. None leaves them to the
+            policy. What it raises comes out of the call that evaluated the tokens, and that eviction uses the policy's
+            own scores.
         """
         callback = native.ScoreCallback() if scorer is None else native.ScoreCallback(self._call_scorer(scorer))
         native.check(native.set_callback(self._ctx, callback, None))
@@ -285,7 +286,10 @@ class Retention:
         ) -> bool:
             try:
                 arrays = [np.ctypeslib.as_array(pointer, (n,)) for pointer in (layer, head, pos, log_beta, age)]
-                scores = np.asarray(scorer(*arrays), dtype=np.float32)
+                returned = scorer(*arrays)
+                if returned is None:
+                    return False
+                scores = np.asarray(returned, dtype=np.float32)
                 if scores.shape != (n,) or not np.isfinite(scores).all():
                     raise UsageError(f"a scorer must return {n} finite scores; it returned shape {list(scores.shape)}")
                 np.ctypeslib.as_array(out, (n,))[:] = scores

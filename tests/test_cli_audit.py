@@ -126,7 +126,7 @@ def test_progress_at_a_terminal(home: Path, tiny: TinyFiles) -> None:
         encoding="utf-8",
     )
     child.expect("reading the texts")
-    child.expect(r"\d+% .*tok/s .*\d:\d\d:\d\d left")
+    child.expect(r"\d+% .*tok/s.* \S*\d:\d\d:\d\d\S* left")  # with codes of colours between them
     child.expect("Worst places")
     child.expect(pexpect.EOF)
 

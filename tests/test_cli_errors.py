@@ -78,10 +78,16 @@ def test_libraries_that_are_not_there(tmp_path: Path, tiny: TinyFiles) -> None:
     assert "the native libraries are not there" in done.stderr and "unset LLAMA_CPP_LIB_PATH" in done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["chat"], ["run"], ["demo"], ["gates", "inspect"], ["doctor"]])
+WITHOUT_EXAMPLE = ([], ["gates"], ["doctor"])
+WITH_EXAMPLE = (
+    ["chat"], ["run"], ["eval"], ["results"], ["audit"], ["bench"], ["demo"],
+    ["gates", "inspect"], ["gates", "export"], ["gates", "verify"], ["gates", "train"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", [*WITHOUT_EXAMPLE, *WITH_EXAMPLE], ids=" ".join)
 def test_help(tmp_path: Path, command: list[str]) -> None:
     # help works even where nothing else does
     done = run(tmp_path, *command, "--help", LLAMA_CPP_LIB_PATH=str(tmp_path))
     assert done.returncode == 0 and done.stderr == "" and "Usage: retain-local" in done.stdout
-    if command in (["chat"], ["run"], ["demo"], ["gates", "inspect"]):
-        assert "Example" in done.stdout
+    assert ("Example" in done.stdout) == (command in WITH_EXAMPLE)

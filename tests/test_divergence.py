@@ -60,6 +60,9 @@ def test_it_agrees_with_scipy_on_saved_logits(tiny: TinyFiles, llm: Any, tokens:
         options(tiny, 40, scope="head"),
         options(tiny, 40, policy="window", sinks=2, recent=10),
         options(tiny, 60, policy="random", scope="layer", policy_seed=3),
+        options(tiny, 60, policy="knorm", scope="head"),
+        options(tiny, 60, policy="keydiff"),
+        options(tiny, 60, policy="snapkv", scope="layer"),
     ]
     full = saved_logits(tiny.model("llama"), tokens, policy="none", gates=None)
     for arm, found in zip(arms, diverge(llm, tokens, arms)):

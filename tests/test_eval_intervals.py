@@ -9,7 +9,7 @@ from support.libraries import require_patched
 
 require_patched()
 
-from retain_local.evaluation.intervals import mean_interval, paired_difference  # noqa: E402  needs the libraries
+from retain_local.evaluation.intervals import mean_interval, normal_interval, paired_difference  # noqa: E402  needs the libraries
 
 
 @pytest.mark.parametrize("right, n", [(0, 40), (40, 40), (4, 100), (383, 400), (200, 400)])
@@ -76,3 +76,12 @@ def test_a_difference_holds_the_truth_19_times_in_20() -> None:
         _, low, high = paired_difference(small, full)
         held += low <= 0.1 * (0.4 - 0.9) <= high
     assert 0.92 <= held / 1000 <= 0.99
+
+
+def test_of_any_numbers() -> None:
+    """Alone it is mean ± 1.96 standard errors; numbers that are alike within a group tell as much as one of them."""
+    values = np.random.default_rng(2).exponential(size=200)
+    error = 1.959964 * values.std(ddof=1) / np.sqrt(len(values))
+    mean, low, high = normal_interval([[value] for value in values])
+    assert (low, mean, high) == pytest.approx((values.mean() - error, values.mean(), values.mean() + error))
+    assert normal_interval([[value] * 8 for value in values]) == pytest.approx((mean, low, high))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ Document = str | list[Message]
 
 
 def read_documents(source: str) -> Iterator[Document]:
-    """The documents of a source, one after the other.
+    """The documents of a source, one after the other; that it is there is checked at once.
 
     Parameters
     ----------
@@ -34,18 +36,22 @@ def read_documents(source: str) -> Iterator[Document]:
     RetainError : there is no such file or data set, or it holds something else.
     """
     path = Path(source)
+    suffix = path.suffix.lower()
     if path.is_dir():
-        yield from _read_data_set(str(path), "train", source)
-    elif path.suffix.lower() in TEXT_SUFFIXES:
-        yield _read_text(path)
-    elif path.suffix.lower() in JSON_SUFFIXES:
-        yield from _read_lines(path)
-    elif path.exists():
+        return _read_data_set(str(path), "train", source)
+    if suffix in (*TEXT_SUFFIXES, *JSON_SUFFIXES):
+        if not path.exists():
+            raise RetainError(f"{path}: {os.strerror(errno.ENOENT)}")
+        return _read_whole(path) if suffix in TEXT_SUFFIXES else _read_lines(path)
+    if path.exists():
         raise UsageError(f"{source}: a file of data ends in {', '.join((*TEXT_SUFFIXES, *JSON_SUFFIXES))}")
-    elif match := _DATA_SET.fullmatch(source):
-        yield from _read_data_set(match["name"], match["split"] or "train", source)
-    else:
-        raise UsageError(f"{source} is neither a file or folder here nor the name of a data set")
+    if match := _DATA_SET.fullmatch(source):
+        return _read_data_set(match["name"], match["split"] or "train", source)
+    raise UsageError(f"{source} is neither a file or folder here nor the name of a data set")
+
+
+def _read_whole(path: Path) -> Iterator[Document]:
+    yield _read_text(path)
 
 
 def _read_text(path: Path) -> str:

@@ -7,25 +7,26 @@ import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from ..byte_format import format_bytes
 from ..errors import RetainError, UsageError
 from ..evaluation.arms import Budget
 from ..loading import LoadOptions, find_model, gates_to_load, load_model
 from ..model_file import ModelFile
 from ..options import RetentionOptions
 from ..progress import AuditProgress
+from ..report.files import ReportFiles
 from .as_json import audit_as_dict
 from .recommendation import Recommendation, Shelf
 from .result import Audit, BudgetAudit
 from .tables import print_audit
 from .texts import make_texts, read_files, token_text
-from .verdict import Bound, recommend
+from .verdict import Bound, conclusion, recommend
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -43,6 +44,7 @@ class AuditOptions:
     window : see `texts.make_texts`.
     n_worst : places shown for each budget.
     store : whether to keep the recommendation.
+    report : see `report.audit_page.write_audit_report`.
     """
 
     texts: Sequence[Path]
@@ -53,6 +55,7 @@ class AuditOptions:
     n_worst: int = 3
     json: Path | None = None
     store: bool = True
+    report: ReportFiles = ReportFiles()
 
 
 def run_audit(model: str, options: AuditOptions, load: LoadOptions) -> int:
@@ -68,11 +71,13 @@ def run_audit(model: str, options: AuditOptions, load: LoadOptions) -> int:
     budgets = list(dict.fromkeys(Budget.parse(text) for text in options.budgets.split(",")))
     if (out := options.json) is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise UsageError(f"{out} cannot be written: {'it is a folder' if out.is_dir() else 'its folder is missing'}")
+    options.report.check()
     contents = read_files(options.texts)
     path, fetched_gates = find_model(model)
     named = {field.name: getattr(load, field.name) for field in fields(RetentionOptions)}
     retention = RetentionOptions(**named | {"budget": None, "gates": gates_to_load(load, fetched_gates)})
 
+    from ..report.audit_page import write_audit_report
     from .run import audit_texts  # loads the native libraries
 
     with closing(_load_weights(path, load)) as llm:
@@ -82,10 +87,14 @@ def run_audit(model: str, options: AuditOptions, load: LoadOptions) -> int:
         if load.policy == "auto" and audit.gates is None:
             logger.warning("no gates at %s: the policy is 'window'", llm.model_file.sidecar_path())
         best = recommend(audit, bound)
-        print_audit(Console(highlight=False), audit, bound, options.n_worst, lambda token: token_text(llm, token))
+        piece = partial(token_text, llm)
+        print_audit(Console(highlight=False), audit, bound, options.n_worst, piece)
         if options.json is not None:
-            _write_json(options.json, audit_as_dict(audit, bound, best, lambda token: token_text(llm, token)))
-        return _conclude(model, llm.model_file, audit, bound, best, load, options.store)
+            _write_json(options.json, audit_as_dict(audit, bound, best, piece))
+        status = _conclude(model, llm.model_file, audit, bound, best, load, options.store)
+        if options.report.wanted:
+            write_audit_report(options.report, llm, audit, bound, retention)
+        return status
 
 
 def _load_weights(path: Path, load: LoadOptions) -> Llama:
@@ -107,26 +116,14 @@ def _conclude(
     """Print the verdict, and keep it where asked; returns the exit status."""
     console = Console(highlight=False, soft_wrap=True)
     shelf = Shelf.of(file, RetentionOptions(gates=audit.gates, policy=audit.policy, scope=audit.scope))
+    verdict, reason = conclusion(audit, bound, best)
+    console.print(f"[{'red' if best is None else 'green'}]{verdict}[/]{escape(reason)}")
     if best is not None:
-        share = f", {best.budget} of the longest text" if best.budget.share is not None else ""
-        found = f"mean KL {best.summary.kl_mean:.3g}, agreement {best.summary.agreement:.1%}"
-        saved = f"{format_bytes(best.bytes_full - best.bytes_peak)} of {format_bytes(best.bytes_full)}"
-        console.print(f"[green]recommended:[/] {best.cells:,} cells{share}: {found}; saves {saved} of KV ({bound})")
         if store:
             shelf.put(_recommendation(audit, bound, best))
             console.print(f"to use it: retain-local chat {escape(model)} --budget auto{escape(_flags(load))}")
         return 0
-    if not audit.evicts:
-        console.print(
-            "[red]nothing was evicted[/] at any of these budgets, so nothing is recommended: an eviction runs at budget"
-            f" + buffer ({audit.settings['buffer']}) tokens; use longer texts, or smaller budgets"
-        )
-        return NOT_RECOMMENDED
-    console.print(
-        f"[red]no budget is within the bound[/] ({bound}): do not evict on texts like these, or try larger budgets,"
-        " another policy, or other gates"
-    )
-    if store and shelf.clear():
+    if audit.evicts and store and shelf.clear():
         console.print("the recommendation of an earlier audit is taken back")
     return NOT_RECOMMENDED
 

@@ -43,7 +43,7 @@ def audit_texts(
     """
     if options.policy == "none":
         raise UsageError("the policy 'none' never evicts, so there is nothing to audit")
-    caches = [[_resolve(llm, options, budget, text) for budget in budgets] for text in texts]
+    caches = [[options_for(llm, options, budget, text) for budget in budgets] for text in texts]
     total = sum(len(text.tokens) - 1 for text in texts) * (len(budgets) + 1)
     done, found = 0, []
     for text, own in zip(texts, caches):
@@ -69,7 +69,8 @@ def audit_texts(
     )
 
 
-def _resolve(llm: Llama, options: RetentionOptions, budget: Budget, text: AuditText) -> RetentionOptions:
+def options_for(llm: Llama, options: RetentionOptions, budget: Budget, text: AuditText) -> RetentionOptions:
+    """The options of the cache that reads a text at a budget, resolved."""
     n_read = max(1, len(text.tokens) - 1)
     type_k, type_v = _types(llm)
     return replace(options, budget=min(budget.of(len(text.tokens)), n_read)).resolve(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -15,6 +15,8 @@ from .result import Audit, BudgetAudit
 from .verdict import Bound
 from .worst import worst_places
 
+BUDGET_HEADS = ("budget", "cells", "KL mean", "95%", "99%", "agrees", "PPL ratio", "KV peak", "saved", "bound")
+
 _PLAIN = {
     "box": SIMPLE_HEAD,
     "padding": (0, 1, 0, 0),  # ten columns of figures fit 80 characters
@@ -22,6 +24,7 @@ _PLAIN = {
     "title_justify": "left",
     "title_style": "bold",
 }
+_MARKS = {"covers": "dim", "within": "green", "out": "red"}
 _BETTER = 0.98  # a perplexity ratio below it is no accident
 _SPACE = "␣"  # in a token, where one at the end would not be seen
 _SHOWN = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
@@ -29,17 +32,18 @@ _SHOWN = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 def print_audit(console: Console, audit: Audit, bound: Bound, n_worst: int, piece: Callable[[int], str]) -> None:
     """Print what was audited, each budget, each file where there are several, and the worst places."""
-    console.print(_heading(audit))
+    console.print(Text(heading(audit)))
     console.print(_budget_table(audit, bound))
-    if note := _note(audit):
-        console.print(note)
+    if remark := note(audit):
+        console.print(Text(remark, "yellow"))
     if len(audit.budgets[0].files) > 1:
         console.print(_file_table(audit, bound))
     if n_worst and audit.evicts:
         console.print(_worst_table(audit, n_worst, piece))
 
 
-def _heading(audit: Audit) -> Text:
+def heading(audit: Audit) -> str:
+    """What was audited, in one line."""
     n_files, n_texts = len(audit.budgets[0].files), len(audit.texts)
     n_tokens = sum(len(text.tokens) for text in audit.texts)
     counts = f"{n_files} {'file' if n_files == 1 else 'files'}, {n_tokens:,} tokens"
@@ -47,46 +51,48 @@ def _heading(audit: Audit) -> Text:
         counts += f" in {n_texts} windows"
     policy = audit.policy if audit.scope == "global" else f"{audit.policy} with a budget for each {audit.scope}"
     gates = f" (gates {audit.gates.name})" if audit.gates is not None else ""
-    return Text(f"{audit.model.name}, policy {policy}{gates}: {counts}, read in chunks of {audit.n_chunk}")
+    return f"{audit.model.name}, policy {policy}{gates}: {counts}, read in chunks of {audit.n_chunk}"
 
 
 def _budget_table(audit: Audit, bound: Bound) -> Table:
-    columns = ("budget", "cells", "KL mean", "95%", "99%", "agrees", "PPL ratio", "KV peak", "saved", "bound")
-    table = Table(*columns, **_PLAIN)
+    table = Table(*BUDGET_HEADS, **_PLAIN)
     for column in table.columns[1:-1]:
         column.justify = "right"
     for one in audit.budgets:
-        saved = f"{1 - one.bytes_peak / one.bytes_full:.0%}"
-        figures = (*_figures(one), format_bytes(one.bytes_peak), saved, _mark(one, bound))
-        table.add_row(str(one.budget), f"{one.cells:,}", *figures)
-    full = format_bytes(audit.budgets[0].bytes_full)
-    table.add_row("full", "", "", "", "", "", "", full, "", "", style="dim")
+        *figures, mark = budget_row(one, bound)
+        table.add_row(*figures, Text(mark, _MARKS[mark]))
+    table.add_row(*full_row(audit), style="dim")
     return table
 
 
-def _figures(one: BudgetAudit) -> Iterator[str]:
+def budget_row(one: BudgetAudit, bound: Bound) -> list[str]:
+    """What a table says of a budget, under `BUDGET_HEADS`."""
     summary = one.summary
-    for kl in (summary.kl_mean, summary.kl_95, summary.kl_99):
-        yield f"{kl:.4f}"
-    yield f"{summary.agreement:.1%}"
-    yield f"{summary.perplexity_ratio:.3f}"
+    return [
+        str(one.budget),
+        f"{one.cells:,}",
+        *(f"{kl:.4f}" for kl in (summary.kl_mean, summary.kl_95, summary.kl_99)),
+        f"{summary.agreement:.1%}",
+        f"{summary.perplexity_ratio:.3f}",
+        format_bytes(one.bytes_peak),
+        f"{1 - one.bytes_peak / one.bytes_full:.0%}",
+        ("within" if bound.allows(one) else "out") if one.evicts else "covers",
+    ]
 
 
-def _mark(one: BudgetAudit, bound: Bound) -> Text:
-    if not one.evicts:
-        return Text("covers", "dim")
-    return Text("within", "green") if bound.allows(one) else Text("out", "red")
+def full_row(audit: Audit) -> list[str]:
+    """The same of the full cache."""
+    return ["full", "", "", "", "", "", "", format_bytes(audit.budgets[0].bytes_full), "", ""]
 
 
-def _note(audit: Audit) -> Text | None:
+def note(audit: Audit) -> str | None:
     """What to make of a full cache that predicts the text worse."""
     better = [one for one in audit.budgets if one.evicts and one.summary.perplexity_ratio < _BETTER]
     if not better:
         return None
-    return Text(
+    return (
         f"The full cache predicts these texts worse than {better[0].budget} does: the model gains nothing from text that"
-        " far back, or cannot read that far. KL is then a difference, and not a loss.",
-        "yellow",
+        " far back, or cannot read that far. KL is then a difference, and not a loss."
     )
 
 
@@ -94,7 +100,7 @@ def _file_table(audit: Audit, bound: Bound) -> Table:
     table = Table("file", *(str(one.budget) for one in audit.budgets), title="KL mean of each file", **_PLAIN)
     for column in table.columns[1:]:
         column.justify = "right"
-    for file, name in _names(audit).items():
+    for file, name in short_names(audit).items():
         summaries = [one.files[file] for one in audit.budgets]
         table.add_row(name, *(Text(f"{s.kl_mean:.4f}", "" if bound.holds(s) else "red") for s in summaries))
     return table
@@ -105,17 +111,17 @@ def _worst_table(audit: Audit, n_worst: int, piece: Callable[[int], str]) -> Tab
     table = Table(*columns, title="Worst places: what came, and what each cache held likeliest", **_PLAIN)
     for column in table.columns[1:3]:
         column.justify = "right"
-    names = _names(audit)
+    names = short_names(audit)
     for one in filter(lambda one: one.evicts, audit.budgets):
         for number, place in enumerate(worst_places(one, n_worst, piece)):
             where = f"{names[place.file]}:{place.line}" if len(names) > 1 else str(place.line)
             label = str(one.budget) if number == 0 else ""
-            tokens = (Text(shown(token).replace(" ", _SPACE)) for token in (place.came, place.full, place.cache))
+            tokens = (Text(shown_token(token)) for token in (place.came, place.full, place.cache))
             table.add_row(label, f"{place.kl:.2f}", where, Text(shown(place.before)), *tokens)
     return table
 
 
-def _names(audit: Audit) -> dict[str, str]:
+def short_names(audit: Audit) -> dict[str, str]:
     """A short name for each file: without its folder, where that leaves them different."""
     files = list(audit.budgets[0].files)
     names = [Path(file).name for file in files]
@@ -125,3 +131,8 @@ def _names(audit: Audit) -> dict[str, str]:
 def shown(text: str) -> str:
     """A text in one line: ends of lines and tabs as signs, a replacement for what a terminal must not get."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text.translate(_SHOWN))
+
+
+def shown_token(text: str) -> str:
+    """A token in one line, with a sign for its spaces."""
+    return shown(text).replace(" ", _SPACE)

@@ -59,22 +59,25 @@ def read_files(files: Sequence[Path]) -> dict[str, str]:
     return contents
 
 
-def make_texts(llm: Llama, contents: dict[str, str], window: int | None) -> list[AuditText]:
+def make_texts(
+    llm: Llama, contents: dict[str, str], window: int | None, n_ctx: int | None = None
+) -> list[AuditText]:
     """Files as texts, in order.
 
     Parameters
     ----------
-    llm : gives vocabulary and context. What looks like a special token in a file is plain text.
+    llm : gives the vocabulary. What looks like a special token in a file is plain text.
     contents : from `read_files`.
     window : cut each file into as few windows of nearly equal length, at most so many tokens, as it takes; None: leave
         it whole.
+    n_ctx : of the caches that will read them; None: that of `llm`.
 
     Raises
     ------
     UsageError : the window does not fit the context.
     RetainError : a file is too short, longer than the context, or not of this vocabulary.
     """
-    n_ctx = llm.n_ctx()
+    n_ctx = n_ctx or llm.n_ctx()
     if window is not None and not LEAST_WINDOW <= window <= n_ctx:
         raise UsageError(f"a window of {window} tokens is out of range: {LEAST_WINDOW} to {n_ctx}, the context")
     texts: list[AuditText] = []
@@ -119,10 +122,13 @@ def _windows(text: AuditText, window: int, has_bos: bool) -> list[AuditText]:
     ]
 
 
-def token_texts(llm: Llama, tokens: Sequence[int]) -> list[str]:
-    """Text of each token. A character whose bytes are spread over several tokens is the text of the last of them."""
+def token_texts(llm: Llama, tokens: Sequence[int], special: bool = False) -> list[str]:
+    """Text of each token, "" for special ones unless they are wanted.
+
+    A character whose bytes are spread over several tokens is the text of the last of them.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    return [decoder.decode(llm.detokenize([token])) for token in tokens]
+    return [decoder.decode(llm.detokenize([token], special=special)) for token in tokens]
 
 
 def token_text(llm: Llama, token: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..byte_format import format_bytes
 from ..divergence.summary import Summary
 from ..errors import UsageError
 from .result import Audit, BudgetAudit
@@ -62,3 +63,25 @@ class Bound:
 def recommend(audit: Audit, bound: Bound) -> BudgetAudit | None:
     """The smallest budget that the bound allows; None when it allows none."""
     return min((one for one in audit.budgets if bound.allows(one)), key=lambda one: one.cells, default=None)
+
+
+def conclusion(audit: Audit, bound: Bound, best: BudgetAudit | None) -> tuple[str, str]:
+    """The verdict in a few words, and the rest of its sentence.
+
+    Parameters
+    ----------
+    best : from `recommend`.
+    """
+    if best is not None:
+        share = f", {best.budget} of the longest text" if best.budget.share is not None else ""
+        found = f"mean KL {best.summary.kl_mean:.3g}, agreement {best.summary.agreement:.1%}"
+        saved = f"{format_bytes(best.bytes_full - best.bytes_peak)} of {format_bytes(best.bytes_full)}"
+        return "recommended:", f" {best.cells:,} cells{share}: {found}; saves {saved} of KV ({bound})"
+    if not audit.evicts:
+        return "nothing was evicted", (
+            " at any of these budgets, so nothing is recommended: an eviction runs at budget"
+            f" + buffer ({audit.settings['buffer']}) tokens; use longer texts, or smaller budgets"
+        )
+    return "no budget is within the bound", (
+        f" ({bound}): do not evict on texts like these, or try larger budgets, another policy, or other gates"
+    )

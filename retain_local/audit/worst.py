@@ -18,7 +18,7 @@ BEFORE = 48  # characters shown before a token
 class Place:
     """A token whose prediction changed.
 
-    file, line : where it is; token : its number in the text.
+    file, line : where it is; text, token : the number of the text, and of the token in it.
     kl : of its prediction, in nats.
     before : the text before it; came : the token that came.
     full, cache : the tokens that the full cache and this one held likeliest.
@@ -26,6 +26,7 @@ class Place:
 
     file: str
     line: int
+    text: int
     token: int
     kl: float
     before: str
@@ -61,6 +62,7 @@ def _place(budget: BudgetAudit, number: int, entry: int, piece: Callable[[int], 
     return Place(
         file=text.file,
         line=text.line_of(token),
+        text=number,
         token=token,
         kl=float(one.kl[entry]),
         before=_text_before(text, token),

@@ -11,7 +11,7 @@ from .. import library
 from ..errors import RetainError
 
 VARIABLE = "RETAIN_STOCK_LIB_DIR"
-SOURCES = Path(__file__).parents[1] / "sources"  # the native part, as the wheel holds it
+SOURCES = Path(__file__).parent / "native"  # the native part, as the wheel holds it
 
 
 def stock_libraries() -> Path:

@@ -15,13 +15,18 @@ class Reading:
     nll : negative log-likelihood of the token that came, in nats, float64 [n - 1].
     top : the token held likeliest, int32 [n - 1].
     budget : cells per (layer, KV head) on average that the cache was made for.
-    bytes_peak : bytes of the most cells held at once.
+    bytes_peak : bytes of the most cells held at once; bytes_pool : bytes allocated.
+    n_cells : cells held at the end.
+    seconds : that reading took.
     """
 
     nll: npt.NDArray[np.float64]
     top: npt.NDArray[np.int32]
     budget: int
     bytes_peak: int
+    bytes_pool: int = 0
+    n_cells: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,15 @@ class _Sheet:
 
     def reading(self, cache: TextCache) -> Reading:
         stats = cache.retention.stats()
-        return Reading(self.nll, self.top, stats.budget, stats.cells_peak * stats.bytes_cell)
+        return Reading(
+            self.nll,
+            self.top,
+            stats.budget,
+            stats.cells_peak * stats.bytes_cell,
+            stats.bytes_pool,
+            stats.cells_kept,
+            cache.seconds,
+        )
 
 
 def _compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ class TextCache:
     retention : Retention
     n_whole : int
         Tokens read while no cell had been evicted.
+    seconds : float
+        That reading took.
 
     Raises
     ------
@@ -43,6 +46,7 @@ class TextCache:
     def __init__(self, llm: Llama, options: RetentionOptions) -> None:
         self.n_chunk = llm.context_params.n_ubatch
         self.n_whole = 0
+        self.seconds = 0.0
         self._n_read = 0
         self._n_vocab = llm.n_vocab()
         native_log.forget_errors()
@@ -82,9 +86,11 @@ class TextCache:
         np.ctypeslib.as_array(self._batch.token, (n,))[:] = tokens
         np.ctypeslib.as_array(self._batch.pos, (n,))[:] = np.arange(self._n_read, self._n_read + n)
         native.clear_error()
+        start = time.perf_counter()
         with stoppable(self._ctx):
             if status := llama_cpp.llama_decode(self._ctx, self._batch):
                 raise RetainError(native.error_text() or f"llama_decode returned {status}")
+        self.seconds += time.perf_counter() - start
         self._n_read += n
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._ctx), (n, self._n_vocab))
 

@@ -14,10 +14,14 @@ from ..loading import find_model
 from ..model_file import read_model_file
 from ..paths import BUNDLED_MODEL
 from ..progress import EvalProgress
+from ..report.eval_example import read_example
+from ..report.eval_page import write_eval_report
+from ..report.files import ReportFiles
+from ..report.kept_text import KeptText
 from ..tasks import TASKS
 from .arms import make_arms
 from .markdown import render_markdown
-from .merge import read_results
+from .merge import read_results, read_settings
 from .plan import Plan, PreparedTask, prepare_tasks
 from .records import RecordFile
 from .run import Unit, run_units, units_left
@@ -35,6 +39,7 @@ class EvalOptions:
     policies : "" takes the gates where the model has some, window and random.
     parameters : of generated tasks; None where not given.
     load : arguments of `Llama`.
+    report : see `report.eval_page.write_eval_report`.
     """
 
     tasks: str
@@ -48,15 +53,17 @@ class EvalOptions:
     cut: bool = False
     parameters: dict[str, int | None] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
+    report: ReportFiles = ReportFiles()
 
 
 def run_eval(model: str, options: EvalOptions) -> None:
-    """Measure what is left to measure, with progress, and print the tables.
+    """Measure what is left to measure, with progress, print the tables, and write the report.
 
     Raises
     ------
-    RetainError : see `find_sources`, `make_arms`, `RecordFile`, `prepare_tasks` and `run_units`.
+    RetainError : see `find_sources`, `make_arms`, `RecordFile`, `prepare_tasks`, `run_units` and `ReportFiles`.
     """
+    options.report.check()
     console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
     plan = _make_plan(model, options)
     tasks = prepare_tasks(plan)
@@ -73,27 +80,39 @@ def run_eval(model: str, options: EvalOptions) -> None:
                 notes.print(f"[dim]stopped; {len(records):,} results are in {options.json}: run it again to go on[/]")
             raise
     keys = {(str(arm), source.name) for arm in plan.arms for source in plan.sources}
-    asked_for = [record for record in records if (record.arm, record.task) in keys]
-    print_results(console, {"": asked_for}, {source.name: source.title for source in plan.sources})
+    results = {"": [record for record in records if (record.arm, record.task) in keys]}
+    titles = {source.name: source.title for source in plan.sources}
+    print_results(console, results, titles)
+    if options.report.wanted:
+        example, kept = _read_example(plan, tasks)
+        write_eval_report(options.report, results, titles, [("", plan.settings())], example, kept)
 
 
 def _measure(
     plan: Plan, tasks: list[PreparedTask], units: list[Unit], records: RecordFile, n_jobs: int, progress: EvalProgress
 ) -> None:
-    labels = [f"{unit.arm} · {tasks[unit.task].source.name}" for unit in units]
+    labels = [
+        f"{'all arms' if tasks[unit.task].is_text else unit.arm} · {tasks[unit.task].source.name}" for unit in units
+    ]
     progress.label(*labels[:1])
     for record, following in zip(run_units(plan, tasks, units, n_jobs), [*labels[1:], ""]):
         records.add(record)
         progress.advance(following)
 
 
-def show_results(files: list[str], markdown: bool) -> None:
-    """Print the tables of files that `run_eval` wrote.
+def _read_example(plan: Plan, tasks: list[PreparedTask]) -> tuple[str, list[KeptText]]:
+    with EvalProgress(0, len({arm.method for arm in plan.arms if arm.budget is not None})) as progress:
+        return read_example(plan, tasks, progress)
+
+
+def show_results(files: list[str], markdown: bool, report: ReportFiles = ReportFiles()) -> None:
+    """Print the tables of files that `run_eval` wrote, and write a report without pictures of what is kept.
 
     Raises
     ------
-    RetainError : see `read_results`.
+    RetainError : see `read_results` and `ReportFiles`.
     """
+    report.check()
     results = read_results(files)
     if not results:
         raise RetainError("there are no results in it yet" if len(files) == 1 else "there are no results in them yet")
@@ -102,6 +121,8 @@ def show_results(files: list[str], markdown: bool) -> None:
         print(render_markdown(results, titles))
     else:
         print_results(Console(highlight=False), results, titles)
+    if report.wanted:
+        write_eval_report(report, results, titles, read_settings(files))
 
 
 def _make_plan(model: str, options: EvalOptions) -> Plan:

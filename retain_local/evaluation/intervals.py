@@ -35,6 +35,13 @@ def mean_interval(groups: Groups) -> tuple[float, float, float]:
     return mean, float(max(0.0, center - half)), float(min(1.0, center + half))
 
 
+def normal_interval(groups: Groups) -> tuple[float, float, float]:
+    """Mean of any numbers, and its 95% interval from a normal distribution; see `mean_interval` for the groups."""
+    mean = float(np.concatenate([np.asarray(group, float) for group in groups]).mean())
+    half = float(Z * np.sqrt(_variance(groups)))
+    return mean, mean - half, mean + half
+
+
 def paired_difference(first: Groups, second: Groups) -> tuple[float, float, float]:
     """Mean of first minus second over the same questions in the same groups, and its 95% interval.
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from ..byte_format import format_bytes
+from .figures import percent, signed, signed_span, span
 from .merge import Results
 from .points import Point, points_by_task, points_together
-from .table import percent, signed, signed_span, span, title_of_several
+from .table import title_of_several
+from .text_points import TextPoint, text_points
+from .text_table import TEXT_HEADS, text_row, text_title
 
 
 def render_markdown(results: Results, titles: dict[str, str]) -> str:
-    """Accuracy and its difference to the full cache, for all tasks together and for each, and what each arm took."""
+    """Accuracy and its difference to the full cache, for all tasks together and for each; texts; what each arm took."""
     by_task = points_by_task(results)
     common, together = points_together(results)
     sections = [_section(titles.get(task, task), points) for task, points in by_task.items()]
     if len(common) > 1:
         sections.insert(0, _section(title_of_several(common, len(by_task)), together))
+    texts = text_points(results)
+    sections += [_text_section(text_title(titles.get(task, task), points), points) for task, points in texts.items()]
     return "\n\n".join([*sections, _costs(together)])
 
 
@@ -27,6 +32,10 @@ def _section(title: str, points: list[Point]) -> str:
     if any(point.difference for point in points):
         tables.append(_matrix("less the full cache", points, _difference))
     return "\n\n".join(["\n".join(lines), *tables])
+
+
+def _text_section(title: str, points: list[TextPoint]) -> str:
+    return "\n".join([f"### {title}", "", *_table([*TEXT_HEADS], map(text_row, points))])
 
 
 def _full(point: Point) -> str:
@@ -65,7 +74,7 @@ def _costs(points: list[Point]) -> str:
             format_bytes(point.bytes_peak),
             format_bytes(point.bytes_pool),
             f"{point.read_rate:,.0f}",
-            f"{point.write_rate:,.0f}",
+            f"{point.write_rate:,.0f}" if point.write_rate else "",
         ]
         for point in points
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import UsageError
 from .arms import FULL
@@ -35,6 +36,11 @@ def read_results(files: Sequence[str]) -> Results:
                     f"{path} holds {record.arm} of task {record.task} once more; tell it apart with a label: NAME={path}"
                 )
     return {label: list(records.values()) for label, records in merged.items() if records}
+
+
+def read_settings(files: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Label and settings of each file, named as for `read_results`."""
+    return [(label, read_records(path)[0]) for label, path in map(_split, files)]
 
 
 def _split(file: str) -> tuple[str, Path]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..audit.texts import AuditText
 from ..chat_template import ChatTemplate
 from ..errors import RetainError, UsageError
 from ..llama import Llama
@@ -17,6 +18,8 @@ from .arms import Arm
 from .benchmarks.benchmark import BenchmarkItem
 from .conversation import Script, write_script
 from .source import Source
+from .text_run import weights_arguments
+from .text_task import TextTask
 
 _NO_EFFECT = ("n_threads", "n_threads_batch", "verbose")  # on the replies
 
@@ -27,14 +30,14 @@ class Plan:
 
     model : the model file.
     sources : see `find_sources`; arms : see `make_arms`.
-    n_items : questions of each task; seed : of generated conversations.
+    n_items : questions of each task, or windows of a text; seed : of generated conversations.
     parameters : of generated tasks, where not their own.
     load : arguments of `Llama` that are the same in every arm.
     cut : prompts that are too long for the context lose their middle, where their task allows it.
     """
 
     model: Path
-    sources: tuple[Source, ...]
+    sources: tuple[Source | TextTask, ...]
     arms: tuple[Arm, ...]
     n_items: int = 100
     seed: int = 0
@@ -72,11 +75,16 @@ def _gates_fingerprint(model: ModelFile, gates: Any) -> str:
 class PreparedTask:
     """One task, ready to be run: its items, each with its tokens, and the context that holds the longest of them."""
 
-    source: Source
-    items: list[Item | BenchmarkItem]
+    source: Source | TextTask
+    items: list[Item | BenchmarkItem] | list[AuditText]
     scripts: list[Script]
     stop: tuple[str, ...]
     n_ctx: int
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is a text, which all arms read at once."""
+        return isinstance(self.source, TextTask)
 
     @property
     def longest_shared(self) -> int:
@@ -89,19 +97,29 @@ def prepare_tasks(plan: Plan) -> list[PreparedTask]:
     Raises
     ------
     RetainError : a conversation is longer than the context, or the template or the vocabulary cannot express it.
-    UsageError : a budget is less than the cells that must be kept.
+    UsageError : a budget is less than the cells that must be kept, or options that text tasks cannot have.
     """
     tasks = []
     n_train = read_model_file(plan.model).n_ctx_train
     with closing(Llama(plan.model, vocab_only=True, verbose=plan.load.get("verbose", False))) as llm:
         template = ChatTemplate(llm)
         for source in plan.sources:
-            items = source.items(plan.n_items, plan.seed)
-            scripts = [write_script(llm, template, item, source.is_chat) for item in items]
-            scripts, n_ctx = _fit(source, scripts, plan, n_train)
-            tasks.append(PreparedTask(source, items, scripts, template.stop, n_ctx))
+            if isinstance(source, TextTask):
+                tasks.append(_prepare_text(llm, source, plan, n_train))
+            else:
+                items = source.items(plan.n_items, plan.seed)
+                scripts = [write_script(llm, template, item, source.is_chat) for item in items]
+                scripts, n_ctx = _fit(source, scripts, plan, n_train)
+                tasks.append(PreparedTask(source, items, scripts, template.stop, n_ctx))
             _check_budgets(plan, tasks[-1])
     return tasks
+
+
+def _prepare_text(llm: Llama, source: TextTask, plan: Plan, n_train: int) -> PreparedTask:
+    weights_arguments(plan.load)
+    windows = source.windows(llm, plan.load.get("n_ctx", 0) or n_train, plan.n_items)
+    scripts = [Script(window.tokens[:-1], [[]]) for window in windows]
+    return PreparedTask(source, windows, scripts, (), max(len(window.tokens) for window in windows))
 
 
 def _check_budgets(plan: Plan, task: PreparedTask) -> None:

@@ -41,14 +41,19 @@ class Point:
 
 
 def points_by_task(results: Results) -> dict[str, list[Point]]:
-    """For each task a point of each arm, in the order in which they first occur."""
-    tasks = dict.fromkeys(record.task for records in results.values() for record in records)
+    """For each task with questions a point of each arm, in the order in which they first occur."""
+    tasks = dict.fromkeys(record.task for records in results.values() for record in records if not record.is_text)
     return {task: _points(results, {task}) for task in tasks}
 
 
 def points_together(results: Results) -> tuple[list[str], list[Point]]:
-    """The tasks that every arm has results of, and a point of each arm over their questions."""
-    tasks = dict.fromkeys(record.task for records in results.values() for record in records)
+    """The tasks that every arm has answers of, and a point of each arm over their questions.
+
+    Where nothing was asked there are no such tasks, and the points are over the texts: what the arms took.
+    """
+    tasks = dict.fromkeys(record.task for records in results.values() for record in records if not record.is_text)
+    if not tasks:
+        return [], _points(results, {record.task for records in results.values() for record in records})
     by_arm: dict[tuple[str, str], set[str]] = {}
     for label, records in results.items():
         for record in records:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ class Record:
     bytes_peak : most bytes that the cells of this arm took in this task, up to this conversation.
     bytes_pool : bytes allocated for cells.
     read_seconds, write_seconds : for what is shared, and for the replies.
+    kl, nll : of a text, for each token that is scored: divergence from the full cache, and negative log-likelihood, in
+        nats. Its scores are whether the likeliest token is the full cache's.
     """
 
     arm: str
@@ -43,6 +45,13 @@ class Record:
     bytes_pool: int
     read_seconds: float
     write_seconds: float
+    kl: list[float] = field(default_factory=list)
+    nll: list[float] = field(default_factory=list)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether a text was read and nothing was asked."""
+        return bool(self.kl)
 
     @property
     def key(self) -> tuple[str, str, int]:

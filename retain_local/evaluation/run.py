@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 from ..errors import RetainError
@@ -17,6 +18,7 @@ from .arms import FULL, Arm
 from .conversation import ask_all
 from .plan import Plan, PreparedTask
 from .records import Record, RecordFile
+from .text_run import measure_text, weights_arguments
 
 
 class Unit(NamedTuple):
@@ -28,8 +30,10 @@ class Unit(NamedTuple):
 
 
 def units_left(plan: Plan, tasks: list[PreparedTask], records: RecordFile) -> list[Unit]:
-    """What the records do not hold yet, in the order of the plan."""
-    units = [Unit(arm, at, n) for arm in plan.arms for at, task in enumerate(tasks) for n in range(len(task.items))]
+    """What the records do not hold yet: conversations arm by arm, then texts window by window, each in all arms."""
+    asked, texts = ([at for at, task in enumerate(tasks) if task.is_text == is_text] for is_text in (False, True))
+    units = [Unit(arm, at, n) for arm in plan.arms for at in asked for n in range(len(tasks[at].items))]
+    units += [Unit(arm, at, n) for at in texts for n in range(len(tasks[at].items)) for arm in plan.arms]
     return [unit for unit in units if (str(unit.arm), tasks[unit.task].source.name, unit.item) not in records]
 
 
@@ -40,17 +44,24 @@ def run_units(plan: Plan, tasks: list[PreparedTask], units: list[Unit], n_jobs: 
     ------
     RetainError : the model cannot be loaded, or a budget is too small for what must be kept.
     """
+    pieces = _pieces(tasks, units)
     if n_jobs == 1:
         with Runner(plan, tasks) as runner:
-            yield from map(runner.measure, units)
+            yield from chain.from_iterable(map(runner.measure, pieces))
         return
     # a fresh process each: llama.cpp's threads do not survive a fork
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_jobs, spawn, _start_worker, (plan, tasks)) as pool:
         try:
-            yield from pool.map(_measure, units)
+            yield from chain.from_iterable(pool.map(_measure, pieces))
         except BrokenProcessPool:
             raise RetainError("a process was killed from outside, perhaps for its memory; use fewer --jobs") from None
+
+
+def _pieces(tasks: list[PreparedTask], units: list[Unit]) -> list[list[Unit]]:
+    """The units that are measured in one go: all arms of a window of a text, and each conversation on its own."""
+    together = groupby(units, lambda unit: (unit.task, unit.item) if tasks[unit.task].is_text else unit)
+    return [list(piece) for _, piece in together]
 
 
 class Runner:
@@ -58,7 +69,7 @@ class Runner:
 
     def __init__(self, plan: Plan, tasks: list[PreparedTask]) -> None:
         self._plan, self._tasks = plan, tasks
-        self._open: tuple[Arm, int] | None = None
+        self._open: tuple[Arm | None, int] | None = None
         self._llm: Llama | None = None
 
     def __enter__(self) -> Runner:
@@ -72,15 +83,35 @@ class Runner:
             self._llm.close()
         self._llm = self._open = None
 
-    def measure(self, unit: Unit) -> Record:
-        """Run one conversation in one arm."""
+    def load(self, unit: Unit) -> Llama:
+        """The model with the cache of an arm, in the budget for a conversation that is read next."""
         task = self._tasks[unit.task]
-        if self._open != (unit.arm, unit.task):
+        llm = self._opened(unit.arm, unit.task, _arguments(self._plan, unit.arm, task))
+        if unit.arm.budget is not None:
+            llm.reset()
+            n_shared = len(task.scripts[unit.item].shared)
+            llm.retention.set_budget(min(unit.arm.budget.of(n_shared), llm.options.budget))
+        return llm
+
+    def measure(self, units: list[Unit]) -> list[Record]:
+        """Run one conversation in one arm, or read one window of a text in several; a record for each unit."""
+        first = units[0]
+        task = self._tasks[first.task]
+        if not task.is_text:
+            return [_record(self.load(unit), unit, task) for unit in units]
+        load = self._plan.load | {"n_ctx": task.n_ctx}
+        llm = self._opened(None, first.task, weights_arguments(load))
+        arms = [unit.arm for unit in units]
+        return measure_text(llm, load, task.items[first.item], arms, task.source.name, first.item)
+
+    def _opened(self, arm: Arm | None, task: int, arguments: dict[str, Any]) -> Llama:
+        """The model loaded with these arguments, for an arm of a task, or None for all of its arms."""
+        if self._open != (arm, task):
             self.close()
             with _quiet():
-                self._llm = Llama(self._plan.model, **_arguments(self._plan, unit.arm, task))
-            self._open = unit.arm, unit.task
-        return _record(self._llm, unit, task)
+                self._llm = Llama(self._plan.model, **arguments)
+            self._open = arm, task
+        return self._llm
 
 
 def _arguments(plan: Plan, arm: Arm, task: PreparedTask) -> dict[str, Any]:
@@ -95,9 +126,6 @@ def _arguments(plan: Plan, arm: Arm, task: PreparedTask) -> dict[str, Any]:
 
 def _record(llm: Llama, unit: Unit, task: PreparedTask) -> Record:
     arm, item, script = unit.arm, task.items[unit.item], task.scripts[unit.item]
-    if arm.budget is not None:
-        llm.reset()
-        llm.retention.set_budget(min(arm.budget.of(len(script.shared)), llm.options.budget))
     replies = ask_all(llm, script, task.source.max_tokens, task.stop)
     stats = llm.retention.stats()
     return Record(
@@ -140,5 +168,5 @@ def _start_worker(plan: Plan, tasks: list[PreparedTask]) -> None:
     _runner = Runner(plan, tasks)
 
 
-def _measure(unit: Unit) -> Record:
-    return _runner.measure(unit)
+def _measure(piece: list[Unit]) -> list[Record]:
+    return _runner.measure(piece)

@@ -9,6 +9,7 @@ from ..errors import UsageError
 from ..tasks import TASKS, Item, Task
 from .benchmarks import BENCHMARKS, load_benchmark
 from .benchmarks.benchmark import BenchmarkItem
+from .text_task import PREFIX, TextTask, load_text_task
 
 QUESTIONS = 8  # asked of one generated conversation at most
 
@@ -64,36 +65,39 @@ class GeneratedTask:
         return items
 
 
-def find_sources(names: list[str], parameters: dict[str, int]) -> tuple[Source, ...]:
+def find_sources(names: list[str], parameters: dict[str, int]) -> tuple[Source | TextTask, ...]:
     """The tasks of these names, each once.
 
     Parameters
     ----------
-    names : of `TASKS`, or of benchmarks as `load_benchmark` reads them.
+    names : of `TASKS`, or of benchmarks as `load_benchmark` reads them, or ``text:FILE``.
     parameters : fields of `tasks.Parameters` that replace those of the generated tasks which have them.
 
     Raises
     ------
     UsageError : an unknown task, a parameter that none of them has, or two files of one task.
-    RetainError : a benchmark's file cannot be read or has another format.
+    RetainError : a text or a benchmark's file cannot be read or has another format.
     """
     sources = tuple(_find(name, parameters) for name in dict.fromkeys(names))
     found = [source.name for source in sources]
     for name in found:
         if found.count(name) > 1:
             raise UsageError(f"there are {found.count(name)} files of {name}; evaluate them one by one")
-    used = {name for source in sources if isinstance(source, GeneratedTask) for name in source.parameters}
+    with_parameters = (source for source in sources if isinstance(source, (GeneratedTask, TextTask)))
+    used = {name for source in with_parameters for name in source.parameters}
     for name in parameters:
         if name not in used:
             raise UsageError(f"--{name.removeprefix('n_')} makes no difference to {', '.join(names)}")
     return sources
 
 
-def _find(name: str, parameters: dict[str, int]) -> Source:
+def _find(name: str, parameters: dict[str, int]) -> Source | TextTask:
+    if name.startswith(PREFIX):
+        return load_text_task(name, parameters)
     if name.partition(":")[0].partition("/")[0] in BENCHMARKS:
         return load_benchmark(name)
     if name not in TASKS:
-        benchmarks = f"and no benchmark ({', '.join(BENCHMARKS)})"
-        raise UsageError(f"task {name!r} is not one of {', '.join(TASKS)}, {benchmarks}")
+        others = f"no benchmark ({', '.join(BENCHMARKS)}), and no text:FILE"
+        raise UsageError(f"task {name!r} is not one of {', '.join(TASKS)}, {others}")
     task = TASKS[name]
     return GeneratedTask(task, {key: value for key, value in parameters.items() if key in task.reads})
