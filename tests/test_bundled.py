@@ -50,7 +50,8 @@ def test_every_word_of_the_tasks_is_a_token_and_text_comes_back(llm: Llama, task
     item = TASKS[task].item("tokens")
     for text in [content for _, content in item.turns] + [f"{q.text} {q.answer}" for q in item.questions]:
         tokens = llm.tokenize(text.encode(), add_bos=False)
-        assert len(tokens) == count_words(text) + text.count("\n")
+        n_spaces = sum(map(str.isdigit, text))  # a digit stands alone, and so does the space before it
+        assert len(tokens) == count_words(text) + n_spaces
         assert llm.detokenize(tokens).decode() == text
 
 

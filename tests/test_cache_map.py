@@ -42,18 +42,19 @@ def test_shares() -> None:
 
 def test_one_column_for_each_position() -> None:
     lines = draw(Streams([[[0, 1, 5], [2]]], 6), 80, 20)
-    assert lines[1] == "0.0 ██   █" and lines[2].rstrip() == "0.1   █"
+    assert lines[0] == "    0    5 cells"
+    assert lines[1] == "0.0 ██   █     3" and lines[2] == "0.1   █        1"
     assert "layer.head" in lines[-1] and "1.0 positions each" in lines[-1]
 
 
 def test_buckets() -> None:
-    row = draw(Streams([[[*range(25), 25, 26, 99]]], 100), 8, 20)[1]
-    assert row == "0.0 █▒ ▒" or row == "0.0 █░ ░"
+    row = draw(Streams([[[*range(25), 25, 26, 99]]], 100), 14, 20)[1]
+    assert row == "0.0 █░ ░    28"
 
 
 def test_layers_stand_for_their_heads_where_there_are_many() -> None:
     lines = draw(Streams([[[0], [0], [1], [1]] for _ in range(10)], 2), 80, 14)
-    assert len(lines) == 12 and lines[1].startswith("0 ") and "mean of its heads" in lines[-1]
+    assert len(lines) == 12 and lines[1] == "0 ▒▒     4" and "mean of its heads" in lines[-1]
 
 
 def test_an_empty_cache() -> None:

@@ -66,7 +66,7 @@ def test_llama_cpp_gives_the_log_beta_of_training(tiny, folder: Path, tmp_path: 
     with closing(Llama(base_gguf, budget=64, gates=export.path, **load)) as llm:
         llm.eval(tokens)
         native = np.array([
-            [llm.retention.log_beta(il, head) for head in range(2)] for il in range(TINY_MODELS["qwen3"].n_layer)
+            [llm.retention.log_beta(il, head) for head in range(llm.retention.heads(il))] for il in range(TINY_MODELS["qwen3"].n_layer)
         ])  # fmt: skip
     base = BaseModel(load_sdpa(folder))
     module = load_gates(tmp_path, base, options)

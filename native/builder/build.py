@@ -26,7 +26,7 @@ from console import run_logged, say
 
 NATIVE = pathlib.Path(__file__).resolve().parent.parent
 # parts of native/ that are not compiled
-SKIPPED = ("bench", "builder", "package", "patches")
+SKIPPED = ("builder", "package", "patches")
 
 VARIANTS = {
     "release": {"CMAKE_BUILD_TYPE": "Release"},

@@ -1,4 +1,4 @@
-// retention-simd.h - a vector of floats, and loads of f32, f16 and bf16 into it
+// retention-simd.h - a vector of floats, and loads of f32, f16, bf16 and 8-bit integers into it
 //
 // VF lanes; every function has a portable form, so that the kernels are written once.
 
@@ -6,9 +6,18 @@
 
 #include "ggml-cpu-impl.h"
 #include "simd-mappings.h"
+#include "vec.h"
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+
+// unroll the next loop: arrays of vectors stay in registers only when all their indices are constants
+#if defined(__GNUC__) || defined(__clang__)
+#define VF_UNROLL _Pragma("GCC unroll 16")
+#else
+#define VF_UNROLL
+#endif
 
 #if defined(__AVX512F__)
 
@@ -22,10 +31,22 @@ static inline vf32  vf_load (const ggml_fp16_t * p)    { return _mm512_cvtph_ps(
 static inline vf32  vf_load (const ggml_bf16_t * p)    {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *) p)), 16));
 }
+static inline vf32  vf_load (const int8_t * p)         { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) p))); }
 static inline void  vf_store(float * p, vf32 x)        { _mm512_storeu_ps(p, x); }
+static inline vf32  vf_add  (vf32 a, vf32 b)           { return _mm512_add_ps(a, b); }
+static inline vf32  vf_sub  (vf32 a, vf32 b)           { return _mm512_sub_ps(a, b); }
+static inline vf32  vf_mul  (vf32 a, vf32 b)           { return _mm512_mul_ps(a, b); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { return _mm512_fmadd_ps(a, b, acc); }
 static inline vf32  vf_max  (vf32 a, vf32 b)           { return _mm512_max_ps(a, b); }
+static inline vf32  vf_exp  (vf32 x)                   { return ggml_v_expf(x); }
 static inline float vf_sum  (vf32 x)                   { return _mm512_reduce_add_ps(x); }
+static inline __m256 vf_halves(vf32 x) {
+    return _mm256_add_ps(_mm512_castps512_ps256(x), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1)));
+}
+static inline void  vf_sum4 (float * p, vf32 a, vf32 b, vf32 c, vf32 d) {
+    const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(vf_halves(a), vf_halves(b)), _mm256_hadd_ps(vf_halves(c), vf_halves(d)));
+    _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
+}
 
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 
@@ -39,14 +60,23 @@ static inline vf32  vf_load (const ggml_fp16_t * p)    { return _mm256_cvtph_ps(
 static inline vf32  vf_load (const ggml_bf16_t * p)    {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *) p)), 16));
 }
+static inline vf32  vf_load (const int8_t * p)         { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *) p))); }
 static inline void  vf_store(float * p, vf32 x)        { _mm256_storeu_ps(p, x); }
+static inline vf32  vf_add  (vf32 a, vf32 b)           { return _mm256_add_ps(a, b); }
+static inline vf32  vf_sub  (vf32 a, vf32 b)           { return _mm256_sub_ps(a, b); }
+static inline vf32  vf_mul  (vf32 a, vf32 b)           { return _mm256_mul_ps(a, b); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { return _mm256_fmadd_ps(a, b, acc); }
 static inline vf32  vf_max  (vf32 a, vf32 b)           { return _mm256_max_ps(a, b); }
+static inline vf32  vf_exp  (vf32 x)                   { return ggml_v_expf(x); }
 static inline float vf_sum  (vf32 x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     s = _mm_add_ss(s, _mm_movehdup_ps(s));
     return _mm_cvtss_f32(s);
+}
+static inline void  vf_sum4 (float * p, vf32 a, vf32 b, vf32 c, vf32 d) {
+    const __m256 s = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+    _mm_storeu_ps(p, _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1)));
 }
 
 #elif defined(__ARM_NEON) && defined(__aarch64__)
@@ -61,10 +91,31 @@ static inline vf32  vf_load (const ggml_fp16_t * p)    { return vcvt_f32_f16(vre
 static inline vf32  vf_load (const ggml_bf16_t * p)    {
     return vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16((const uint16_t *) p)), 16));
 }
+static inline vf32  vf_load (const int8_t * p)         {
+    uint32_t x;
+    memcpy(&x, p, sizeof(x));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(x))))));
+}
 static inline void  vf_store(float * p, vf32 x)        { vst1q_f32(p, x); }
+static inline vf32  vf_add  (vf32 a, vf32 b)           { return vaddq_f32(a, b); }
+static inline vf32  vf_sub  (vf32 a, vf32 b)           { return vsubq_f32(a, b); }
+static inline vf32  vf_mul  (vf32 a, vf32 b)           { return vmulq_f32(a, b); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { return vfmaq_f32(acc, a, b); }
 static inline vf32  vf_max  (vf32 a, vf32 b)           { return vmaxq_f32(a, b); }
 static inline float vf_sum  (vf32 x)                   { return vaddvq_f32(x); }
+static inline void  vf_sum4 (float * p, vf32 a, vf32 b, vf32 c, vf32 d) { vst1q_f32(p, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d))); }
+static inline vf32  vf_exp  (vf32 x) {
+#if defined(__ARM_FEATURE_SVE)
+    float v[VF]; // ggml's own is for sizeless vectors here
+    vst1q_f32(v, x);
+    for (int i = 0; i < VF; ++i) {
+        v[i] = expf(v[i]);
+    }
+    return vld1q_f32(v);
+#else
+    return ggml_v_expf(x);
+#endif
+}
 
 #else
 
@@ -79,10 +130,21 @@ static inline vf32  vf_set1 (float x)                  { VF_EACH(x); }
 static inline vf32  vf_load (const float * p)          { VF_EACH(p[i]); }
 static inline vf32  vf_load (const ggml_fp16_t * p)    { VF_EACH(GGML_CPU_FP16_TO_FP32(p[i])); }
 static inline vf32  vf_load (const ggml_bf16_t * p)    { VF_EACH(GGML_BF16_TO_FP32(p[i])); }
+static inline vf32  vf_load (const int8_t      * p)    { VF_EACH(p[i]); }
 static inline void  vf_store(float * p, vf32 x)        { memcpy(p, x.v, sizeof(x.v)); }
+static inline vf32  vf_add  (vf32 a, vf32 b)           { VF_EACH(a.v[i] + b.v[i]); }
+static inline vf32  vf_sub  (vf32 a, vf32 b)           { VF_EACH(a.v[i] - b.v[i]); }
+static inline vf32  vf_mul  (vf32 a, vf32 b)           { VF_EACH(a.v[i]*b.v[i]); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { VF_EACH(acc.v[i] + a.v[i]*b.v[i]); }
 static inline vf32  vf_max  (vf32 a, vf32 b)           { VF_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+static inline vf32  vf_exp  (vf32 x)                   { VF_EACH(expf(x.v[i])); }
 static inline float vf_sum  (vf32 x)                   { return (x.v[0] + x.v[1]) + (x.v[2] + x.v[3]); }
+static inline void  vf_sum4 (float * p, vf32 a, vf32 b, vf32 c, vf32 d) {
+    p[0] = vf_sum(a);
+    p[1] = vf_sum(b);
+    p[2] = vf_sum(c);
+    p[3] = vf_sum(d);
+}
 
 #undef VF_EACH
 
@@ -91,3 +153,14 @@ static inline float vf_sum  (vf32 x)                   { return (x.v[0] + x.v[1]
 static inline float vf_scalar(const float       * p) { return *p; }
 static inline float vf_scalar(const ggml_fp16_t * p) { return GGML_CPU_FP16_TO_FP32(*p); }
 static inline float vf_scalar(const ggml_bf16_t * p) { return GGML_BF16_TO_FP32(*p); }
+
+// ask for the cache line at p; any address will do
+static inline void vf_prefetch(const void * p) {
+#if defined(__GNUC__) || defined(__clang__)
+    __builtin_prefetch(p);
+#elif defined(_M_X64) || defined(_M_IX86)
+    _mm_prefetch((const char *) p, _MM_HINT_T0);
+#else
+    (void) p;
+#endif
+}

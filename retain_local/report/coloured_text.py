@@ -13,7 +13,7 @@ from .style import Picture, new_figure, styled
 
 LEVELS = 16  # shades between held by none (0) and by all
 OPACITIES = [0.0, *(0.12 + 0.88 * level / LEVELS for level in range(1, LEVELS + 1))]  # the first shade is seen, too
-_CHUNK = 256  # tokens that a browser lays out together
+_CHUNK = 256  # tokens, more or less, that a browser lays out together
 _COLUMNS, _ROWS = 100, 48  # of the picture
 _HELD, _GONE = "#7fb8d8", "#8a9099"
 
@@ -57,12 +57,16 @@ class ColouredText:
             start = stop
 
     def _chunk_end(self, start: int) -> int:
-        stop = min(start + _CHUNK, len(self.pieces))
-        for ends in ("\n", (".", "!", "?")):
-            for end in range(stop, start + _CHUNK // 2, -1):
+        """The end of a line that is near, or of a sentence, or neither where there is none."""
+        usual, most = (min(start + n, len(self.pieces)) for n in (_CHUNK, 2 * _CHUNK))
+        if usual == len(self.pieces):
+            return usual
+        later, earlier = range(usual, most + 1), range(usual, start + _CHUNK // 2, -1)
+        for ends, where in (("\n", later), ("\n", earlier), ((".", "!", "?"), earlier)):
+            for end in where:
                 if self.pieces[end - 1].endswith(ends):
                     return end
-        return stop
+        return usual
 
     def data(self) -> dict[str, list[float] | int]:
         """The numbers of each token, for a page's script."""

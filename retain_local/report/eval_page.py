@@ -65,7 +65,7 @@ def _compares(points: Sequence[Point] | Sequence[TextPoint]) -> bool:
 
 def _facts(settings: dict[str, Any]) -> list[tuple[str, str]]:
     """Settings as a reader wants them: the most telling first, and without those that say nothing."""
-    said = {key: value for key, value in settings.items() if value not in (None, False, {}, "")}
+    said = {key: value for key, value in settings.items() if value or key in _FIRST}
     order = {key: at for at, key in enumerate(_FIRST)}
     keys = sorted(said, key=lambda key: order.get(key, len(order)))
     return [(_NAMES.get(key, key.replace("_", " ")), str(said[key])) for key in keys]

@@ -63,7 +63,7 @@ def kept_at_age(trace: Trace, at: npt.NDArray[np.int64]) -> Array:
     """
     n = trace.n_tokens
     life = trace.evicted_at.astype(np.int64) - (1 + np.arange(n))
-    kept = np.stack([(life[:, : n - age] > age).mean(axis=1) for age in at], axis=1)
+    kept = np.stack([(life[:, : max(1, n - age)] > age).mean(axis=1) for age in at], axis=1)  # 1: a text of one token
     return _mean_of_layers(trace, kept)
 
 

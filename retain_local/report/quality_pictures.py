@@ -77,7 +77,7 @@ def _draw_methods(
             yerr=(np.maximum(mean - low, 0), np.maximum(high - mean, 0)),
             capsize=2.5,
             elinewidth=1,
-            label=method,
+            label=method.replace("$", r"\$"),  # not the start of a formula
             **look,
         )
     label_budgets(axes, [(point.budget, point.n_budget) for point in arms])

@@ -97,6 +97,7 @@ class Recorder:
 
     def trace(self) -> Trace:
         """What became of the cells, when all of the text was read."""
+        self._retention._raise_scorer_error()
         for row, stream in enumerate(self._streams):
             cells = row * self._n + self._retention.positions(*stream).astype(np.int64)
             self._note(cells, self._retention.log_beta(*stream), np.arange(len(self._streams)) == row)

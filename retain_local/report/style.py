@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import re
-from contextlib import contextmanager
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,8 @@ def styled(**more: Any) -> Iterator[None]:
     """Figures that are made or saved inside have the style."""
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE | more):
+    with warnings.catch_warnings(), matplotlib.rc_context(_STYLE | more):
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a text may be in any script
         yield
 
 

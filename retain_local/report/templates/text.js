@@ -10,7 +10,7 @@
     const data = dataOf(token.closest(".text"));
     const at = Number(token.parentNode.dataset.at) + [...token.parentNode.children].indexOf(token);
     const parts = [`position ${at.toLocaleString("en")}`, `held by ${data.held[at]} of ${data.of} heads`];
-    if (data.log_beta) parts.push(`log β ${data.log_beta[at]} (mean)`);
+    if (data.log_beta) parts.push(`log β ${String(data.log_beta[at]).replace("-", "−")} (mean)`);
     if (data.kl) parts.push(`KL ${data.kl[at]}`);
     return parts.join(" · ");
   };

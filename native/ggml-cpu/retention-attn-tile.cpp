@@ -1,0 +1,85 @@
+// retention-attn-tile.cpp - the op, its tiles and their running softmax
+
+#include "retention-attn.h"
+#include "retention-simd.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace retention {
+
+static constexpr int64_t TILE_ROWS = 256; // most rows of a tile: the more, the less often a cell is unpacked for a prompt
+
+attn_op::attn_op(const ggml_tensor * dst) {
+    memcpy(&p, dst->op_params, sizeof(p));
+
+    q       = dst->src[0];
+    k       = dst->src[1];
+    v       = dst->src[2];
+    pages   = (const int32_t *) dst->src[3]->data;
+    streams = (const int32_t *) dst->src[4]->data;
+    tokens  = (const int32_t *) dst->src[5]->data;
+    sinks   = dst->src[6] ? (const float *) dst->src[6]->data : nullptr;
+
+    n_embd_k = k->ne[0];
+    n_embd_v = v->ne[0];
+    n_head   = q->ne[1];
+    n_tokens = q->ne[2];
+    n_group  = n_head/p.n_head_kv;
+
+    tile_tokens = std::max<int64_t>(1, TILE_ROWS/n_group);
+    acc_stride  = round_up(n_embd_v, 2*VF); // so that products need no tails
+    q_scale     = p.softcap != 0.0f ? p.scale/p.softcap : p.scale;
+
+    const bool quantized = ggml_is_quantized(k->type);
+    q_type  = quantized ? ggml_get_type_traits_cpu(k->type)->vec_dot_type : GGML_TYPE_F32;
+    q_round = quantized ? ggml_get_type_traits_cpu(q_type)->from_float : nullptr;
+}
+
+attn_tile::attn_tile(const attn_op & op, int64_t t0, int64_t n_t, int64_t head) :
+        t0(t0), n_t(n_t), head(head), n_rows(n_t*op.n_group), tokens(op.tokens + 2*t0) {
+    const int32_t * stream = op.streams + 2*(op.p.stream_first + (int64_t) tokens[0]*op.p.stream_stride + head);
+
+    pages   = op.pages + stream[0];
+    n_old   = stream[1];
+    n_cells = n_old;
+    for (int64_t t = 0; t < n_t; ++t) {
+        n_cells = std::max(n_cells, visible(t));
+    }
+}
+
+size_t attn_state::n_floats(const attn_op & op) {
+    return round_up(op.rows_max(), 2*VF)*(op.acc_stride + 2);
+}
+
+attn_state::attn_state(const attn_op & op, float * base) {
+    const int64_t rows = round_up(op.rows_max(), 2*VF);
+
+    m   = base;
+    l   = m + rows;
+    acc = l + rows;
+}
+
+void attn_state::reset(const attn_op & op) {
+    std::fill(m, l, -INFINITY);
+    std::fill(l, acc, 0.0f);
+    std::fill(acc, acc + op.rows_max()*op.acc_stride, 0.0f);
+}
+
+void load_query(const attn_op & op, const attn_tile & tile, int64_t r, char * rounded, float * dst) {
+    const int64_t t = tile.t0 + r/op.n_group;
+    const int64_t h = tile.head*op.n_group + r%op.n_group;
+
+    const float * src = (const float *) ((const char *) op.q->data + h*op.q->nb[1] + t*op.q->nb[2]);
+    if (op.q_round) {
+        op.q_round(src, rounded, op.n_embd_k);
+        ggml_get_type_traits(op.q_type)->to_float(rounded, dst, op.n_embd_k);
+        src = dst;
+    }
+    for (int64_t i = 0; i < op.n_embd_k; ++i) {
+        dst[i] = src[i]*op.q_scale;
+    }
+}
+
+} // namespace retention

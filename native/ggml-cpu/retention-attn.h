@@ -1,0 +1,119 @@
+// retention-attn.h - what the parts of retention attention share: the op, its tiles, the running softmax
+//
+// The rows of a tile are the query heads of one KV head, for a run of tokens of one sequence: K and V of a page are
+// read once for all of them.
+
+#pragma once
+
+#include "ggml-cpu-impl.h"
+#include "ggml-cpu.h"
+#include "ggml.h"
+
+#include "ggml-retention.h"
+
+#include <cstdint>
+
+namespace retention {
+
+// from so many rows on, matrix products over unpacked cells (prompt) are faster than cell by cell (decoding)
+constexpr int64_t PROMPT_ROWS = 12;
+
+inline int64_t round_up(int64_t n, int64_t to) {
+    return (n + to - 1)/to*to;
+}
+
+// everything about the op that does not change from tile to tile
+struct attn_op {
+    ggml_retention_attn_params p;
+
+    const ggml_tensor * q;
+    const ggml_tensor * k;
+    const ggml_tensor * v;
+    const int32_t     * pages;
+    const int32_t     * streams;
+    const int32_t     * tokens;
+    const float       * sinks;
+
+    int64_t n_embd_k;
+    int64_t n_embd_v;
+    int64_t n_head;
+    int64_t n_tokens;
+    int64_t n_group;     // query heads per KV head
+    int64_t tile_tokens; // most tokens of a tile
+    int64_t acc_stride;  // floats from one row of weighted values to the next
+    float   q_scale;     // of the logits before the soft-cap's tanh
+
+    // with quantised K: q is rounded to the type that ggml's own kernels multiply with, as in stock attention
+    ggml_type         q_type;
+    ggml_from_float_t q_round; // null: q stays f32
+
+    explicit attn_op(const ggml_tensor * dst);
+
+    const char * k_row(int64_t page, int64_t i) const {
+        return (const char *) k->data + (page*p.k_stride + i)*k->nb[1];
+    }
+
+    const char * v_row(int64_t page, int64_t i) const {
+        return (const char *) v->data + (page*p.v_stride + p.v_first + i)*v->nb[1];
+    }
+
+    int64_t rows_max() const {
+        return n_group*(n_tokens < tile_tokens ? n_tokens : tile_tokens);
+    }
+};
+
+// a run of tokens of one sequence and one KV head; row r is query head r%n_group of token r/n_group
+struct attn_tile {
+    int64_t t0;
+    int64_t n_t;
+    int64_t head; // KV head
+    int64_t n_rows;
+
+    const int32_t * pages;  // of the stream
+    const int32_t * tokens; // {sequence, n_vis} of the first token
+    int64_t n_old;          // cells before this ubatch
+    int64_t n_cells;        // cells that some token sees
+
+    attn_tile(const attn_op & op, int64_t t0, int64_t n_t, int64_t head);
+
+    // cells that token t of the tile sees
+    int64_t visible(int64_t t) const {
+        return n_old + tokens[2*t + 1];
+    }
+};
+
+// running softmax of a tile: per row the maximum, the sum and the weighted values
+struct attn_state {
+    float * m;   // [rows]
+    float * l;   // [rows]
+    float * acc; // [rows, acc_stride]
+
+    static size_t n_floats(const attn_op & op);
+
+    attn_state(const attn_op & op, float * base);
+
+    void reset(const attn_op & op);
+};
+
+// write row r of the tile's queries, rounded as ggml would and scaled; rounded: room for a row in q_type
+void load_query(const attn_op & op, const attn_tile & tile, int64_t r, char * rounded, float * dst);
+
+// call fn(page, first cell in the page, cells, offset from c0) for the runs of cells [c0, c0 + n) of a stream
+template <typename F>
+void for_each_page_run(const attn_op & op, const attn_tile & tile, int64_t c0, int64_t n, F fn) {
+    for (int64_t c = c0; c < c0 + n; ) {
+        const int64_t i    = c%op.p.page_size;
+        const int64_t left = c0 + n - c;
+        const int64_t len  = op.p.page_size - i < left ? op.p.page_size - i : left;
+        fn(tile.pages[c/op.p.page_size], i, len, c - c0);
+        c += len;
+    }
+}
+
+// add the cells [c0, c1) of the tile's stream to the state, with scratch of so many floats
+size_t decode_scratch(const attn_op & op);
+size_t prompt_scratch(const attn_op & op);
+void   decode_tile(const attn_op & op, const attn_tile & tile, float * scratch, attn_state & state, int64_t c0, int64_t c1);
+void   prompt_tile(const attn_op & op, const attn_tile & tile, float * scratch, attn_state & state, int64_t c0, int64_t c1);
+
+} // namespace retention
