@@ -18,8 +18,8 @@ measure() {  # NAME TASKS POLICIES OPTIONS...
 }
 
 measure tied "$learned,lookup,counting,copying" gate,gate:head
+measure tied "$learned" random
 measure window "$learned,lookup" window
-measure random "$learned,lookup" random
 measure untied "$learned" gate --gates "$dir/gates/untied/bundled.gates.gguf"
 measure no-capacity "$learned" gate --gates "$dir/gates/no-capacity/bundled.gates.gguf"
 measure full-prefill "$learned" gate --prefill full

@@ -90,7 +90,7 @@ def test_looks_tell_methods_apart_without_colour() -> None:
 
 def test_texts() -> None:
     picture = text_picture("text:a.txt", "a.txt", TEXT_POINTS)
-    assert picture.name == "text-text-a-txt"
+    assert picture.name == "text-a-txt"
     np.testing.assert_allclose(drawn(picture, 0)["window"][0], [0.3, 0.1])
     np.testing.assert_allclose(drawn(picture, 1)["window"][1], [[60, 80], [80, 95]])
 

@@ -52,7 +52,7 @@ retain_pool::retain_pool(
     }
 
     if (no_alloc) {
-        // a dummy buffer keeps the scheduler from allocating these itself
+        // an empty buffer keeps the scheduler from allocating these itself
         k->buffer = v->buffer = log_beta->buffer = buf.get();
     } else {
         // K and V are two views of the same bytes

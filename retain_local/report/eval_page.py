@@ -16,7 +16,7 @@ from .page import render
 from .quality_pictures import score_picture, text_picture
 
 _FIRST = ("model", "gates", "items", "seed")
-_NAMES = {"items": "questions of each task", "n_ctx": "context", "n_ubatch": "ubatch", "n_batch": "batch"}
+_NAMES = {"items": "questions of each task", "n_ctx": "context"}
 
 Table = tuple[str, Sequence[str], list[list[str]]]  # title, heads, rows
 
@@ -65,10 +65,11 @@ def _compares(points: Sequence[Point] | Sequence[TextPoint]) -> bool:
 
 def _facts(settings: dict[str, Any]) -> list[tuple[str, str]]:
     """Settings as a reader wants them: the most telling first, and without those that say nothing."""
-    said = {key: value for key, value in settings.items() if value or key in _FIRST}
+    flat = {key: value for key, value in settings.items() if key != "parameters"} | settings.get("parameters", {})
+    said = {key: value for key, value in flat.items() if value or key in _FIRST}
     order = {key: at for at, key in enumerate(_FIRST)}
     keys = sorted(said, key=lambda key: order.get(key, len(order)))
-    return [(_NAMES.get(key, key.replace("_", " ")), str(said[key])) for key in keys]
+    return [(_NAMES.get(key, key.removeprefix("n_").replace("_", " ")), str(said[key])) for key in keys]
 
 
 def _sections(results: Results, titles: dict[str, str]) -> list[tuple[str, str, list[Point]]]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 AnyPoint = TypeVar("AnyPoint", Point, TextPoint)
 
-_DODGE = 0.05  # of the budget, between the intervals of two methods
+_DODGE = 0.02  # of the axis, between the intervals of two methods
 
 
 def score_picture(task: str, title: str, points: Sequence[Point]) -> Picture:
@@ -41,7 +41,7 @@ def score_picture(task: str, title: str, points: Sequence[Point]) -> Picture:
             axes.axhspan(low, high, color=FAINT, alpha=0.35, linewidth=0, zorder=0)
         axes.set(ylim=(-3, 103), ylabel="score, %")
         add_legend(figure, axes)
-    return Picture(_file_name("quality", task), title, f"{points[0].n_questions:,} questions.", figure)
+    return Picture(f"quality-{_file_name(task)}", title, f"{points[0].n_questions:,} questions.", figure)
 
 
 def text_picture(task: str, title: str, points: Sequence[TextPoint]) -> Picture:
@@ -55,11 +55,11 @@ def text_picture(task: str, title: str, points: Sequence[TextPoint]) -> Picture:
         right.set(title="same likeliest token, %")
         add_legend(figure, left)
     caption = f"{points[0].n_tokens:,} tokens, those of the second half of each window."
-    return Picture(_file_name("text", task), title, caption, figure)
+    return Picture(_file_name(task), title, caption, figure)
 
 
-def _file_name(kind: str, task: str) -> str:
-    return f"{kind}-{re.sub(r'[^a-z0-9]+', '-', task.lower()).strip('-')}"
+def _file_name(task: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")
 
 
 def _draw_methods(
@@ -67,12 +67,14 @@ def _draw_methods(
 ) -> None:
     arms = [point for point in points if not point.is_full]
     methods = list(dict.fromkeys(point.method for point in arms))
+    cells = [point.n_budget for point in arms]
+    dodge = _DODGE * (np.log(max(cells) / min(cells)) or 1.0)
     for number, (method, look) in enumerate(_looks(methods).items()):
         own = sorted((point for point in arms if point.method == method), key=lambda point: point.n_budget)
         mean, low, high = unit * np.array([value(point) for point in own]).T
         axes.errorbar(
             # side by side, so that one interval does not hide another
-            np.array([point.n_budget for point in own]) * np.exp(_DODGE * (number - (len(methods) - 1) / 2)),
+            np.array([point.n_budget for point in own]) * np.exp(dodge * (number - (len(methods) - 1) / 2)),
             mean,
             yerr=(np.maximum(mean - low, 0), np.maximum(high - mean, 0)),
             capsize=2.5,
