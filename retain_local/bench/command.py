@@ -104,6 +104,7 @@ def _retention(model: Path, given: dict[str, Any]) -> dict[str, Any]:
         gates = None
     elif not Path(gates).is_file():
         raise RetainError(f"{gates} is not there; name a sidecar with --gates, or say --gates none")
+    gates = None if gates is None else str(Path(gates).absolute())
     return given | {"gates": gates, "policy": "window" if gates is None else "gate"}
 
 
@@ -112,7 +113,7 @@ def _arguments(model: Path, depths: list[int], options: BenchOptions) -> dict[st
     spare = options.repeat * (options.n_ubatch + options.n_write) * (len(depths) + 1)
     n_threads = options.n_threads or os.cpu_count() or 1
     return {
-        "model": str(model), "n_ctx": depths[-1] + spare, "n_ubatch": options.n_ubatch, "n_threads": n_threads,
+        "model": str(model.absolute()), "n_ctx": depths[-1] + spare, "n_ubatch": options.n_ubatch, "n_threads": n_threads,
         "type_k": kv_type(options.type_k).ggml, "type_v": kv_type(options.type_v).ggml,
         "n_gpu_layers": options.n_gpu_layers, "seed": _SEED,
     }  # fmt: skip

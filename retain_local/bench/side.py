@@ -24,7 +24,7 @@ class Side:
 
     def __init__(self, name: str, libraries: Path, n_threads: int) -> None:
         self.name = name
-        folder = str(libraries)
+        folder = str(libraries.absolute())
         environment = {
             **os.environ, library.LLAMA_VARIABLE: folder, library.MTMD_VARIABLE: folder,
             "OPENBLAS_NUM_THREADS": str(n_threads),
@@ -32,6 +32,7 @@ class Side:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "retain_local.bench.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+            cwd=Path(__file__).parents[2],  # Python looks for the package there first, and not in the user's folder
         )  # fmt: skip
 
     def ask(self, command: str, **arguments: Any) -> Any:
