@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..options import RetentionOptions
 from ..progress import AuditProgress
 from .divergence_pictures import divergence_pictures
 from .files import ReportFiles
-from .kept_text import KeptText, make_kept_text
+from .kept_text import KeptText, make_kept_text, name_budget
 from .page import render
 from .recorder import Recorder, Trace
 
@@ -59,14 +60,14 @@ def write_audit_report(files: ReportFiles, llm: Llama, audit: Audit, bound: Boun
         which=_which(audit, best, number),
         worst=_worst(llm, audit, shown, kept, number),
     )
-    files.write(html, [*divergence, *kept.files()])
+    files.write(html, chain(divergence, kept.files()))
 
 
 def _read_again(llm: Llama, audit: Audit, shown: BudgetAudit, number: int, options: RetentionOptions) -> KeptText:
     text = audit.texts[number]
     trace = _record(llm, text, options_for(llm, options, shown.budget, text))
     kl = np.concatenate([[0.0], shown.divergences[number].kl])
-    return make_kept_text("kept", f"budget {shown.budget}, {trace.budget:,} cells a head", trace, text.pieces[:-1], kl[:-1])
+    return make_kept_text("kept", name_budget(shown.budget, trace.budget), trace, text.pieces[:-1], kl[:-1])
 
 
 def _record(llm: Llama, text: AuditText, options: RetentionOptions) -> Trace:

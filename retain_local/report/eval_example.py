@@ -9,7 +9,7 @@ from ..evaluation.arms import Arm
 from ..evaluation.plan import Plan, PreparedTask
 from ..evaluation.run import Runner, Unit
 from ..progress import EvalProgress
-from .kept_text import KeptText, make_kept_text
+from .kept_text import KeptText, make_kept_text, name_budget
 from .recorder import Recorder
 
 
@@ -30,9 +30,7 @@ def read_example(plan: Plan, tasks: Sequence[PreparedTask], progress: EvalProgre
             with Recorder(llm.retention, len(tokens)) as recorder:
                 llm.read(tokens)
                 trace = recorder.trace()
-            title = f"{arm.method}, budget {arm.budget}"
-            if arm.budget.share is not None:
-                title += f" ({trace.budget:,} cells a head)"
+            title = f"{arm.method}, {name_budget(arm.budget, trace.budget)}"
             name = f"kept-{arm.method.replace(':', '-')}"
             kept.append(make_kept_text(name, title, trace, token_texts(llm, tokens, special=True)))
             progress.advance("")

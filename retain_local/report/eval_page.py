@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from ..evaluation.merge import Results
@@ -55,7 +56,7 @@ def write_eval_report(
         example=titles.get(example, example),
         kept=kept,
     )
-    files.write(html, [*quality, *(picture for one in kept for picture in one.files())])
+    files.write(html, chain(quality, *(one.files() for one in kept)))
 
 
 def _compares(points: Sequence[Point] | Sequence[TextPoint]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,17 +32,17 @@ class ReportFiles:
         RetainError : matplotlib is missing.
         """
         if self.page is not None:
-            _check_parent(self.page)
+            _check_writable(self.page)
             if self.page.is_dir():
                 raise UsageError(f"{self.page} cannot be written: it is a folder")
         if self.png is not None:
-            _check_parent(self.png)
+            _check_writable(self.png)
             if self.png.exists() and not self.png.is_dir():
                 raise UsageError(f"{self.png} is not a folder; name one for the pictures")
         if self.wanted and importlib.util.find_spec("matplotlib") is None:
             raise RetainError("a report needs matplotlib: pip install 'retain-local[report]'")
 
-    def write(self, html: str, pictures: Sequence[Picture]) -> None:
+    def write(self, html: str, pictures: Iterable[Picture]) -> None:
         """Write the page and the pictures, those that are wanted.
 
         Raises
@@ -60,9 +60,9 @@ class ReportFiles:
             raise RetainError(f"{error.filename or self.page} cannot be written: {error.strerror or error}") from None
 
 
-def _check_parent(path: Path) -> None:
+def _check_writable(path: Path) -> None:
     folder = path.absolute().parent
     if not folder.is_dir():
         raise UsageError(f"{path} cannot be written: its folder is missing")
-    if not os.access(folder, os.W_OK):
-        raise UsageError(f"{path} cannot be written: its folder is read-only")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise UsageError(f"{path} cannot be written: no permission")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from ..evaluation.arms import Budget
 from . import measures
 from .coloured_text import ColouredText, text_picture
 from .recorder import Trace
@@ -35,9 +36,15 @@ class KeptText:
         start = [start for start, _ in self.text.chunks() if start <= token][-1]
         return f"{self.name}-{start}"
 
-    def files(self) -> list[Picture]:
+    def files(self) -> Iterator[Picture]:
         """All pictures, the text among them."""
-        return [*self.pictures, text_picture(self.text, f"{self.name}-text")]
+        yield from self.pictures
+        yield text_picture(self.text, f"{self.name}-text")
+
+
+def name_budget(budget: Budget, cells: int) -> str:
+    """A budget as it was asked for, with its cells where it is a share."""
+    return f"budget {budget}" if budget.share is None else f"budget {budget} ({cells:,} cells a head)"
 
 
 def make_kept_text(

@@ -47,8 +47,9 @@ def _budget_shares(trace: Trace, name: str) -> Picture:
                     axes.text(layer, head, f"{n:,.0f}", ha="center", va="center", color=colour, fontsize=9)
         _scale(figure, axes, image, "× the mean")
     caption = (
-        f"Cells that each layer and KV head holds at the end, as a multiple of their mean, {mean:,.1f}. One pool serves all"
-        " of the model unless the scope is layer or head, so heads that need more get more."
+        f"Cells that each layer and KV head holds at the end, as a multiple of their mean, {mean:,.1f} (the budget, and what"
+        " came in since the last eviction). One pool serves all of the model unless the scope is layer or head, so heads that"
+        " need more get more."
     )
     return Picture(name, "Who gets the budget", caption, figure)
 

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,7 +119,7 @@ def to_svg(picture: Picture) -> str:
     # a page holds several pictures, in which matplotlib numbers what nothing refers to alike
     used = set(re.findall(r"#([\w.-]+)", svg))
     svg = re.sub(r' id="([\w.-]+)"', lambda match: match[0] if match[1] in used else "", svg)
-    return svg.replace("<svg", '<svg role="img"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{escape(picture.title)}"', 1)
 
 
 def save_png(picture: Picture, folder: Path) -> None:
