@@ -1,11 +1,11 @@
-"""Reports: pages that hold the numbers that were measured and need nothing from outside, and their pictures as files."""
+"""Reports: pages that hold what was measured and need nothing from outside, and their pictures as files."""
 
 from __future__ import annotations
 
 import json
 import re
 import sys
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,15 +144,27 @@ def test_every_token_is_coloured_by_the_heads_that_hold_it(audited: Report, tiny
 
 
 def test_eval_tables_hold_what_the_terminal_shows(evaluated: Report) -> None:
-    assert {row["policy"] for row in rows(evaluated, "policy", "budget", "score %", "95%")} == {"full", "gate", "window"}
-    screen = " ".join(evaluated.screen.split())
-    for row in rows(evaluated, "policy", "budget", "score %", "95%"):
+    shown, screen = rows(evaluated, "policy", "budget", "score %", "95%"), " ".join(evaluated.screen.split())
+    assert {row["policy"] for row in shown} == {"full", "gate", "window"}
+    for row in shown:
         assert row["score %"] in screen and row["95%"] in screen
     records = [json.loads(line) for line in (evaluated.home / "results.jsonl").read_text().splitlines()[1:]]
     for task in ("single", "changes"):
-        scores = [score for one in records if (one["task"], one["arm"]) == (task, "gate 1/4") for score in one["scores"]]
+        answered = [one["scores"] for one in records if (one["task"], one["arm"]) == (task, "gate 1/4")]
+        scores = list(chain(*answered))
         wanted = ("gate", "1/4", f"{100 * sum(scores) / len(scores):.1f}")
         assert wanted in [tuple(row.values()) for row in rows(evaluated, "policy", "budget", "score %")]
+
+
+def test_a_text_task(tiny: TinyFiles, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(text(150))
+    options = ["--tasks", "text:a.txt", "--tokens", "100", "--policies", "window", "--budgets", "1/4,1/8"]
+    found = make(tmp_path, "eval", tiny.model("qwen3"), *options, *COMMON)
+    shown = rows(found, "policy", "budget", "KL mean", "KL 99%", "agrees %")
+    assert [row["budget"] for row in shown] == ["", "1/4", "1/8"]
+    assert all(row["KL 99%"] in found.screen for row in shown)
+    assert found.html.count("<svg") == 4 and len(found.page.tokens) == 75, "the first of two windows"
+    assert {path.stem for path in (tmp_path / "pictures").iterdir()} > {"text-a-txt", "kept-window-text"}
 
 
 def test_results_are_drawn_again_without_the_model(evaluated: Report, tmp_path: Path) -> None:

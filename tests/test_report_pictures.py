@@ -96,7 +96,8 @@ def test_texts() -> None:
 
 
 def test_divergence_over_budget() -> None:
-    over_budget, along = divergence_pictures(make_audit({16: 0.5, 32: 0.25, 128: 0.0}, covered=(128,)), Bound(0.3, None))
+    audit = make_audit({16: 0.5, 32: 0.25, 128: 0.0}, covered=(128,))
+    over_budget, along = divergence_pictures(audit, Bound(0.3, None))
     left, right = over_budget.figure.axes
     lines = {line.get_label(): line for line in left.get_lines()}
     assert lines["mean"].get_xdata().tolist() == [16, 32] and lines["mean"].get_ydata().tolist() == [0.5, 0.25]
@@ -123,7 +124,8 @@ def test_what_is_kept(n_layers: int) -> None:
     cells = measures.by_layer_and_head(trace, measures.cells_of(trace))
     np.testing.assert_allclose(shares.figure.axes[0].images[0].get_array(), cells / cells.mean())
     assert sorted(text.get_text() for text in shares.figure.axes[0].texts) == sorted(f"{n:.0f}" for n in cells.ravel())
-    np.testing.assert_allclose(over_time.figure.axes[0].images[0].get_array(), 100 * measures.held_over_time(trace, 256, 256))
+    share = over_time.figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(share, 100 * measures.held_over_time(trace, 256, 256))
     at = measures.ages(trace, 60)
     for axes, values in zip(curves.figure.axes, (measures.kept_at_age(trace, at), measures.beta_at_age(trace, at))):
         *layers, every = axes.get_lines()

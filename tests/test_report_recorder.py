@@ -1,4 +1,4 @@
-"""Watching a cache: what the recorder saw is what a direct count finds, and the numbers of the pictures follow from it."""
+"""Watching a cache: the recorder saw what a direct count finds, and the numbers of the pictures follow from it."""
 
 from __future__ import annotations
 

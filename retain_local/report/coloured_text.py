@@ -40,14 +40,20 @@ class ColouredText:
         return int((self.held == 0).sum())
 
     @property
+    def n_whole(self) -> int:
+        """Tokens that all heads hold."""
+        return int((self.held == self.n_streams).sum())
+
+    @property
     def levels(self) -> npt.NDArray[np.int64]:
         """Shade of each token, 0 to `LEVELS`: 0 only where no head holds it, `LEVELS` only where all do."""
         shade = np.ceil(self.held / self.n_streams * (LEVELS - 1)).astype(int)
         return np.where(self.held == self.n_streams, LEVELS, shade)
 
     def chunks(self) -> Iterator[tuple[int, list[tuple[str, int]]]]:
-        """Runs of tokens for a page, which end with a line or a sentence if they can: where one begins, and its tokens with
-        their shades.
+        """Runs of tokens for a page, which end with a line or a sentence if they can.
+
+        Each is where it begins, and its tokens with their shades.
         """
         levels = self.levels.tolist()
         start = 0
@@ -98,8 +104,8 @@ def text_picture(text: ColouredText, name: str) -> Picture:
             axes.add_patch(Rectangle((column, row), len(part), 0.95, facecolor=_HELD, alpha=shades[token], linewidth=0))
             axes.text(column, row + 0.5, shown(part), fontsize=9.6, va="center", color=colour, parse_math=False)
         axes.set_title(
-            f"tokens 1 to {parts[-1][2] + 1:,} of {len(text.pieces):,}: the darker, the more of the {text.n_streams} heads"
-            " hold it",
+            f"tokens 1 to {parts[-1][2] + 1:,} of {len(text.pieces):,}: the darker, the more of the {text.n_streams}"
+            " heads hold it",
             family="DejaVu Sans",
         )
     return Picture(name, "What is left of the text", "", figure)

@@ -61,7 +61,7 @@ def make_kept_text(
     text = ColouredText(pieces, measures.held_by(trace), len(trace.streams), log_beta, kl)
     cells = int(measures.cells_of(trace).sum())
     numbers = (
-        f"{trace.n_tokens:,} tokens were read; {cells:,} of {trace.evicted_at.size:,} cells are left. {text.n_gone:,} tokens"
-        f" are held by no head, {int((text.held == text.n_streams).sum()):,} by all {text.n_streams:,}."
+        f"{trace.n_tokens:,} tokens were read; {cells:,} of {trace.evicted_at.size:,} cells are left."
+        f" {text.n_gone:,} tokens are held by no head, {text.n_whole:,} by all {text.n_streams:,}."
     )
     return KeptText(name, title, numbers, retention_pictures(trace, name), text)

@@ -47,9 +47,9 @@ def _budget_shares(trace: Trace, name: str) -> Picture:
                     axes.text(layer, head, f"{n:,.0f}", ha="center", va="center", color=colour, fontsize=9)
         _scale(figure, axes, image, "× the mean")
     caption = (
-        f"Cells that each layer and KV head holds at the end, as a multiple of their mean, {mean:,.1f} (the budget, and what"
-        " came in since the last eviction). One pool serves all of the model unless the scope is layer or head, so heads that"
-        " need more get more."
+        f"Cells that each layer and KV head holds at the end, as a multiple of their mean, {mean:,.1f} (the budget, and"
+        " what came in since the last eviction). One pool serves all of the model unless the scope is layer or head, so"
+        " heads that need more get more."
     )
     return Picture(name, "Who gets the budget", caption, figure)
 
@@ -75,8 +75,8 @@ def _over_time(trace: Trace, name: str) -> Picture:
         axes.yaxis.set_major_formatter("{x:,.0f}")
         _scale(figure, axes, image, "% of the heads that hold it")
     caption = (
-        "Each column is a moment of the reading, each row a stretch of the text: the colour is how many of the heads of all"
-        " layers still held it. The diagonal is what had just been read; a row that stays light was kept to the end."
+        "Each column is a moment of the reading, each row a stretch of the text: the colour is how many of the heads of"
+        " all layers still held it. The diagonal is what had just been read; a row that stays light was kept to the end."
     )
     return Picture(name, "What was kept while the text was read", caption, figure)
 
@@ -96,8 +96,8 @@ def _curves(trace: Trace, name: str) -> Picture:
             one.xaxis.set_major_formatter("{x:,.0f}")
         _name_layers(figure, axes, trace)
     caption = (
-        "Of the cells of each layer, the share that was still there so many tokens after it had entered; only cells that"
-        " entered long enough before the end count. The thick line is all layers together."
+        "Of the cells of each layer, the share that was still there so many tokens after they had entered; only cells"
+        " that entered long enough before the end count. The thick line is all layers together."
     )
     if trace.log_beta is not None:
         caption += " Beside it what the gates promised: the mean of β^age, which the budget then cuts off."

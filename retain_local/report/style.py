@@ -1,7 +1,7 @@
 """How pictures look: one style for all, as SVG that follows the page's colours and as PNG on white.
 
-Colours of series are Okabe and Ito's, which the colour-blind tell apart; shares are viridis and cividis, which also grow
-lighter evenly. Nothing is told by colour alone: series differ in marker and dash as well.
+Colours of series are Okabe and Ito's, which the colour-blind tell apart; shares are viridis and cividis, which grow
+lighter evenly as well. No series is told by colour alone: they differ in marker or dash too.
 """
 
 from __future__ import annotations
