@@ -24,3 +24,10 @@ measure untied "$learned" gate --gates "$dir/gates/untied/bundled.gates.gguf"
 measure no-capacity "$learned" gate --gates "$dir/gates/no-capacity/bundled.gates.gguf"
 measure full-prefill "$learned" gate --prefill full
 measure distractors decoys gate --decoys 200 --tokens 2000 --ctx 4096
+
+# a seed that no setting was chosen on, with the chunking above and with the one that eval has by default
+measure seed1-ubatch16 "$learned" gate --seed 1
+measure seed1-ubatch64 "$learned" gate --seed 1 --sinks 4 --ubatch 64
+# past the trained context: is it the look-alikes or the length?
+measure seed1-many "decoys" gate --seed 1 --decoys 200 --tokens 2000 --ctx 4096
+measure seed1-few "decoys" gate --seed 1 --decoys 8 --tokens 2000 --ctx 4096

@@ -20,7 +20,7 @@ from .tokenizer import Tokenizer, for_transformers, load_or_train
 from .train_model import CONTEXT, BaseTraining
 
 BASE_TOKENS = 24_000_000
-GATE_STEPS, GATE_BATCH = 400, 4
+GATE_STEPS, GATE_BATCH, N_CONVERSATIONS = 400, 4, 2500
 CONVERSATION = CONTEXT - 24  # tokens of one, so that with its turns it fits the context
 
 # what the release is made with, and for its ablations the same without one part
@@ -57,14 +57,14 @@ def make_gates(out: Path, name: str, options: TrainOptions) -> Path:
     if not (folder / SAFETENSORS_FILE).exists():
         conversations = out / "work" / "conversations.jsonl"
         if not conversations.exists():
-            write_conversations(conversations, GATE_STEPS * GATE_BATCH + 100, options.seed)
+            write_conversations(conversations, N_CONVERSATIONS)
         train(str(out / "base"), folder, [str(conversations)], options, out / "bundled.gguf", "f16")
     return folder / "bundled.gates.gguf"
 
 
-def write_conversations(path: Path, n: int, seed: int) -> None:
-    """What gates are trained on: the base model's conversations, of seeds that it was not trained on."""
-    rng = Random(f"gates-{seed}")
+def write_conversations(path: Path, n: int) -> None:
+    """What gates are trained on: conversations as the base model's, of a seed that it was not trained on."""
+    rng = Random("gates-data")
     with path.open("w", encoding="utf-8") as file:
         for _ in range(n):
             file.write(json.dumps({"messages": training_conversation(rng, CONVERSATION).messages}) + "\n")
