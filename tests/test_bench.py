@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -17,6 +18,7 @@ PATCHED = require_patched()
 
 from retain_local.bench.measure import BASE_DEPTH, OURS, PLAIN, STOCK  # noqa: E402
 from retain_local.bench.side import Side  # noqa: E402
+from retain_local.gates.gguf_header import read_header  # noqa: E402
 
 ARCH = "qwen3"
 BUDGET, BUFFER, UBATCH = 64, 16, 32
@@ -35,6 +37,13 @@ def bench(tiny: TinyFiles, folder: Path, *more: str) -> dict:
     return json.loads(out.read_text())
 
 
+def weight_bytes(sidecar: Path) -> int:
+    """Of all of its tensors, f32 in these tests."""
+    header = read_header(sidecar)
+    assert all(tensor.type == 0 for tensor in header.tensors.values())
+    return sum(4 * math.prod(tensor.shape) for tensor in header.tensors.values())
+
+
 def test_numbers(tiny: TinyFiles, tmp_path: Path) -> None:
     numbers = bench(tiny, tmp_path)
     assert [depth["depth"] for depth in numbers["depths"]] == [BASE_DEPTH, 48, 300]
@@ -51,6 +60,8 @@ def test_numbers(tiny: TinyFiles, tmp_path: Path) -> None:
     shallow, deep = (depth["sides"][OURS]["stats"] for depth in numbers["depths"][1:])
     assert shallow["n_evictions"] == 0 and shallow["n_cells"] == streams * (48 + 12)  # went back before each time
     assert deep["n_evictions"] > 0 and streams * BUDGET <= deep["n_cells"] < streams * (BUDGET + BUFFER)
+    shares = [row["gate_bytes_share"] * row["write"][OURS] ** -1 * numbers["read_rate"] for row in numbers["rows"]]
+    assert shares == pytest.approx([weight_bytes(tiny.gates(ARCH))] * 2)
     assert numbers["read_rate"] > 0 and numbers["rows"][1]["evict_share"] > 0
     first = [depth["sides"][OURS]["first_token_seconds"] for depth in numbers["depths"]]
     assert first == sorted(first)

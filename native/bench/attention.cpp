@@ -1,14 +1,12 @@
 // attention.cpp - time retention attention against ggml_flash_attn_ext and against reading the same bytes in a row
 //
-//   BENCH=$(python native/builder bench)       builds it and prints its path
-//   $BENCH                                     the default table
-//   $BENCH --threads 2 --types f16,q8_0 --heads 128 --cells 2048,8192 --tokens 1,512 --group 2 --page 128 --repeat 20
+//   BENCH=$(python native/builder bench)       builds the benchmarks and prints their folder
+//   $BENCH/bench-attention                     the default table
+//   $BENCH/bench-attention --threads 2 --types f16,q8_0 --heads 128 --cells 2048,8192 --tokens 1,512 --pages 64,128
 //
-// One process times the three in turn, `repeat` times each, and keeps the shortest of each, so that other load weighs on
-// all of them alike; with one thread processor time is taken for time, which other load does not stretch. A decode step
-// is a graph of as many layers as have `--mib` of K and V: 160, more than the last cache holds; 1, to see the cost of the
-// arithmetic alone. Pages lie in random order; the K and V of flash attention lie as stock llama.cpp has them, token by
-// token, each with all its KV heads.
+// A decode step is a graph of as many layers as have `--mib` of K and V: 160, more than the last cache holds; 1, to see
+// the cost of the arithmetic alone. Pages lie in random order, in large pages of memory unless `--huge 0`; the K and V of
+// flash attention lie as stock llama.cpp has them, token by token, each with all its KV heads.
 //
 //   ms        of retention attention, a layer
 //   GB/s      K and V bytes over that time (each is read once)
@@ -16,22 +14,10 @@
 //   GFLOP/s   2 products of 2 flops, masked ones not counted
 //   stock     time of flash attention over ours
 
-#include "ggml-alloc.h"
-#include "ggml-backend.h"
-#include "ggml-cpp.h"
-#include "ggml-cpu.h"
 #include "ggml-retention.h"
+#include "timing.h"
 
-#include <algorithm>
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
-#include <ctime>
-#include <numeric>
-#include <random>
-#include <string>
-#include <vector>
+using namespace bench;
 
 namespace {
 
@@ -44,6 +30,7 @@ struct bench_case {
     int64_t   n_tokens  = 1;
     int64_t   page_size = 128;
     int64_t   bytes_min = 0;   // K and V of a decode step
+    bool      is_huge   = true; // large pages of memory
 
     size_t  row_bytes()   const { return ggml_row_size(type, n_embd); }
     size_t  layer_bytes() const { return 2*row_bytes()*n_cells*n_head_kv; }
@@ -56,64 +43,11 @@ struct bench_case {
     }
 };
 
-ggml_context_ptr make_context(int64_t n_layer) {
-    const size_t n_tensors = 16*n_layer + 16;
-    return ggml_context_ptr(ggml_init({ n_tensors*ggml_tensor_overhead() + 4*ggml_graph_overhead(), nullptr, /*.no_alloc =*/ true }));
-}
-
-// random rows, the same few over and over: speed does not depend on them
-void fill_rows(ggml_tensor * t, std::mt19937 & rng) {
-    constexpr int64_t N_ROWS = 512;
-
-    std::normal_distribution<float> dist;
-    std::vector<float> x(N_ROWS*t->ne[0]);
-    std::generate(x.begin(), x.end(), [&] { return dist(rng); });
-
-    std::vector<uint8_t> packed(ggml_row_size(t->type, t->ne[0])*N_ROWS);
-    if (t->type == GGML_TYPE_F32) {
-        memcpy(packed.data(), x.data(), packed.size());
-    } else {
-        ggml_get_type_traits_cpu(t->type)->from_float(x.data(), packed.data(), x.size());
-    }
-    for (size_t at = 0; at < ggml_nbytes(t); at += packed.size()) {
-        ggml_backend_tensor_set(t, packed.data(), at, std::min(packed.size(), ggml_nbytes(t) - at));
-    }
-}
-
-// seconds; of one thread only those that it ran
-double now(int n_threads) {
-    return n_threads == 1 ? (double) std::clock()/CLOCKS_PER_SEC : ggml_time_us()*1e-6;
-}
-
-struct graph {
-    ggml_context_ptr        ctx;
-    ggml_backend_buffer_ptr buf;
-    ggml_cgraph           * gf   = nullptr;
-    double                  best = INFINITY; // seconds
-
-    explicit graph(int64_t n_layer) : ctx(make_context(n_layer)) {
-        gf = ggml_new_graph_custom(ctx.get(), 16*n_layer + 16, false);
-    }
-
-    void allocate(ggml_backend_t backend) {
-        buf.reset(ggml_backend_alloc_ctx_tensors(ctx.get(), backend));
-    }
-
-    void time(ggml_backend_t backend, int n_threads) {
-        const double start = now(n_threads);
-        if (ggml_backend_graph_compute(backend, gf) != GGML_STATUS_SUCCESS) {
-            fprintf(stderr, "the graph failed\n");
-            exit(1);
-        }
-        best = std::min(best, now(n_threads) - start);
-    }
-};
-
 // retention attention over a pool of all layers
 struct retention_graph : graph {
     ggml_tensor * pool;
 
-    retention_graph(const bench_case & c, ggml_backend_t backend, std::mt19937 & rng) : graph(c.n_layer()) {
+    retention_graph(const bench_case & c, ggml_backend_t backend, std::mt19937 & rng) : graph(16*c.n_layer() + 16) {
         const int64_t n_layer   = c.n_layer();
         const int64_t n_streams = n_layer*c.n_head_kv;
 
@@ -136,6 +70,9 @@ struct retention_graph : graph {
             ggml_build_forward_expand(gf, ggml_retention_attn(ctx.get(), q, pool, pool, pages, streams, tokens, nullptr, &params));
         }
         allocate(backend);
+        if (c.is_huge) {
+            ggml_retention_use_huge_pages(pool->data, ggml_nbytes(pool));
+        }
 
         std::vector<int32_t> order(pages->ne[0]);
         std::iota(order.begin(), order.end(), 0);
@@ -161,7 +98,7 @@ struct retention_graph : graph {
 
 // flash attention over K and V as stock llama.cpp lays them out
 struct flash_graph : graph {
-    flash_graph(const bench_case & c, ggml_backend_t backend, std::mt19937 & rng) : graph(c.n_layer()) {
+    flash_graph(const bench_case & c, ggml_backend_t backend, std::mt19937 & rng) : graph(16*c.n_layer() + 16) {
         ggml_tensor * q    = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, c.n_embd, c.n_tokens, c.n_head_kv*c.n_group);
         ggml_tensor * mask = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F16, c.n_cells, c.n_tokens);
 
@@ -192,39 +129,11 @@ struct flash_graph : graph {
     }
 };
 
-// read a tensor's share of this thread, front to back
-void read_rows(ggml_tensor * dst, const ggml_tensor *, const ggml_tensor * x, int ith, int nth, void *) {
-    constexpr int LANES = 64;
-
-    const size_t     n     = ggml_nbytes(x)/sizeof(uint32_t)/nth/LANES*LANES;
-    const uint32_t * data  = (const uint32_t *) x->data + ith*n;
-
-    uint32_t sum[LANES] = {};
-    for (size_t i = 0; i < n; i += LANES) {
-        for (int j = 0; j < LANES; ++j) {
-            sum[j] += data[i + j];
-        }
-    }
-    ((float *) dst->data)[ith] = (float) std::accumulate(sum, sum + LANES, 0u); // so that the loop is not dropped
-}
-
-struct read_graph : graph {
-    read_graph(const bench_case & c, ggml_backend_t backend, ggml_tensor * pool) : graph(c.n_layer()) {
-        ggml_tensor * out = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, 256);
-        const int64_t n_rows = pool->ne[1]/c.n_layer();
-        for (int64_t il = 0; il < c.n_layer(); ++il) {
-            ggml_tensor * rows = ggml_view_2d(ctx.get(), pool, pool->ne[0], n_rows, pool->nb[1], il*n_rows*pool->nb[1]);
-            ggml_build_forward_expand(gf, ggml_map_custom2(ctx.get(), out, rows, read_rows, GGML_N_TASKS_MAX, nullptr));
-        }
-        allocate(backend);
-    }
-};
-
 void run(const bench_case & c, int n_threads, int n_repeat, ggml_backend_t backend) {
     std::mt19937 rng(1);
     retention_graph ours (c, backend, rng);
     flash_graph     stock(c, backend, rng);
-    read_graph      read (c, backend, ours.pool);
+    read_graph      read (ours.pool, c.n_layer(), backend);
 
     ggml_backend_cpu_set_n_threads(backend, n_threads);
     for (int i = 0; i < n_repeat; ++i) {
@@ -236,78 +145,43 @@ void run(const bench_case & c, int n_threads, int n_repeat, ggml_backend_t backe
     const double layers = c.n_layer();
     const double rate   = c.layer_bytes()*layers/ours.best;
     const double limit  = ggml_nbytes(ours.pool)/read.best;
-    printf("%2d  %-5s %4d %5d %6d %6d %9.3f %7.1f %6.1f%% %8.1f %7.2f\n", n_threads, ggml_type_name(c.type), (int) c.n_embd,
-            (int) c.n_group, (int) c.n_tokens, (int) c.n_cells, ours.best/layers*1e3, rate*1e-9, 100.0*rate/limit,
+    printf("%2d  %-5s %4d %5d %5d %6d %6d %9.3f %7.1f %6.1f%% %8.1f %7.2f\n", n_threads, ggml_type_name(c.type), (int) c.n_embd,
+            (int) c.n_group, (int) c.page_size, (int) c.n_tokens, (int) c.n_cells, ours.best/layers*1e3, rate*1e-9, 100.0*rate/limit,
             c.flops()*layers/ours.best*1e-9, stock.best/ours.best);
     fflush(stdout);
-}
-
-std::vector<std::string> split(const std::string & list) {
-    std::vector<std::string> res;
-    for (size_t at = 0; at <= list.size(); ) {
-        const size_t end = std::min(list.find(',', at), list.size());
-        res.push_back(list.substr(at, end - at));
-        at = end + 1;
-    }
-    return res;
-}
-
-ggml_type type_of(const std::string & name) {
-    for (const ggml_type type : { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0 }) {
-        if (name == ggml_type_name(type)) {
-            return type;
-        }
-    }
-    fprintf(stderr, "unknown type of cells: %s\n", name.c_str());
-    exit(1);
-}
-
-int64_t number_of(const std::string & text) {
-    const int64_t n = atoll(text.c_str());
-    if (n < 1) {
-        fprintf(stderr, "not a positive number: %s\n", text.c_str());
-        exit(1);
-    }
-    return n;
 }
 
 } // namespace
 
 int main(int argc, char ** argv) {
-    std::string types = "f16,q8_0", heads = "128", cells = "2048,8192", tokens = "1,512", threads = "1,2";
-    std::string group = "2", page = "128", repeat = "20", mib = "160";
-
-    const std::pair<const char *, std::string *> options[] = {
+    std::string types = "f16,q8_0", heads = "128", cells = "2048,8192", tokens = "1,512", threads = "1,2", pages = "128";
+    std::string group = "2", repeat = "20", mib = "160", huge = "1";
+    read_options(argc, argv, {
         { "--types", &types }, { "--heads", &heads }, { "--cells", &cells }, { "--tokens", &tokens }, { "--threads", &threads },
-        { "--group", &group }, { "--page", &page }, { "--repeat", &repeat }, { "--mib", &mib },
-    };
-    for (int i = 1; i < argc; i += 2) {
-        const auto option = std::find_if(std::begin(options), std::end(options), [&](const auto & o) { return !strcmp(o.first, argv[i]); });
-        if (option == std::end(options) || i + 1 == argc) {
-            fprintf(stderr, "usage: see the head of native/bench/attention.cpp\n");
-            return 1;
-        }
-        *option->second = argv[i + 1];
-    }
+        { "--pages", &pages }, { "--group", &group }, { "--repeat", &repeat }, { "--mib", &mib }, { "--huge", &huge },
+    });
 
     ggml_time_init();
     const ggml_backend_ptr cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
 
-    printf("th  cells head group tokens  depth        ms    GB/s of read  GFLOP/s   stock\n");
+    printf("th  cells head group  page tokens  depth        ms    GB/s of read  GFLOP/s   stock\n");
     for (const auto & n_threads : split(threads)) {
         for (const auto & n_tokens : split(tokens)) {
             for (const auto & type : split(types)) {
                 for (const auto & head : split(heads)) {
                     for (const auto & n_cells : split(cells)) {
-                        bench_case c;
-                        c.type      = type_of(type);
-                        c.n_embd    = number_of(head);
-                        c.n_group   = number_of(group);
-                        c.n_tokens  = number_of(n_tokens);
-                        c.n_cells   = std::max(number_of(n_cells), c.n_tokens);
-                        c.page_size = number_of(page);
-                        c.bytes_min = number_of(mib) << 20;
-                        run(c, number_of(n_threads), number_of(repeat), cpu.get());
+                        for (const auto & page : split(pages)) {
+                            bench_case c;
+                            c.type      = type_of(type);
+                            c.n_embd    = number_of(head);
+                            c.n_group   = number_of(group);
+                            c.n_tokens  = number_of(n_tokens);
+                            c.n_cells   = std::max(number_of(n_cells), c.n_tokens);
+                            c.page_size = number_of(page);
+                            c.bytes_min = number_of(mib) << 20;
+                            c.is_huge   = huge != "0";
+                            run(c, number_of(n_threads), number_of(repeat), cpu.get());
+                        }
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
     python native/builder libs --out DIR       build the libraries and copy them to DIR
     python native/builder test [-R REGEX]      build and run the native tests (--sanitize: with ASan and UBSan)
-    python native/builder bench                build the micro-benchmark of attention, print its path
+    python native/builder bench                build the micro-benchmarks, print their directory
     python native/builder stock                build the unpatched libraries, print their directory
     python native/builder sdist                print the path of the checked source distribution of upstream
     python native/builder missing-tools        print the PyPI packages of build tools that this machine lacks
@@ -38,7 +38,7 @@ def parse_arguments():
     test = commands.add_parser("test", parents=[common], help="build and run the native tests")
     test.add_argument("--sanitize", action="store_true", help="with AddressSanitizer and UBSan")
     test.add_argument("-R", dest="regex", default=".", help="only the tests whose name matches")
-    commands.add_parser("bench", parents=[common], help="build the micro-benchmark")
+    commands.add_parser("bench", parents=[common], help="build the micro-benchmarks")
     commands.add_parser("stock", parents=[common], help="build the unpatched libraries")
     commands.add_parser("sdist", help="print the path of the source distribution of upstream")
     commands.add_parser("missing-tools", help="print the PyPI packages of missing build tools")
@@ -67,10 +67,9 @@ def run(args):
             build.compile("retain-tests", f"the native tests ({variant})")
             return build.run_tests(args.regex)
         if args.command == "bench":
-            build.compile("retain-bench", "the micro-benchmark")
-            print(build.library_directory / "bench-attention")
-            return 0
-        build.compile("retain-libs", f"the native libraries ({variant})")
+            build.compile("retain-bench", "the micro-benchmarks")
+        else:
+            build.compile("retain-libs", f"the native libraries ({variant})")
         if args.command == "libs" and args.out:
             build.install(args.out.resolve())
         else:

@@ -7,6 +7,9 @@ foreach (target ggml ggml-base ggml-cpu)
     target_compile_options(${target} PRIVATE ${flags})
 endforeach()
 
+# and the kernels' portable form, which no build for a common CPU would run
+target_compile_definitions(ggml-cpu PRIVATE RETENTION_PORTABLE)
+
 get_target_property(directory llama SOURCE_DIR)
 get_target_property(sources   llama SOURCES)
 list(FILTER sources EXCLUDE REGEX

@@ -15,7 +15,7 @@ namespace retention {
 namespace {
 
 constexpr int64_t RUN   = 128; // most cells per step of the running softmax
-constexpr int64_t CELLS = 16;  // cells that stay in the first cache while all rows are multiplied with them
+constexpr int64_t CELLS = 32;  // cells that stay in the first cache while all rows are multiplied with them
 
 struct decode_buffers {
     float * q; // [rows, n_embd_k] scaled query rows
@@ -39,7 +39,7 @@ struct decode_buffers {
 
 // asks for memory that the walk will reach: the rest of this run of rows, then the next run
 struct read_ahead {
-    static constexpr int64_t DISTANCE = 4096;
+    static constexpr int64_t DISTANCE = 6144;
     static constexpr int64_t LINE     = 64;
 
     const char * end;
@@ -84,7 +84,7 @@ void dot_block(const float * q, int64_t n, const char * k, size_t nb, float * s,
         }
         for (int r = 0; r < RB; ++r) {
             for (int j = 0; j < STEP; ++j) {
-                const vf32 y = vf_load(q + r*n + i + j*VF);
+                const vf32 y = vf_hold(vf_load(q + r*n + i + j*VF));
                 for (int c = 0; c < CB; ++c) {
                     acc[c][r] = vf_fma(x[c][j], y, acc[c][r]);
                 }

@@ -33,7 +33,10 @@ attn_op::attn_op(const ggml_tensor * dst) {
     q_scale     = p.softcap != 0.0f ? p.scale/p.softcap : p.scale;
 
     const bool quantized = ggml_is_quantized(k->type);
-    q_type  = quantized ? ggml_get_type_traits_cpu(k->type)->vec_dot_type : GGML_TYPE_F32;
+    q_type = quantized ? ggml_get_type_traits_cpu(k->type)->vec_dot_type : GGML_TYPE_F32;
+    if (q_type == GGML_TYPE_Q8_1) {
+        q_type = GGML_TYPE_Q8_0; // the same roundings, and ggml can undo them
+    }
     q_round = quantized ? ggml_get_type_traits_cpu(q_type)->from_float : nullptr;
 }
 

@@ -50,13 +50,9 @@ struct rows_q4_0 {
         const block_q4_0 & b = ((const block_q4_0 *) row)[i/QK4_0];
         const vf32         d = vf_set1(GGML_CPU_FP16_TO_FP32(b.d));
 
-        int8_t q[QK4_0];
-        for (int j = 0; j < QK4_0/2; ++j) {
-            q[j]           = (int8_t) ((b.qs[j] & 15) - 8);
-            q[j + QK4_0/2] = (int8_t) ((b.qs[j] >> 4) - 8);
-        }
+        vf_load_q4_0(b.qs, x);
         for (int j = 0; j < STEP; ++j) {
-            x[j] = vf_mul(d, vf_load(q + j*VF));
+            x[j] = vf_mul(d, x[j]);
         }
     }
 

@@ -1,6 +1,7 @@
 // retention-simd.h - a vector of floats, and loads of f32, f16, bf16 and 8-bit integers into it
 //
-// VF lanes; every function has a portable form, so that the kernels are written once.
+// VF lanes; every function has a portable form, so that the kernels are written once. vf_load_q4_0 loads the 32 values of
+// a block before they are scaled.
 
 #pragma once
 
@@ -19,7 +20,9 @@
 #define VF_UNROLL
 #endif
 
-#if defined(__AVX512F__)
+#if defined(RETENTION_PORTABLE) // to test it where there are vectors
+#define VF_PORTABLE
+#elif defined(__AVX512F__)
 
 #define VF 16
 typedef __m512 vf32;
@@ -32,6 +35,13 @@ static inline vf32  vf_load (const ggml_bf16_t * p)    {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *) p)), 16));
 }
 static inline vf32  vf_load (const int8_t * p)         { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *) p))); }
+static inline void  vf_load_q4_0(const uint8_t * p, vf32 * x) {
+    const __m128i q = _mm_loadu_si128((const __m128i *) p);
+    const __m128i m = _mm_set1_epi8(15);
+    const __m128i z = _mm_set1_epi8(8);
+    x[0] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_sub_epi8(_mm_and_si128(q, m), z)));
+    x[1] = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(q, 4), m), z)));
+}
 static inline void  vf_store(float * p, vf32 x)        { _mm512_storeu_ps(p, x); }
 static inline vf32  vf_add  (vf32 a, vf32 b)           { return _mm512_add_ps(a, b); }
 static inline vf32  vf_sub  (vf32 a, vf32 b)           { return _mm512_sub_ps(a, b); }
@@ -61,6 +71,15 @@ static inline vf32  vf_load (const ggml_bf16_t * p)    {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *) p)), 16));
 }
 static inline vf32  vf_load (const int8_t * p)         { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *) p))); }
+static inline void  vf_load_q4_0(const uint8_t * p, vf32 * x) {
+    const __m128i m = _mm_set1_epi8(15);
+    const __m128i z = _mm_set1_epi8(8);
+    for (int i = 0; i < 2; ++i) {
+        const __m128i q = _mm_loadl_epi64((const __m128i *) (p + i*8));
+        x[i]     = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_sub_epi8(_mm_and_si128(q, m), z)));
+        x[i + 2] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_sub_epi8(_mm_and_si128(_mm_srli_epi16(q, 4), m), z)));
+    }
+}
 static inline void  vf_store(float * p, vf32 x)        { _mm256_storeu_ps(p, x); }
 static inline vf32  vf_add  (vf32 a, vf32 b)           { return _mm256_add_ps(a, b); }
 static inline vf32  vf_sub  (vf32 a, vf32 b)           { return _mm256_sub_ps(a, b); }
@@ -96,6 +115,22 @@ static inline vf32  vf_load (const int8_t * p)         {
     memcpy(&x, p, sizeof(x));
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(x))))));
 }
+static inline void  vf_load_q4_0(const uint8_t * p, vf32 * x) {
+    const uint8x16_t q    = vld1q_u8(p);
+    const int8x16_t  z    = vdupq_n_s8(8);
+    const int8x16_t  h[2] = {
+        vsubq_s8(vreinterpretq_s8_u8(vandq_u8(q, vdupq_n_u8(15))), z),
+        vsubq_s8(vreinterpretq_s8_u8(vshrq_n_u8(q, 4)), z),
+    };
+    for (int i = 0; i < 2; ++i) {
+        const int16x8_t lo = vmovl_s8(vget_low_s8(h[i]));
+        const int16x8_t hi = vmovl_s8(vget_high_s8(h[i]));
+        x[4*i + 0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(lo)));
+        x[4*i + 1] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(lo)));
+        x[4*i + 2] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(hi)));
+        x[4*i + 3] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(hi)));
+    }
+}
 static inline void  vf_store(float * p, vf32 x)        { vst1q_f32(p, x); }
 static inline vf32  vf_add  (vf32 a, vf32 b)           { return vaddq_f32(a, b); }
 static inline vf32  vf_sub  (vf32 a, vf32 b)           { return vsubq_f32(a, b); }
@@ -118,6 +153,10 @@ static inline vf32  vf_exp  (vf32 x) {
 }
 
 #else
+#define VF_PORTABLE
+#endif
+
+#if defined(VF_PORTABLE)
 
 // four lanes in a struct: compilers turn this into vectors where they can
 #define VF 4
@@ -131,6 +170,12 @@ static inline vf32  vf_load (const float * p)          { VF_EACH(p[i]); }
 static inline vf32  vf_load (const ggml_fp16_t * p)    { VF_EACH(GGML_CPU_FP16_TO_FP32(p[i])); }
 static inline vf32  vf_load (const ggml_bf16_t * p)    { VF_EACH(GGML_BF16_TO_FP32(p[i])); }
 static inline vf32  vf_load (const int8_t      * p)    { VF_EACH(p[i]); }
+static inline void  vf_load_q4_0(const uint8_t * p, vf32 * x) {
+    for (int i = 0; i < 16; ++i) {
+        x[i/VF].v[i%VF]         = (float) ((p[i] & 15) - 8);
+        x[16/VF + i/VF].v[i%VF] = (float) ((p[i] >> 4) - 8);
+    }
+}
 static inline void  vf_store(float * p, vf32 x)        { memcpy(p, x.v, sizeof(x.v)); }
 static inline vf32  vf_add  (vf32 a, vf32 b)           { VF_EACH(a.v[i] + b.v[i]); }
 static inline vf32  vf_sub  (vf32 a, vf32 b)           { VF_EACH(a.v[i] - b.v[i]); }
@@ -154,12 +199,26 @@ static inline float vf_scalar(const float       * p) { return *p; }
 static inline float vf_scalar(const ggml_fp16_t * p) { return GGML_CPU_FP16_TO_FP32(*p); }
 static inline float vf_scalar(const ggml_bf16_t * p) { return GGML_BF16_TO_FP32(*p); }
 
-// ask for the cache line at p; any address will do
+// keep a vector that is used several times in a register: a compiler may well load it anew for each use
+static inline vf32 vf_hold(vf32 x) {
+#if defined(__GNUC__) && !defined(VF_PORTABLE)
+#if defined(__ARM_NEON)
+    __asm__("" : "+w"(x));
+#elif VF == 16
+    __asm__("" : "+v"(x));
+#else
+    __asm__("" : "+x"(x));
+#endif
+#endif
+    return x;
+}
+
+// ask for the cache line at p in the second cache, which has more misses under way than the first; any address will do
 static inline void vf_prefetch(const void * p) {
 #if defined(__GNUC__) || defined(__clang__)
-    __builtin_prefetch(p);
+    __builtin_prefetch(p, 0, 2);
 #elif defined(_M_X64) || defined(_M_IX86)
-    _mm_prefetch((const char *) p, _MM_HINT_T0);
+    _mm_prefetch((const char *) p, _MM_HINT_T1);
 #else
     (void) p;
 #endif

@@ -58,6 +58,10 @@ GGML_API struct ggml_tensor * ggml_retention_attn(
         struct ggml_tensor  * sinks,
         const struct ggml_retention_attn_params * params);
 
+// Ask the system to back host memory, not yet touched, with large pages: the pool is walked in runs of some 64 KB in
+// random order, and with small pages every run begins with misses of the address cache.
+GGML_API void ggml_retention_use_huge_pages(void * data, size_t size);
+
 #ifdef __cplusplus
 }
 #endif

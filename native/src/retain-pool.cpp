@@ -2,6 +2,7 @@
 #include "retain-error.h"
 
 #include "ggml-alloc.h"
+#include "ggml-retention.h"
 
 #include <cstring>
 #include <numeric>
@@ -57,6 +58,9 @@ retain_pool::retain_pool(
     } else {
         // K and V are two views of the same bytes
         char * base = (char *) ggml_backend_buffer_get_base(buf.get());
+        if (ggml_backend_buffer_is_host(buf.get())) {
+            ggml_retention_use_huge_pages(base, n_pool);
+        }
         ggml_backend_tensor_alloc(buf.get(), k, base);
         ggml_backend_tensor_alloc(buf.get(), v, base);
         ggml_backend_tensor_alloc(buf.get(), log_beta, base + n_pool);

@@ -250,9 +250,9 @@ int main() {
 
     const ggml_type types[] = { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_BF16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0 };
 
-    // head sizes and types; 80 and 8 are no multiples of a quantised block
+    // head sizes and types; 8, 40, 80 and 112 are no multiples of a quantised block, 100 of no vector
     for (const ggml_type type : types) {
-        for (const int64_t head : { 8, 64, 80, 96, 128, 256 }) {
+        for (const int64_t head : { 8, 32, 40, 64, 80, 96, 100, 112, 128, 160, 192, 256 }) {
             if (head % ggml_blck_size(type) != 0) {
                 continue;
             }
@@ -263,6 +263,15 @@ int main() {
                 c.n_tokens = n_tokens;
                 run(c);
             }
+        }
+    }
+    // types without a reader of ours, which ggml unpacks; their queries are rounded to q8_0, or like q8_1
+    for (const ggml_type type : { GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL }) {
+        for (const int64_t n_tokens : { 1, 33 }) {
+            attn_case c;
+            c.type_k   = c.type_v = type;
+            c.n_tokens = n_tokens;
+            run(c);
         }
     }
     // K and V of different types and sizes
@@ -277,7 +286,7 @@ int main() {
         run(c);
     }
     // group sizes and numbers of tokens, with a partial page, full pages and many pages
-    for (int64_t group = 1; group <= 8; ++group) {
+    for (const int64_t group : { 1, 2, 3, 4, 5, 6, 7, 8, 12, 16 }) {
         for (const int64_t n_tokens : { 1, 2, 3, 9, 33, 128, 512 }) {
             attn_case c;
             c.type_k   = c.type_v = GGML_TYPE_F16;
@@ -296,6 +305,18 @@ int main() {
                 c.n_tokens  = n_tokens;
                 run(c);
             }
+        }
+    }
+    // one long stream, which is cut into chunks for the threads, of types with readers of different steps
+    for (const ggml_type type : types) {
+        for (const int64_t n_tokens : { 1, 40 }) {
+            attn_case c;
+            c.type_k    = c.type_v = type;
+            c.n_head_kv = 1;
+            c.n_old     = 20000 + n_tokens; // the last chunk, page and step are odd
+            c.n_tokens  = n_tokens;
+            c.page_size = 128;
+            run(c);
         }
     }
     // soft-cap, sinks, several sequences, non-causal

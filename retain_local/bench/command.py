@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import gguf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -18,7 +19,7 @@ from ..kv_types import kv_type
 from ..loading import find_model
 from ..model_file import read_model_file
 from .machine import check_idle, describe
-from .measure import BASE_DEPTH, OURS, PLAIN, STOCK, Depth, Measurement
+from .measure import BASE_DEPTH, OURS, PLAIN, STOCK, Depth, Measurement, sides_at
 from .plot import check_plot, save_plot
 from .side import Side
 from .stock import stock_libraries
@@ -76,7 +77,7 @@ def run_bench(model: str, options: BenchOptions) -> None:
         read_rate = _read_rate(arguments["n_threads"])
         sides = _start(stack, retention, arguments, stock)
         found = _measure(stack, sides, depths, options)
-    rows = summarise(found)
+    rows = summarise(found, _gate_bytes(retention["gates"]) / read_rate)
     console.print(f"{path.name} on {describe()}; {arguments['n_threads']} threads, ubatch {options.n_ubatch}, {retention}")
     print_tables(console, found, rows, read_rate)
     settings = arguments | {"model": path.name, "machine": describe(), "retention": retention}
@@ -128,6 +129,11 @@ def _read_rate(n_threads: int) -> float:
         side.close()
 
 
+def _gate_bytes(gates: str | None) -> int:
+    """Bytes of the gates' weights, all of which are read for each token."""
+    return sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(gates).tensors) if gates else 0
+
+
 def _start(stack: ExitStack, retention: dict[str, Any], arguments: dict[str, Any], stock: Path | None) -> list[Side]:
     wanted = [(OURS, library.directory(), retention)]
     if retention["gates"] is not None:
@@ -144,7 +150,7 @@ def _start(stack: ExitStack, retention: dict[str, Any], arguments: dict[str, Any
 
 
 def _measure(stack: ExitStack, sides: list[Side], depths: list[int], options: BenchOptions) -> list[Depth]:
-    n_steps = (len(depths) + 1) * len(sides) * (1 + 2 * options.repeat)
+    n_steps = sum(len(sides_at(depth, sides)) for depth in [BASE_DEPTH, *depths]) * (1 + 2 * options.repeat)
     bar = stack.enter_context(
         Progress(
             TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),

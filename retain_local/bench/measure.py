@@ -11,6 +11,7 @@ from .side import Side
 
 BASE_DEPTH = 16  # where attention costs next to nothing: what is left are the weights
 FILL_FROM = 8192  # stock reads so many tokens at most; a deeper cache of it is filled instead
+PLAIN_TO = 8192  # what gates cost does not depend on the depth: deeper than this it is not measured
 STOCK, OURS, PLAIN = "stock", "retain-local", "without gates"
 
 
@@ -36,11 +37,21 @@ class Measured:
 
 @dataclass
 class Depth:
-    """All sides at one depth; n_read tokens are those of `read_seconds`."""
+    """The sides at one depth; n_read tokens are those of `read_seconds`."""
 
     depth: int
     n_read: int
     sides: dict[str, Measured]
+
+
+def sides_at(depth: int, sides: Sequence[Side]) -> list[Side]:
+    """Those that are measured at a depth."""
+    return [side for side in sides if side.name != PLAIN or depth <= PLAIN_TO]
+
+
+def in_turn(sides: Sequence[Side], turn: int) -> Sequence[Side]:
+    """Each second time the other way round: what comes first finds other caches than what comes second."""
+    return sides if turn % 2 == 0 else sides[::-1]
 
 
 class Measurement:
@@ -71,31 +82,28 @@ class Measurement:
 
     def _measure(self, depth: int) -> Depth:
         n_read = min(self._n_ubatch, depth - self._last)
-        found = Depth(depth, n_read, {side.name: Measured() for side in self._sides})
-        for side in self._sides:
+        sides = sides_at(depth, self._sides)
+        found = Depth(depth, n_read, {side.name: Measured() for side in sides})
+        for side in sides:
             self._on_step(f"{side.name}: going to {depth:,}")
             self._go(side, depth - n_read, found.sides[side.name])
         for turn in range(self._repeat):
-            for side in self._in_turn(turn):
+            for side in in_turn(sides, turn):
                 self._on_step(f"{side.name}: reading at {depth:,}")
                 self._back(side, depth - n_read)
                 found.sides[side.name].read_seconds.append(sum(side.ask("read", n=n_read)))
                 self._at[side.name] += n_read
-        before = {side.name: side.ask("stats") for side in self._sides}
+        before = {side.name: side.ask("stats") for side in sides}
         for turn in range(self._repeat):
-            for side in self._in_turn(turn):
+            for side in in_turn(sides, turn):
                 self._on_step(f"{side.name}: writing at {depth:,}")
                 self._back(side, depth)
                 found.sides[side.name].write_seconds.append(side.ask("write", n=self._n_write) / self._n_write)
                 self._at[side.name] += self._n_write
-        for side in self._sides:
+        for side in sides:
             self._finish(side, found, before[side.name])
         self._last = depth
         return found
-
-    def _in_turn(self, turn: int) -> Sequence[Side]:
-        """Each second time the other way round: what comes first finds other caches than what comes second."""
-        return self._sides if turn % 2 == 0 else self._sides[::-1]
 
     def _go(self, side: Side, depth: int, found: Measured) -> None:
         self._back(side, depth)

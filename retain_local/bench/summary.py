@@ -28,7 +28,9 @@ class Row:
 
     read, write : by side.
     read_ratio, write_ratio, first_token_ratio : None without stock.
-    gate_share : of the time of writing a token, what goes when the gates go; None without gates.
+    gate_share : of the time of writing a token, what goes when the gates go; None without gates, and where it is not
+        measured.
+    gate_bytes_share : of the time of writing a token, what it takes to read the gates' weights in one run.
     kv_rate : bytes a second at which K and V are read in writing, attention alone; None at the first depth.
     """
 
@@ -40,16 +42,22 @@ class Row:
     write_ratio: Spread | None
     first_token_ratio: float | None
     gate_share: Spread | None
+    gate_bytes_share: float
     evict_share: float
     kv_rate: float | None
 
 
-def summarise(found: Sequence[Depth]) -> list[Row]:
-    """A row for each depth after the first, which is what the others are compared with."""
-    return [_row(depth, found[0]) for depth in found[1:]]
+def summarise(found: Sequence[Depth], gate_seconds: float) -> list[Row]:
+    """A row for each depth after the first, which is what the others are compared with.
+
+    Parameters
+    ----------
+    gate_seconds : that the machine takes to read the gates' weights in one run.
+    """
+    return [_row(depth, found[0], gate_seconds) for depth in found[1:]]
 
 
-def _row(found: Depth, base: Depth) -> Row:
+def _row(found: Depth, base: Depth, gate_seconds: float) -> Row:
     ours, stock, plain = (found.sides.get(name) for name in (OURS, STOCK, PLAIN))
     return Row(
         depth=found.depth,
@@ -60,6 +68,7 @@ def _row(found: Depth, base: Depth) -> Row:
         write_ratio=_ratio(stock, ours, "write_seconds"),
         first_token_ratio=stock.first_token_seconds / ours.first_token_seconds if stock else None,
         gate_share=Spread.of([1 - b / a for a, b in zip(ours.write_seconds, plain.write_seconds)]) if plain else None,
+        gate_bytes_share=gate_seconds / median(ours.write_seconds),
         evict_share=ours.evict_share,
         kv_rate=_kv_rate(ours, base.sides[OURS]),
     )

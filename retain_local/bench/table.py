@@ -46,6 +46,13 @@ def _speeds(rows: Sequence[Row], has_stock: bool) -> Table:
     return table
 
 
+def _gates(row: Row) -> str:
+    if not row.gate_bytes_share:
+        return "none"
+    whole = f"{row.gate_share.median:.1%}" if row.gate_share else "not measured"
+    return f"{whole}; {row.gate_bytes_share:.1%}"
+
+
 def _spread(spread: Spread) -> str:
     return f"{spread.median:.2f} ({spread.least:.2f} to {spread.most:.2f})"
 
@@ -70,9 +77,9 @@ def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
 
 
 def _shares(rows: Sequence[Row], read_rate: float) -> Table:
-    table = Table("depth", "gates", "selecting and moving", "K and V are read at", title="Of the time of writing a token")
+    table = Table("depth", "gates; reading their weights alone", "selecting and moving", "K and V are read at", title="Of the time of writing a token")
     for row in rows:
         rate = f"{row.kv_rate / 1e9:.1f} GB/s, {row.kv_rate / read_rate:.0%} of {read_rate / 1e9:.1f}" if row.kv_rate else ""
-        gates = f"{row.gate_share.median:.1%}" if row.gate_share else "none"
+        gates = _gates(row)
         table.add_row(f"{row.depth:,}", gates, f"{row.evict_share:.2%}", rate)
     return table
