@@ -16,7 +16,7 @@ from support.tiny_models import TINY_MODELS
 
 PATCHED = require_patched()
 
-from retain_local.bench.measure import BASE_DEPTH, OURS, PLAIN, STOCK  # noqa: E402
+from retain_local.bench.measure import OURS, PLAIN, STOCK  # noqa: E402
 from retain_local.bench.side import Side  # noqa: E402
 from retain_local.gates.gguf_header import read_header  # noqa: E402
 
@@ -46,23 +46,24 @@ def weight_bytes(sidecar: Path) -> int:
 
 def test_numbers(tiny: TinyFiles, tmp_path: Path) -> None:
     numbers = bench(tiny, tmp_path)
-    assert [depth["depth"] for depth in numbers["depths"]] == [BASE_DEPTH, 48, 300]
+    assert [depth["depth"] for depth in numbers["depths"]] == [48, 300]
     assert [row["depth"] for row in numbers["rows"]] == [48, 300]
     shape = TINY_MODELS[ARCH]
     streams = shape.n_layer * shape.n_head_kv
     for depth in numbers["depths"]:
         assert set(depth["sides"]) == {OURS, PLAIN}
+        assert len(depth["shallow_seconds"]) == 2 and min(depth["shallow_seconds"]) > 0
         ours = depth["sides"][OURS]
         assert len(ours["read_seconds"]) == len(ours["write_seconds"]) == 2
         assert min(*ours["read_seconds"], *ours["write_seconds"], ours["first_token_seconds"]) > 0
         assert ours["stats"]["n_cells_peak"] <= streams * (BUDGET + max(BUFFER, UBATCH))
         assert ours["stats"]["resident"] > 0
-    shallow, deep = (depth["sides"][OURS]["stats"] for depth in numbers["depths"][1:])
+    shallow, deep = (depth["sides"][OURS]["stats"] for depth in numbers["depths"])
     assert shallow["n_evictions"] == 0 and shallow["n_cells"] == streams * (48 + 12)  # went back before each time
     assert deep["n_evictions"] > 0 and streams * BUDGET <= deep["n_cells"] < streams * (BUDGET + BUFFER)
     shares = [row["gate_bytes_share"] * row["write"][OURS] ** -1 * numbers["read_rate"] for row in numbers["rows"]]
     assert shares == pytest.approx([weight_bytes(tiny.gates(ARCH))] * 2)
-    assert numbers["read_rate"] > 0 and numbers["rows"][1]["evict_share"] > 0
+    assert numbers["read_rate"] > 0 and numbers["rows"][0]["evict_share"] is None and numbers["rows"][1]["evict_share"] > 0
     first = [depth["sides"][OURS]["first_token_seconds"] for depth in numbers["depths"]]
     assert first == sorted(first)
 
@@ -74,8 +75,8 @@ def test_beside_stock(tiny: TinyFiles, tmp_path: Path) -> None:
         assert set(row["read"]) == {OURS, PLAIN, STOCK}
         assert row["read_ratio"]["least"] <= row["read_ratio"]["median"] <= row["read_ratio"]["most"]
         assert row["write_ratio"]["median"] == pytest.approx(row["write"][OURS] / row["write"][STOCK], rel=0.5)
-    full = numbers["depths"][2]["sides"][STOCK]["stats"]
-    assert full["depth"] == 300 + 12 and not numbers["depths"][2]["sides"][STOCK]["is_estimated"]
+    full = numbers["depths"][1]["sides"][STOCK]["stats"]
+    assert full["depth"] == 300 + 12 and not numbers["depths"][1]["sides"][STOCK]["is_estimated"]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -4,6 +4,8 @@
 //   $BENCH/bench-scoring                                 the shapes of Qwen3-0.6B and Llama-3.2-1B, F = 512
 //   $BENCH/bench-scoring --types q8_0,f16 --embd 1024 --layers 28 --ff 512 --tokens 1,512 --threads 2
 //
+// Between two timings 256 MiB of other data are read: the weights come from memory, as when a model runs.
+//
 //   ms        of the gates of all layers: three projections (rg10), the last one retention score
 //   op        of retention score alone, of all layers
 //   GB/s      bytes of the weights over the time (each is read once)
@@ -11,6 +13,8 @@
 
 #include "ggml-retention.h"
 #include "timing.h"
+
+#include <memory>
 
 using namespace bench;
 
@@ -66,16 +70,31 @@ struct gates_graph : graph {
     }
 };
 
+// as much as a model's weights, so that those of the gates come from memory each time, as they do when a model runs
+struct other_data : graph {
+    std::unique_ptr<read_graph> read;
+
+    other_data(ggml_backend_t backend, std::mt19937 & rng) : graph(8) {
+        ggml_tensor * rows = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, 1024, 64 << 10);
+        allocate(backend);
+        fill_rows(rows, rng);
+        read = std::make_unique<read_graph>(rows, 1, backend);
+    }
+};
+
 void run(const bench_case & c, int n_threads, int n_repeat, ggml_backend_t backend) {
     std::mt19937 rng(1);
     gates_graph gates(c, true,  backend, rng);
     gates_graph score(c, false, backend, rng);
     read_graph  read (gates.weights, c.n_layer, backend);
+    other_data  other(backend, rng);
 
     ggml_backend_cpu_set_n_threads(backend, n_threads);
     for (int i = 0; i < n_repeat; ++i) {
+        other.read->time(backend, n_threads);
         gates.time(backend, n_threads);
         score.time(backend, n_threads);
+        other.read->time(backend, n_threads);
         read .time(backend, n_threads);
     }
 

@@ -37,7 +37,7 @@ struct decode_buffers {
     }
 };
 
-// asks for memory that the walk will reach: the rest of this run of rows, then the next run
+// asks for memory that the walk will reach: what is left until end, then what begins at next
 struct read_ahead {
     static constexpr int64_t DISTANCE = 6144;
     static constexpr int64_t LINE     = 64;
@@ -204,9 +204,8 @@ void add_cells(const float * s, int64_t n_rows, int64_t n, const char * v, size_
 
 // call fn(reader, rows, bytes from row to row, read_ahead or null, first cell, cells) for a run of rows, CELLS at a time
 template <typename F>
-void for_each_group(const ggml_tensor * t, const char * rows, int64_t n_cells, const char * next, float * x, F fn) {
-    const size_t     nb    = t->nb[1];
-    const read_ahead ahead = { rows + n_cells*nb, next };
+void for_each_group(const ggml_tensor * t, const char * rows, int64_t n_cells, const read_ahead & ahead, float * x, F fn) {
+    const size_t nb = t->nb[1];
 
     const bool known = with_rows(t->type, [&](auto reader) {
         for (int64_t c = 0; c < n_cells; c += CELLS) {
@@ -287,12 +286,17 @@ void decode_tile(const attn_op & op, const attn_tile & tile, float * scratch, at
         const char * v = op.v_row(page, i);
         const char * k_next = next < c1 ? op.k_row(tile.pages[next/op.p.page_size], next%op.p.page_size) : nullptr;
 
-        for_each_group(op.k, k, n, v, buf.x,
+        // the V rows of a page follow its K rows, and are mostly next
+        const char     * v_end  = v + n*op.v->nb[1];
+        const read_ahead from_k = n == op.p.page_size ? read_ahead { v_end, k_next } : read_ahead { k + n*op.k->nb[1], v };
+        const read_ahead from_v = { v_end, k_next };
+
+        for_each_group(op.k, k, n, from_k, buf.x,
                 [&](auto reader, const char * rows, size_t nb, const read_ahead * ahead, int64_t at, int64_t len) {
             dot_cells<decltype(reader)>(buf.q, tile.n_rows, op.n_embd_k, rows, nb, len, buf.s + at, ahead);
         });
         step_softmax(op, tile, buf.s, state, c, n);
-        for_each_group(op.v, v, n, k_next, buf.x,
+        for_each_group(op.v, v, n, from_v, buf.x,
                 [&](auto reader, const char * rows, size_t nb, const read_ahead * ahead, int64_t at, int64_t len) {
             add_cells<decltype(reader)>(buf.s + at, tile.n_rows, op.n_embd_v, rows, nb, len, state.acc, op.acc_stride, ahead);
         });

@@ -19,7 +19,7 @@ from ..kv_types import kv_type
 from ..loading import find_model
 from ..model_file import read_model_file
 from .machine import check_idle, describe
-from .measure import BASE_DEPTH, OURS, PLAIN, STOCK, Depth, Measurement, sides_at
+from .measure import OURS, PLAIN, SHALLOW, SHALLOW_DEPTH, STOCK, Depth, Measurement, sides_at
 from .plot import check_plot, save_plot
 from .side import Side
 from .stock import stock_libraries
@@ -75,8 +75,8 @@ def run_bench(model: str, options: BenchOptions) -> None:
     console = Console(highlight=False)
     with ExitStack() as stack:
         read_rate = _read_rate(arguments["n_threads"])
-        sides = _start(stack, retention, arguments, stock)
-        found = _measure(stack, sides, depths, options)
+        processes = _start(stack, retention, arguments, stock)
+        found = _measure(stack, processes, depths, options)
     rows = summarise(found, _gate_bytes(retention["gates"]) / read_rate)
     console.print(f"{path.name} on {describe()}; {arguments['n_threads']} threads, ubatch {options.n_ubatch}, {retention}")
     print_tables(console, found, rows, read_rate)
@@ -90,8 +90,8 @@ def run_bench(model: str, options: BenchOptions) -> None:
 
 def _depths(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > BASE_DEPTH for part in parts):
-        raise UsageError(f"depths {text!r} are not numbers of tokens above {BASE_DEPTH}, as in 512,2048,8192")
+    if not all(part.isdecimal() and int(part) > SHALLOW_DEPTH for part in parts):
+        raise UsageError(f"depths {text!r} are not numbers of tokens above {SHALLOW_DEPTH}, as in 512,2048,8192")
     return sorted({int(part) for part in parts})
 
 
@@ -135,11 +135,13 @@ def _gate_bytes(gates: str | None) -> int:
 
 
 def _start(stack: ExitStack, retention: dict[str, Any], arguments: dict[str, Any], stock: Path | None) -> list[Side]:
+    """The processes of `Measurement`: its sides, then the shallow one."""
     wanted = [(OURS, library.directory(), retention)]
     if retention["gates"] is not None:
         wanted.append((PLAIN, library.directory(), retention | {"gates": None, "policy": "window"}))
     if stock is not None:
         wanted.append((STOCK, stock, None))
+    wanted.append((SHALLOW, library.directory(), retention))
     sides = []
     for name, libraries, fields in wanted:
         side = Side(name, libraries, arguments["n_threads"])
@@ -149,8 +151,9 @@ def _start(stack: ExitStack, retention: dict[str, Any], arguments: dict[str, Any
     return sides
 
 
-def _measure(stack: ExitStack, sides: list[Side], depths: list[int], options: BenchOptions) -> list[Depth]:
-    n_steps = sum(len(sides_at(depth, sides)) for depth in [BASE_DEPTH, *depths]) * (1 + 2 * options.repeat)
+def _measure(stack: ExitStack, processes: list[Side], depths: list[int], options: BenchOptions) -> list[Depth]:
+    *sides, shallow = processes
+    n_steps = sum(len(sides_at(depth, sides)) for depth in depths) * (1 + 2 * options.repeat)
     bar = stack.enter_context(
         Progress(
             TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -159,7 +162,7 @@ def _measure(stack: ExitStack, sides: list[Side], depths: list[int], options: Be
     )
     task = bar.add_task("loading", total=n_steps)
     measurement = Measurement(
-        sides, options.n_ubatch, options.n_write, options.repeat,
+        sides, shallow, options.n_ubatch, options.n_write, options.repeat,
         lambda what: bar.update(task, description=what, advance=1),
     )  # fmt: skip
     return measurement.run(depths)

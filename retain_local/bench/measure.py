@@ -9,10 +9,10 @@ from typing import Any
 
 from .side import Side
 
-BASE_DEPTH = 16  # where attention costs next to nothing: what is left are the weights
+SHALLOW_DEPTH = 16  # where attention costs next to nothing: what is left are the weights
 FILL_FROM = 8192  # stock reads so many tokens at most; a deeper cache of it is filled instead
 PLAIN_TO = 8192  # what gates cost does not depend on the depth: deeper than this it is not measured
-STOCK, OURS, PLAIN = "stock", "retain-local", "without gates"
+STOCK, OURS, PLAIN, SHALLOW = "stock", "retain-local", "without gates", "next to no cells"
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Measured:
     write_seconds : of each of the tokens after it, each time some were written; means over those of one time.
     first_token_seconds : to read a prompt of that length.
     is_estimated : it was not read whole, and follows from the ubatches that were.
-    evict_share : of the time of writing, in selecting and moving cells.
+    evict_share : of the time of writing, in selecting and moving cells; None if nothing was evicted meanwhile.
     stats : as `Worker.stats` gives them.
     """
 
@@ -31,17 +31,22 @@ class Measured:
     write_seconds: list[float] = field(default_factory=list)
     first_token_seconds: float = 0.0
     is_estimated: bool = False
-    evict_share: float = 0.0
+    evict_share: float | None = None
     stats: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Depth:
-    """The sides at one depth; n_read tokens are those of `read_seconds`."""
+    """The sides at one depth.
+
+    n_read : tokens of `read_seconds`.
+    shallow_seconds : of a token at `SHALLOW_DEPTH`, each time after the sides had written here.
+    """
 
     depth: int
     n_read: int
     sides: dict[str, Measured]
+    shallow_seconds: list[float] = field(default_factory=list)
 
 
 def sides_at(depth: int, sides: Sequence[Side]) -> list[Side]:
@@ -60,6 +65,7 @@ class Measurement:
     Parameters
     ----------
     sides : the processes.
+    shallow : one more of ours, which stays at `SHALLOW_DEPTH`.
     n_ubatch : tokens of a reading.
     n_write : tokens of a writing.
     repeat : how often each is done.
@@ -67,9 +73,10 @@ class Measurement:
     """
 
     def __init__(
-        self, sides: Sequence[Side], n_ubatch: int, n_write: int, repeat: int, on_step: Callable[[str], None]
+        self, sides: Sequence[Side], shallow: Side, n_ubatch: int, n_write: int, repeat: int, on_step: Callable[[str], None]
     ) -> None:
-        self._sides, self._n_ubatch, self._n_write, self._repeat = sides, n_ubatch, n_write, repeat
+        self._sides, self._shallow = sides, shallow
+        self._n_ubatch, self._n_write, self._repeat = n_ubatch, n_write, repeat
         self._on_step = on_step
         self._at = {side.name: 0 for side in sides}  # depth of each side's cache
         self._read: dict[str, float] = {side.name: 0.0 for side in sides}  # seconds to read as far as the last depth
@@ -77,8 +84,9 @@ class Measurement:
         self._last = 0
 
     def run(self, depths: Sequence[int]) -> list[Depth]:
-        """Measure at the depths, which must ascend. The first result is at `BASE_DEPTH`."""
-        return [self._measure(depth) for depth in [BASE_DEPTH, *depths]]
+        """Measure at the depths, which must ascend."""
+        self._shallow.ask("read", n=SHALLOW_DEPTH)
+        return [self._measure(depth) for depth in depths]
 
     def _measure(self, depth: int) -> Depth:
         n_read = min(self._n_ubatch, depth - self._last)
@@ -100,6 +108,8 @@ class Measurement:
                 self._back(side, depth)
                 found.sides[side.name].write_seconds.append(side.ask("write", n=self._n_write) / self._n_write)
                 self._at[side.name] += self._n_write
+            found.shallow_seconds.append(self._shallow.ask("write", n=self._n_write) / self._n_write)
+            self._shallow.ask("back", depth=SHALLOW_DEPTH)
         for side in sides:
             self._finish(side, found, before[side.name])
         self._last = depth
@@ -134,6 +144,6 @@ class Measurement:
         self._rate[side.name] = rate
         measured.first_token_seconds = self._read[side.name]
         measured.stats = side.ask("stats")
-        if side.name != STOCK:
+        if side.name != STOCK and measured.stats["n_evictions"] > before["n_evictions"]:
             spent = sum(measured.stats[name] - before[name] for name in ("t_select_s", "t_move_s"))
             measured.evict_share = spent / (sum(measured.write_seconds) * self._n_write)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from .measure import OURS, PLAIN, STOCK, Depth, Measured
+from .measure import OURS, PLAIN, SHALLOW_DEPTH, STOCK, Depth, Measured
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Row:
     gate_share : of the time of writing a token, what goes when the gates go; None without gates, and where it is not
         measured.
     gate_bytes_share : of the time of writing a token, what it takes to read the gates' weights in one run.
-    kv_rate : bytes a second at which K and V are read in writing, attention alone; None at the first depth.
+    evict_share : None if nothing was evicted meanwhile.
+    kv_rate : bytes a second at which K and V are read in writing, attention alone; None where that is lost in the noise.
     """
 
     depth: int
@@ -43,21 +44,21 @@ class Row:
     first_token_ratio: float | None
     gate_share: Spread | None
     gate_bytes_share: float
-    evict_share: float
+    evict_share: float | None
     kv_rate: float | None
 
 
 def summarise(found: Sequence[Depth], gate_seconds: float) -> list[Row]:
-    """A row for each depth after the first, which is what the others are compared with.
+    """A row for each depth.
 
     Parameters
     ----------
     gate_seconds : that the machine takes to read the gates' weights in one run.
     """
-    return [_row(depth, found[0], gate_seconds) for depth in found[1:]]
+    return [_row(depth, gate_seconds) for depth in found]
 
 
-def _row(found: Depth, base: Depth, gate_seconds: float) -> Row:
+def _row(found: Depth, gate_seconds: float) -> Row:
     ours, stock, plain = (found.sides.get(name) for name in (OURS, STOCK, PLAIN))
     return Row(
         depth=found.depth,
@@ -70,7 +71,7 @@ def _row(found: Depth, base: Depth, gate_seconds: float) -> Row:
         gate_share=Spread.of([1 - b / a for a, b in zip(ours.write_seconds, plain.write_seconds)]) if plain else None,
         gate_bytes_share=gate_seconds / median(ours.write_seconds),
         evict_share=ours.evict_share,
-        kv_rate=_kv_rate(ours, base.sides[OURS]),
+        kv_rate=_kv_rate(ours, found.shallow_seconds),
     )
 
 
@@ -78,8 +79,8 @@ def _ratio(stock: Measured | None, ours: Measured, name: str) -> Spread | None:
     return Spread.of([a / b for a, b in zip(getattr(stock, name), getattr(ours, name))]) if stock else None
 
 
-def _kv_rate(ours: Measured, base: Measured) -> float | None:
-    """Bytes of the cells over the time that a token takes longer than next to no cells."""
-    longer = median(ours.write_seconds) - median(base.write_seconds)
-    n_bytes = (ours.stats["n_cells"] - base.stats["n_cells"]) * ours.stats["bytes_cell"]
+def _kv_rate(ours: Measured, shallow: Sequence[float]) -> float | None:
+    """Bytes of the cells over the time that a token takes longer than next to no cells, turn by turn."""
+    longer = median(here - there for here, there in zip(ours.write_seconds, shallow))
+    n_bytes = (ours.stats["n_cells"] - SHALLOW_DEPTH * ours.stats["n_streams"]) * ours.stats["bytes_cell"]
     return n_bytes / longer if longer > 0 else None

@@ -23,7 +23,7 @@ def print_tables(console: Console, found: Sequence[Depth], rows: Sequence[Row], 
     console.print(_speeds(rows, has_stock))
     console.print(_memory(found, has_stock))
     console.print(_shares(rows, read_rate))
-    if any(depth.sides[STOCK].is_estimated for depth in found[1:] if has_stock):
+    if any(depth.sides[STOCK].is_estimated for depth in found if has_stock):
         console.print("[dim]≈ from ubatches at each depth, of a cache that was filled without reading[/]")
 
 
@@ -62,7 +62,7 @@ def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
     if has_stock:
         table.add_column("stock: K and V")
         table.add_column("peak memory")
-    for depth in found[1:]:
+    for depth in found:
         stats = depth.sides[OURS].stats
         cells = [
             f"{depth.depth:,}", f"{stats['n_cells']:,}", format_bytes(stats["n_cells"] * stats["bytes_cell"]),
@@ -79,7 +79,8 @@ def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
 def _shares(rows: Sequence[Row], read_rate: float) -> Table:
     table = Table("depth", "gates; reading their weights alone", "selecting and moving", "K and V are read at", title="Of the time of writing a token")
     for row in rows:
-        rate = f"{row.kv_rate / 1e9:.1f} GB/s, {row.kv_rate / read_rate:.0%} of {read_rate / 1e9:.1f}" if row.kv_rate else ""
+        rate = f"{row.kv_rate / 1e9:.1f} GB/s, {row.kv_rate / read_rate:.0%} of {read_rate / 1e9:.1f}" if row.kv_rate else "lost in the noise"
         gates = _gates(row)
-        table.add_row(f"{row.depth:,}", gates, f"{row.evict_share:.2%}", rate)
+        evicting = "nothing was evicted" if row.evict_share is None else f"{row.evict_share:.2%}"
+        table.add_row(f"{row.depth:,}", gates, evicting, rate)
     return table
