@@ -42,6 +42,8 @@ measure llama      llama-3.2-1b-q4_0 --vs-stock --depths 512,2048,4096          
 measure q8-weights qwen3-0.6b-q8_0   --vs-stock --depths 512,2048,4096            --budget 2048
 measure llama-q8   llama-3.2-1b-q8_0 --vs-stock --depths 512,2048,4096            --budget 2048
 
+[ -e "$out/in-turn.txt" ] || python "$native/bench/flat.py" "$out/qwen3-0.6b-q4_0.gguf" > "$out/in-turn.txt"
+
 bench=$(python "$native/builder" bench)
 micro attention  attention --types f16,bf16,q8_0,q4_0 --heads 64,128 --cells 2048 --tokens 1,512 --threads 2
 micro pages      attention --types f16 --cells 512,2048,8192 --pages 16,32,64,128,256 --tokens 1 --threads 2

@@ -82,7 +82,7 @@ def test_beside_stock(tiny: TinyFiles, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not STOCK_LIBRARIES, reason=f"{STOCK_VARIABLE} names no stock libraries")
 def test_a_filled_cache_is_as_deep_as_a_read_one(tiny: TinyFiles) -> None:
-    side = Side(STOCK, Path(STOCK_LIBRARIES), 1)
+    side = Side(STOCK, Path(STOCK_LIBRARIES))
     try:
         side.ask("open", retention=None, model=str(tiny.model(ARCH)), n_ctx=1024, n_ubatch=64, n_threads=1, type_k=1,
                  type_v=1, n_gpu_layers=0, seed=0)  # fmt: skip

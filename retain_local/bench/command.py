@@ -78,7 +78,8 @@ def run_bench(model: str, options: BenchOptions) -> None:
         processes = _start(stack, retention, arguments, stock)
         found = _measure(stack, processes, depths, options)
     rows = summarise(found, _gate_bytes(retention["gates"]) / read_rate)
-    console.print(f"{path.name} on {describe()}; {arguments['n_threads']} threads, ubatch {options.n_ubatch}, {retention}")
+    threads = f"{arguments['n_threads']} threads"
+    console.print(f"{path.name} on {describe()}; {threads}, ubatch {options.n_ubatch}, {_words(retention)}")
     print_tables(console, found, rows, read_rate)
     settings = arguments | {"model": path.name, "machine": describe(), "retention": retention}
     if options.json is not None:
@@ -109,6 +110,12 @@ def _retention(model: Path, given: dict[str, Any]) -> dict[str, Any]:
     return given | {"gates": gates, "policy": "window" if gates is None else "gate"}
 
 
+def _words(retention: dict[str, Any]) -> str:
+    """The options as a line; gates by the name of their file."""
+    shown = {name: Path(value).name if name == "gates" and value else value for name, value in retention.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
+
+
 def _arguments(model: Path, depths: list[int], options: BenchOptions) -> dict[str, Any]:
     """How every side loads the model. A cache that evicted cannot go back, so there is room for all that is read."""
     spare = options.repeat * (options.n_ubatch + options.n_write) * (len(depths) + 1)
@@ -122,9 +129,9 @@ def _arguments(model: Path, depths: list[int], options: BenchOptions) -> dict[st
 
 def _read_rate(n_threads: int) -> float:
     """In a process of its own: the numbers that it reads would count as memory of a side."""
-    side = Side("the memory's rate", library.directory(), n_threads)
+    side = Side("the memory's rate", library.directory())
     try:
-        return side.ask("read_rate", n_bytes=_READ_RATE_BYTES, repeat=_READ_RATE_REPEAT)
+        return side.ask("read_rate", n_bytes=_READ_RATE_BYTES, repeat=_READ_RATE_REPEAT, n_threads=n_threads)
     finally:
         side.close()
 
@@ -144,7 +151,7 @@ def _start(stack: ExitStack, retention: dict[str, Any], arguments: dict[str, Any
     wanted.append((SHALLOW, library.directory(), retention))
     sides = []
     for name, libraries, fields in wanted:
-        side = Side(name, libraries, arguments["n_threads"])
+        side = Side(name, libraries)
         stack.callback(side.close)
         side.ask("open", retention=fields, **arguments)
         sides.append(side)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -48,12 +49,13 @@ def peak_resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def read_rate(n_bytes: int, repeat: int) -> float:
-    """Bytes each second that one long run of memory is read at, the best of some tries, by the threads that BLAS has."""
-    numbers = np.ones(n_bytes // 4, np.float32)
+def read_rate(n_bytes: int, repeat: int, n_threads: int) -> float:
+    """Bytes each second that so many threads read, each one long run of memory; the best of some tries."""
+    runs = [np.ones(n_bytes // 4 // n_threads, np.float32) for _ in range(n_threads)]
     best = float("inf")
-    for _ in range(repeat):
-        start = time.perf_counter()
-        np.dot(numbers, numbers)
-        best = min(best, time.perf_counter() - start)
-    return numbers.nbytes / best
+    with ThreadPoolExecutor(n_threads) as pool:
+        for _ in range(repeat):
+            start = time.perf_counter()
+            list(pool.map(lambda run: np.dot(run, run), runs))
+            best = min(best, time.perf_counter() - start)
+    return sum(run.nbytes for run in runs) / best

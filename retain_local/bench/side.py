@@ -19,15 +19,14 @@ class Side:
     Parameters
     ----------
     libraries : folder of the llama.cpp that it loads.
-    n_threads : of BLAS, where it measures the rate of reading memory.
     """
 
-    def __init__(self, name: str, libraries: Path, n_threads: int) -> None:
+    def __init__(self, name: str, libraries: Path) -> None:
         self.name = name
         folder = str(libraries.absolute())
         environment = {
             **os.environ, library.LLAMA_VARIABLE: folder, library.MTMD_VARIABLE: folder,
-            "OPENBLAS_NUM_THREADS": str(n_threads),
+            "OPENBLAS_NUM_THREADS": "1",  # the rate of reading memory is measured with threads of ours
         }  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-m", "retain_local.bench.worker"],

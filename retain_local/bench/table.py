@@ -77,10 +77,14 @@ def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
 
 
 def _shares(rows: Sequence[Row], read_rate: float) -> Table:
-    table = Table("depth", "gates; reading their weights alone", "selecting and moving", "K and V are read at", title="Of the time of writing a token")
+    table = Table(
+        "depth", "gates; reading their weights alone", "selecting and moving", "K and V are read at",
+        title="Of the time of writing a token",
+    )  # fmt: skip
     for row in rows:
-        rate = f"{row.kv_rate / 1e9:.1f} GB/s, {row.kv_rate / read_rate:.0%} of {read_rate / 1e9:.1f}" if row.kv_rate else "lost in the noise"
-        gates = _gates(row)
+        rate = "lost in the noise"
+        if row.kv_rate is not None:
+            rate = f"{row.kv_rate / 1e9:.1f} GB/s, {row.kv_rate / read_rate:.0%} of {read_rate / 1e9:.1f}"
         evicting = "nothing was evicted" if row.evict_share is None else f"{row.evict_share:.2%}"
-        table.add_row(f"{row.depth:,}", gates, evicting, rate)
+        table.add_row(f"{row.depth:,}", _gates(row), evicting, rate)
     return table

@@ -65,8 +65,8 @@ class Worker:
         native.check(native.get_stats(self._session.context, ctypes.byref(stats)))
         return found | {name: getattr(stats, name) for name, _ in native.RetainStats._fields_}
 
-    def read_rate(self, n_bytes: int, repeat: int) -> float:
-        return read_rate(n_bytes, repeat)
+    def read_rate(self, n_bytes: int, repeat: int, n_threads: int) -> float:
+        return read_rate(n_bytes, repeat, n_threads)
 
 
 def main() -> None:
