@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures what docs/performance.md shows, on an otherwise idle machine; it takes about an hour and a half on two cores.
+# Measures what docs/performance.md shows, on an otherwise idle machine; it takes about an hour and a quarter on two cores.
 #
 #     docs/measure_performance.sh OUT
 #
@@ -40,7 +40,6 @@ measure q8-cells   qwen3-0.6b-q4_0   --vs-stock --depths 512,2048,4096          
 measure q4-cells   qwen3-0.6b-q4_0              --depths 512,2048,4096,32768      --budget 2048 --type-k q4_0 --type-v q4_0 --ubatch 256
 measure llama      llama-3.2-1b-q4_0 --vs-stock --depths 512,2048,4096            --budget 2048
 measure q8-weights qwen3-0.6b-q8_0   --vs-stock --depths 512,2048,4096            --budget 2048
-measure llama-q8   llama-3.2-1b-q8_0 --vs-stock --depths 512,2048,4096            --budget 2048
 
 [ -e "$out/in-turn.txt" ] || python "$native/bench/flat.py" "$out/qwen3-0.6b-q4_0.gguf" > "$out/in-turn.txt"
 

@@ -35,9 +35,9 @@ def main():
     try:
         for side, depth in zip(sides, depths):
             side.ask(
-                "open", retention={"budget": args.budget, "gates": str(gates.absolute())}, model=str(args.model.absolute()),
-                n_ctx=depth + args.repeat * args.tokens, n_ubatch=512, n_threads=args.threads, type_k=F16, type_v=F16,
-                n_gpu_layers=0, seed=0,
+                "open", retention={"budget": args.budget, "gates": str(gates.absolute()), "policy": "gate"},
+                model=str(args.model.absolute()), n_ctx=depth + args.repeat * args.tokens, n_ubatch=512,
+                n_threads=args.threads, type_k=F16, type_v=F16, n_gpu_layers=0, seed=0,
             )  # fmt: skip
             side.ask("read", n=depth)
         times = [[] for _ in sides]
