@@ -115,6 +115,12 @@ def test_mistakes(tiny: TinyFiles, tmp_path: Path, arguments: list[str], status:
     assert done.returncode == status and message in done.stderr
 
 
+def test_gates_of_another_model(tiny: TinyFiles, tmp_path: Path) -> None:
+    done = run(tmp_path, "bench", tiny.model(ARCH), "--gates", tiny.gates("llama"), *OPTIONS)
+    assert done.returncode == 1 and "the gates are for a llama model, this one is qwen3" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
 def test_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     from retain_local.bench.machine import check_idle
     from retain_local.errors import RetainError

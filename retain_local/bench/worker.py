@@ -26,12 +26,17 @@ class Worker:
 
             self._session = BenchSession(**arguments)
             return
-        from ..arming import armed  # loads our libraries, before the session imports the bindings
+        from .. import native  # loads our libraries, before the session imports the bindings
+        from ..arming import armed
         from ..options import RetentionOptions
         from .session import BenchSession
 
         with armed(RetentionOptions(**retention)):
-            self._session = BenchSession(**arguments)
+            try:
+                self._session = BenchSession(**arguments)
+            except RetainError as error:
+                reason = native.error_text()
+                raise RetainError(f"{error}: {reason}" if reason else str(error)) from None
 
     def read(self, n: int) -> list[float]:
         return self._session.read(n)
