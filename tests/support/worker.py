@@ -73,16 +73,15 @@ class _Run:
         return {}
 
     def stream(self, n_tokens: int) -> dict[str, np.ndarray]:
-        """Read at least n_tokens in full batches; resident bytes and most cells so far, 20 times on the way."""
+        """Read at least n_tokens in full batches; resident bytes and most cells so far, after each batch."""
         n_batch, process = self.session.n_batch, psutil.Process()
         n_batches = -(-n_tokens // n_batch)
         tokens = np.random.default_rng(0).integers(3, self.session.model.n_vocab, n_batch).tolist()
         resident, cells = [], []
-        for i in range(n_batches):
+        for _ in range(n_batches):
             self.session.decode(tokens)
-            if (i + 1) % (n_batches // 20) == 0:
-                resident.append(process.memory_info().rss)
-                cells.append(self.session.stats().n_cells_peak)
+            resident.append(process.memory_info().rss)
+            cells.append(self.session.stats().n_cells_peak)
         return {"resident": np.array(resident), "cells": np.array(cells)}
 
 
