@@ -34,8 +34,8 @@ attn_op::attn_op(const ggml_tensor * dst) {
 
     const bool quantized = ggml_is_quantized(k->type);
     q_type = quantized ? ggml_get_type_traits_cpu(k->type)->vec_dot_type : GGML_TYPE_F32;
-    if (q_type == GGML_TYPE_Q8_1) {
-        q_type = GGML_TYPE_Q8_0; // the same roundings, and ggml can undo them
+    if (quantized && !ggml_get_type_traits(q_type)->to_float) {
+        q_type = GGML_TYPE_Q8_0; // instead of q8_1 or q8_K, which ggml cannot widen again: 8 bits as well
     }
     q_round = quantized ? ggml_get_type_traits_cpu(q_type)->from_float : nullptr;
 }

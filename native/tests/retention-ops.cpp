@@ -265,11 +265,12 @@ int main() {
             }
         }
     }
-    // types without a reader of ours, which ggml unpacks; their queries are rounded to q8_0, or like q8_1
-    for (const ggml_type type : { GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL }) {
+    // types without a reader of ours, which ggml unpacks
+    for (const ggml_type type : { GGML_TYPE_Q4_1, GGML_TYPE_Q5_0, GGML_TYPE_Q5_1, GGML_TYPE_IQ4_NL, GGML_TYPE_Q4_K }) {
         for (const int64_t n_tokens : { 1, 33 }) {
             attn_case c;
-            c.type_k   = c.type_v = type;
+            c.type_k   = c.type_v   = type;
+            c.n_embd_k = c.n_embd_v = std::max<int64_t>(64, ggml_blck_size(type));
             c.n_tokens = n_tokens;
             run(c);
         }
