@@ -28,7 +28,8 @@ def print_tables(console: Console, found: Sequence[Depth], rows: Sequence[Row], 
 
 
 def _speeds(rows: Sequence[Row], has_stock: bool) -> Table:
-    table = Table(title="Tokens each second: stock llama.cpp in brackets, ratio as median (least to most of the pairs)")
+    beside = ": stock llama.cpp in brackets, ratio as median (least to most of the pairs)" if has_stock else ""
+    table = Table(title=f"Tokens each second{beside}")
     table.add_column("depth", justify="right")
     for name in ("reading", "writing", "first token after"):
         table.add_column(name, justify="right")
