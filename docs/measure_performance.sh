@@ -30,7 +30,8 @@ micro() {  # NAME PROGRAM OPTIONS...
     name=$1 program=$2
     shift 2
     [ -e "$out/$name.txt" ] && return
-    "$bench/bench-$program" "$@" > "$out/$name.txt"
+    "$bench/bench-$program" "$@" > "$out/$name.part"
+    mv "$out/$name.part" "$out/$name.txt"
 }
 
 measure depth      qwen3-0.6b-q4_0   --vs-stock --depths 512,2048,4096,8192,32768 --budget 2048 --repeat 3
@@ -41,7 +42,10 @@ measure q4-cells   qwen3-0.6b-q4_0              --depths 512,2048,4096,32768    
 measure llama      llama-3.2-1b-q4_0 --vs-stock --depths 512,2048,4096            --budget 2048
 measure q8-weights qwen3-0.6b-q8_0   --vs-stock --depths 512,2048,4096            --budget 2048
 
-[ -e "$out/in-turn.txt" ] || python "$native/bench/flat.py" "$out/qwen3-0.6b-q4_0.gguf" > "$out/in-turn.txt"
+if [ ! -e "$out/in-turn.txt" ]; then
+    python "$native/bench/flat.py" "$out/qwen3-0.6b-q4_0.gguf" > "$out/in-turn.part"
+    mv "$out/in-turn.part" "$out/in-turn.txt"
+fi
 
 bench=$(python "$native/builder" bench)
 micro attention  attention --types f16,bf16,q8_0,q4_0 --heads 64,128 --cells 2048 --tokens 1,512 --threads 2

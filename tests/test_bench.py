@@ -16,8 +16,9 @@ from support.tiny_models import TINY_MODELS
 
 PATCHED = require_patched()
 
-from retain_local.bench.measure import OURS, PLAIN, STOCK  # noqa: E402
+from retain_local.bench.measure import OURS, PLAIN, SHALLOW, STOCK, Depth, Measured, Measurement  # noqa: E402
 from retain_local.bench.side import Side  # noqa: E402
+from retain_local.bench.summary import summarise  # noqa: E402
 from retain_local.gates.gguf_header import read_header  # noqa: E402
 
 ARCH = "qwen3"
@@ -96,6 +97,45 @@ def test_a_filled_cache_is_as_deep_as_a_read_one(tiny: TinyFiles) -> None:
         assert side.ask("stats")["depth"] == 725
     finally:
         side.close()
+
+
+class Clock:
+    """A side whose tokens take 1 ms and another for each 1,000 before them; it is asked, and reads nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.depth, self.n_read = name, 0, 0
+
+    def ask(self, command: str, **arguments: int) -> object:
+        if command in ("read", "write"):
+            seconds = sum(1e-3 + 1e-6 * (self.depth + i) for i in range(arguments["n"]))
+            self.depth += arguments["n"]
+            self.n_read += arguments["n"]
+            return [seconds] if command == "read" else seconds
+        if command in ("fill", "back"):
+            self.depth = arguments["depth"]
+            return True
+        return {"n_evictions": 0, "n_cells": 8 * self.depth, "n_streams": 8, "bytes_cell": 100}
+
+
+@pytest.mark.parametrize("depths", [[20_000], [1_000, 20_000], [1_000, 8_192, 20_000]])
+def test_a_deep_cache_of_stock_is_estimated(depths: list[int]) -> None:
+    sides = [Clock(OURS), Clock(PLAIN), Clock(STOCK)]
+    found = Measurement(sides, Clock(SHALLOW), 512, 10, 2, lambda what: None).run(depths)
+    assert set(found[-1].sides) == {OURS, STOCK} and found[-1].sides[STOCK].is_estimated
+    assert sides[2].n_read < 12_000  # of 20,000
+    true = 20_000 * 1e-3 + 1e-6 * 20_000**2 / 2
+    for side in found[-1].sides.values():
+        assert side.first_token_seconds == pytest.approx(true, rel=0.03)
+
+
+def test_shares_and_rates() -> None:
+    clock = {name: Measured([0.5], seconds, 1.0, stats={"n_cells": 8_000, "n_streams": 8, "bytes_cell": 100})
+             for name, seconds in ((OURS, [0.02, 0.03]), (PLAIN, [0.019, 0.0285]), (STOCK, [0.04, 0.09]))}  # fmt: skip
+    (row,) = summarise([Depth(1_000, 512, clock, shallow_seconds=[0.01, 0.01])], gate_seconds=0.001)
+    assert row.write_ratio.median == pytest.approx(2.5) and row.write_ratio.most == pytest.approx(3.0)
+    assert row.gate_share.median == pytest.approx(0.05) and row.gate_bytes_share == pytest.approx(0.001 / 0.025)
+    assert row.kv_rate == pytest.approx((8_000 - 16 * 8) * 100 / 0.015)
+    assert row.evict_share is None and row.read[OURS] == 1024
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from statistics import median
 
 from retain_local import library
 from retain_local.bench.side import Side
+from retain_local.errors import RetainError
 from retain_local.model_file import read_model_file
 
 F16 = 1  # the ggml number
@@ -27,10 +28,20 @@ def main():
     parser.add_argument("--tokens", type=int, default=32, help="written each time")
     args = parser.parse_args()
 
-    depths = [int(depth) for depth in args.depths.split(",")]
+    try:
+        run(args)
+    except RetainError as error:
+        parser.error(str(error))
+
+
+def run(args):
+    parts = args.depths.split(",")
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise RetainError(f"depths {args.depths!r} are not numbers of tokens, as in 4096,32768")
+    depths = [int(part) for part in parts]
     gates = read_model_file(args.model).sidecar_path()
     if not gates.is_file():
-        parser.error(f"{gates} is not there; native/bench/make_gates.py makes one")
+        raise RetainError(f"{gates} is not there; native/bench/make_gates.py makes one")
     sides = [Side(f"depth {depth}", library.directory()) for depth in depths]
     try:
         for side, depth in zip(sides, depths):

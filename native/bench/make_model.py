@@ -144,7 +144,10 @@ def main():
         parser.error(f"{args.out} cannot be written: its folder is missing")
     shape = SHAPES[args.shape]
     with contextlib.nullcontext(args.vocab) if args.vocab else upstream_vocabulary(shape.vocab) as vocab:
-        write_model(args.out, shape, args.type, vocab)
+        try:
+            write_model(args.out, shape, args.type, vocab)
+        except ValueError as error:
+            parser.error(f"{vocab} cannot be used: {error}")
 
 
 if __name__ == "__main__":

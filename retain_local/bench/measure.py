@@ -79,8 +79,9 @@ class Measurement:
         self._n_ubatch, self._n_write, self._repeat = n_ubatch, n_write, repeat
         self._on_step = on_step
         self._at = {side.name: 0 for side in sides}  # depth of each side's cache
-        self._read: dict[str, float] = {side.name: 0.0 for side in sides}  # seconds to read as far as the last depth
-        self._rate: dict[str, float] = {}  # seconds a token at the last depth
+        self._known = dict(self._at)  # depth as far as the next two are known
+        self._read: dict[str, float] = {side.name: 0.0 for side in sides}  # seconds to read so far
+        self._rate: dict[str, float] = {}  # seconds a token there
         self._last = 0
 
     def run(self, depths: Sequence[int]) -> list[Depth]:
@@ -118,10 +119,14 @@ class Measurement:
     def _go(self, side: Side, depth: int, found: Measured) -> None:
         self._back(side, depth)
         n = depth - self._at[side.name]
-        needed = depth - self._last  # less was read where the cache could not go back
+        needed = depth - self._known[side.name]  # less was read where the cache could not go back
         if n <= 0:
             self._read[side.name] += needed * self._rate.get(side.name, 0.0)
         elif side.name == STOCK and depth > FILL_FROM:
+            if side.name not in self._rate:  # the first depth: what reading costs at the start, to estimate from
+                self._read[side.name] = sum(side.ask("read", n=self._n_ubatch))
+                self._rate[side.name] = self._read[side.name] / self._n_ubatch
+                self._known[side.name] = self._n_ubatch
             side.ask("fill", depth=depth)
             self._at[side.name], found.is_estimated = depth, True
         else:
@@ -138,10 +143,10 @@ class Measurement:
         last = median(measured.read_seconds)
         rate = last / found.n_read
         if measured.is_estimated:  # cost grows linearly with the depth
-            n = found.depth - found.n_read - self._last
+            n = found.depth - found.n_read - self._known[side.name]
             self._read[side.name] += n * (self._rate[side.name] + rate) / 2
         self._read[side.name] += last
-        self._rate[side.name] = rate
+        self._rate[side.name], self._known[side.name] = rate, found.depth
         measured.first_token_seconds = self._read[side.name]
         measured.stats = side.ask("stats")
         if side.name != STOCK and measured.stats["n_evictions"] > before["n_evictions"]:
