@@ -10,14 +10,7 @@ layer and KV head, and the cells with the lowest scores go when the cache is ove
     llm.retention.stats()
 """
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-if not Path(__file__).with_name("gates").is_dir():
-    raise ImportError(
-        f"{Path(__file__).parent} is the source of retain_local, without its gates and native libraries:"
-        " run `make`, and import what it installs into .venv from another folder"
-    )
 
 from .errors import RetainError, UsageError
 
