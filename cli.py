@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from retain_local import cli_options as o
-from retain_local.cli_gates import gates_app
-from retain_local.cli_main import run_app
+from retain_local.commands import options as o
+from retain_local.commands.gates import gates_app
+from retain_local.commands.app import run_app
 
 app = typer.Typer(
     name="retain-local",
@@ -68,8 +68,8 @@ def chat(
     /help lists the commands. When stdin is not a terminal each line of it is a message. A model without a chat
     template gets plain lines that begin with "User:" and "Assistant:".
     """
-    from retain_local.generation import Sampling
-    from retain_local.loading import LoadOptions, load_model
+    from retain_local.chat.generation import Sampling
+    from retain_local.commands.loading import LoadOptions, load_model
 
     sampling = Sampling(temp, top_k, top_p, min_p, repeat_penalty, seed, max_tokens)
     options = LoadOptions(
@@ -78,8 +78,8 @@ def chat(
     )  # fmt: skip
     llm = load_model(model, options)
 
-    from retain_local.chat_ui import ChatUI
-    from retain_local.session import Session
+    from retain_local.chat.ui import ChatUI
+    from retain_local.chat.session import Session
 
     raise typer.Exit(ChatUI(Session(llm, system, sampling)).run())
 
@@ -135,9 +135,9 @@ def run(
     verbose: o.Verbose = False,
 ) -> None:
     """Complete one prompt: the text goes to stdout, a line about speed and cache to stderr."""
-    from retain_local.generation import Sampling
-    from retain_local.loading import LoadOptions, load_model
-    from retain_local.prompt_text import read_prompt
+    from retain_local.chat.generation import Sampling
+    from retain_local.commands.loading import LoadOptions, load_model
+    from retain_local.terminal.text_input import read_prompt
 
     if system and not chat:
         raise typer.BadParameter("a system message needs --chat", param_hint="--system")
@@ -149,7 +149,7 @@ def run(
     )  # fmt: skip
     llm = load_model(model, options)
 
-    from retain_local.run_prompt import run_prompt
+    from retain_local.chat.one_prompt import run_prompt
 
     run_prompt(llm, text, sampling, chat=chat, system=system, as_object=as_json)
 
@@ -210,7 +210,7 @@ def evaluate(
     verbose: o.Verbose = False,
 ) -> None:
     """Ask a model the same questions with a full cache and with small ones, and compare the answers."""
-    from retain_local.evaluation.command import EvalOptions, run_eval
+    from retain_local.commands.evaluation import EvalOptions, run_eval
     from retain_local.report.files import ReportFiles
 
     parameters = {
@@ -247,7 +247,7 @@ def results(
     png: o.Png = None,
 ) -> None:
     """Show the results of evaluations again, those of several files in the same tables."""
-    from retain_local.evaluation.command import show_results
+    from retain_local.commands.evaluation import show_results
     from retain_local.report.files import ReportFiles
 
     show_results(files, markdown, ReportFiles(report, png))
@@ -301,8 +301,8 @@ def audit(
     Each text is read once with the full cache and once for each budget; next-token distributions are compared token by
     token. The exit status is 2 when no budget is within the bound.
     """
-    from retain_local.audit.command import AuditOptions, run_audit
-    from retain_local.loading import LoadOptions
+    from retain_local.commands.audit import AuditOptions, run_audit
+    from retain_local.commands.loading import LoadOptions
     from retain_local.report.files import ReportFiles
 
     load = LoadOptions(
@@ -352,7 +352,7 @@ def bench(
     n_gpu_layers: o.GpuLayers = 0,
 ) -> None:
     """Measure how fast a model reads and writes at any depth, and what the cache takes."""
-    from retain_local.bench.command import BenchOptions, run_bench
+    from retain_local.commands.bench import BenchOptions, run_bench
 
     retention = {"budget": budget, "buffer": buffer, "gates": gates}
     run_bench(
@@ -370,7 +370,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Another conversation, the same for the same seed.")] = 0,
 ) -> None:
     """Let the bundled model read a long conversation with a full cache and with small ones, and ask for its facts."""
-    from retain_local.demo.run import run_demo
+    from retain_local.demo.show import run_demo
 
     run_demo(budget, tokens, seed)
 
@@ -378,7 +378,7 @@ def demo(
 @app.command()
 def doctor() -> None:
     """Check the installation: libraries, versions, backends, CPU features; what is wrong, and how to mend it."""
-    from retain_local.doctor import run_doctor
+    from retain_local.commands.doctor import run_doctor
 
     raise typer.Exit(run_doctor())
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RetainError
-from ..model_file import ModelFile, read_model_file
-from .checkpoint import Checkpoint, checkpoint_license, read_checkpoint
-from .checkpoint_architecture import gguf_architecture
-from .checkpoint_layout import CheckpointError
-from .fingerprint import base_fingerprint
-from .model import GateSet
-from .sidecar import GateInfo, Sidecar, write_sidecar
+from ..models.model_file import ModelFile, read_model_file
+from .checkpoint.read import Checkpoint, checkpoint_license, read_checkpoint
+from .checkpoint.architecture import gguf_architecture
+from .checkpoint.layout import CheckpointError
+from .sidecar.fingerprint import base_fingerprint
+from .sidecar.gate_set import GateSet
+from .sidecar.file import GateInfo, Sidecar, write_sidecar
 
 
 @dataclass(frozen=True)

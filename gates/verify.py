@@ -12,13 +12,13 @@ from rich.table import Table
 
 from ..errors import RetainError
 from ..llama import Llama
-from ..model_file import read_model_file
-from ..tensor_capture import Capture
-from .checkpoint import read_checkpoint
+from ..models.model_file import read_model_file
+from ..bindings.capture import Capture
+from .checkpoint.read import read_checkpoint
 from .export import check_pair
-from .forward import log_beta
-from .model import GateSet
-from .sidecar import Sidecar, read_sidecar
+from .sidecar.forward import log_beta
+from .sidecar.gate_set import GateSet
+from .sidecar.file import Sidecar, read_sidecar
 
 import llama_cpp  # isort: skip  the modules above have loaded the libraries
 

@@ -13,21 +13,21 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from . import native, native_log
-from .arming import armed
-from .cached_llama import CachedLlama
+from .bindings import retain_h, log
+from .bindings.context import armed
+from .decoding import CachedLlama
 from .errors import RetainError, UsageError
 from .kv_types import kv_type
-from .model_file import read_model_file
+from .models.model_file import read_model_file
 from .options import RetentionOptions
 from .retention import Retention
 from .system_prompt import system_length, system_text
-from .tokenizer import SafeTokenizer
+from .bindings.tokenizer import SafeTokenizer
 
 import llama_cpp  # isort: skip  the modules above have loaded the libraries
 from llama_cpp.llama import LlamaState  # isort: skip
 
-native_log.install()
+log.install()
 logger = logging.getLogger("retain_local")
 
 _VOCAB_ONLY_CTX = 512
@@ -182,7 +182,7 @@ class Llama(CachedLlama):
     @contextmanager
     def _reported(self, path: str | os.PathLike[str]) -> Iterator[None]:
         """Turn what goes wrong in the parent's constructor into one RetainError with the native reason."""
-        native_log.forget_errors()
+        log.forget_errors()
         try:
             yield
         except jinja2.TemplateError as error:
@@ -194,7 +194,7 @@ class Llama(CachedLlama):
         except (ValueError, RuntimeError) as error:
             if self._load_error is not None:
                 raise self._load_error from None
-            reason = native.error_text() or native_log.first_error() or str(error)
+            reason = retain_h.error_text() or log.first_error() or str(error)
             raise RetainError(f"{os.fspath(path)}: {reason}") from None
 
     def _fit_buffers(self) -> None:
@@ -257,7 +257,7 @@ class Llama(CachedLlama):
         data = (ctypes.c_uint8 * llama_cpp.llama_state_get_size(self.ctx))()
         size = llama_cpp.llama_state_get_data(self.ctx, data, len(data))
         if not size:
-            raise RetainError(f"the state cannot be saved: {native.error_text() or 'llama.cpp gave no reason'}")
+            raise RetainError(f"the state cannot be saved: {retain_h.error_text() or 'llama.cpp gave no reason'}")
         return RetainedState(
             pins=self.retention.own_pins,
             system_length=self.retention.system_length,
@@ -285,9 +285,9 @@ class Llama(CachedLlama):
         if self._logits_all and len(state.scores) < n:
             raise RetainError("the state was saved without logits_all, and this model needs the logits of all tokens")
         data = (ctypes.c_uint8 * size).from_buffer_copy(state.llama_state)
-        native.clear_error()
+        retain_h.clear_error()
         if not llama_cpp.llama_state_set_data(self.ctx, data, size):
-            raise RetainError(f"the state is refused: {native.error_text() or 'it is damaged or of another model'}")
+            raise RetainError(f"the state is refused: {retain_h.error_text() or 'it is damaged or of another model'}")
         if self._logits_all:
             self.scores[:n] = state.scores[:n]
         self.adopt_tokens(state.input_ids[:n])

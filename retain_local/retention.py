@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from . import native
+from .bindings import retain_h
 from .errors import RetainError, UsageError
 
 SEQUENCE = 0  # the bindings run one sequence
@@ -108,8 +108,8 @@ class Retention:
 
     def stats(self) -> RetentionStats:
         """Counts, bytes and seconds of the cache as it is now."""
-        raw = native.RetainStats()
-        native.check(native.get_stats(self._ctx, raw))
+        raw = retain_h.RetainStats()
+        retain_h.check(retain_h.get_stats(self._ctx, raw))
         return RetentionStats(
             tokens_seen=raw.n_seen,
             cells_seen=raw.n_seen * raw.n_streams,
@@ -136,14 +136,14 @@ class Retention:
     @property
     def layers(self) -> tuple[int, ...]:
         """Indices of the layers that have a KV cache."""
-        n = native.check(native.layers(self._ctx, None, 0))
+        n = retain_h.check(retain_h.layers(self._ctx, None, 0))
         found = (c_int32 * n)()
-        native.check(native.layers(self._ctx, found, n))
+        retain_h.check(retain_h.layers(self._ctx, found, n))
         return tuple(found)
 
     def heads(self, layer: int) -> int:
         """KV heads of a layer."""
-        n = native.n_head_kv(self._ctx, layer)
+        n = retain_h.n_head_kv(self._ctx, layer)
         if n < 0:
             raise UsageError(f"layer {layer} has no KV cache; the layers that have one are {_ranges(self.layers)}")
         return n
@@ -159,10 +159,10 @@ class Retention:
     def _cells(self, layer: int, head: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         if not 0 <= head < self.heads(layer):
             raise UsageError(f"layer {layer} has {self.heads(layer)} KV heads; there is no head {head}")
-        n = native.check(native.get_cells(self._ctx, SEQUENCE, layer, head, None, None, 0))
+        n = retain_h.check(retain_h.get_cells(self._ctx, SEQUENCE, layer, head, None, None, 0))
         pos, log_beta = np.empty(n, np.int32), np.empty(n, np.float32)
-        native.check(
-            native.get_cells(
+        retain_h.check(
+            retain_h.get_cells(
                 self._ctx,
                 SEQUENCE,
                 layer,
@@ -177,31 +177,31 @@ class Retention:
     @property
     def has_gates(self) -> bool:
         """Whether gates are loaded, so that log β means something."""
-        return bool(native.has_gates(self._ctx))
+        return bool(retain_h.has_gates(self._ctx))
 
     # steering
 
     @property
     def budget(self) -> int:
         """M: cells per (layer, KV head) on average."""
-        return native.check(native.get_budget(self._ctx, SEQUENCE))
+        return retain_h.check(retain_h.get_budget(self._ctx, SEQUENCE))
 
     def set_budget(self, budget: int) -> None:
         """Change the budget, up to the one the model was loaded with; evicts at once when it shrinks."""
         if not isinstance(budget, int) or not 1 <= budget < 2**31:
             raise UsageError(f"budget {budget!r} is not a number of cells from 1")
-        native.check(native.set_budget(self._ctx, SEQUENCE, budget))
+        retain_h.check(retain_h.set_budget(self._ctx, SEQUENCE, budget))
 
     @property
     def policy(self) -> str:
         """Name of the policy in use; set it to switch. The cells keep their log β."""
-        return native.get_policy(self._ctx).decode()
+        return retain_h.get_policy(self._ctx).decode()
 
     @policy.setter
     def policy(self, name: str) -> None:
-        if name not in native.policies():
-            raise UsageError(f"policy {name!r} is not one of {', '.join(native.policies())}")
-        native.check(native.set_policy(self._ctx, name.encode()))
+        if name not in retain_h.policies():
+            raise UsageError(f"policy {name!r} is not one of {', '.join(retain_h.policies())}")
+        retain_h.check(retain_h.set_policy(self._ctx, name.encode()))
 
     @property
     def own_pins(self) -> tuple[PinnedRange, ...]:
@@ -226,12 +226,12 @@ class Retention:
         """
         if not 0 <= start < stop < 2**31:
             raise UsageError(f"[{start}, {stop}) is not a range of positions")
-        native.check(native.pin(self._ctx, SEQUENCE, start, stop))
+        retain_h.check(retain_h.pin(self._ctx, SEQUENCE, start, stop))
         self._pins.append(PinnedRange(start, stop))
 
     def unpin(self, start: int = 0, stop: int = -1) -> None:
         """Take back every pin that overlaps [start, stop); a negative stop means to the end."""
-        native.check(native.unpin(self._ctx, SEQUENCE, start, stop))
+        retain_h.check(retain_h.unpin(self._ctx, SEQUENCE, start, stop))
         end = stop if stop >= 0 else 2**31
 
         def stays(pin: PinnedRange) -> bool:
@@ -267,8 +267,8 @@ class Retention:
             policy. What it raises comes out of the call that evaluated the tokens, and that eviction uses the policy's
             own scores.
         """
-        callback = native.ScoreCallback() if scorer is None else native.ScoreCallback(self._call_scorer(scorer))
-        native.check(native.set_callback(self._ctx, callback, None))
+        callback = retain_h.ScoreCallback() if scorer is None else retain_h.ScoreCallback(self._call_scorer(scorer))
+        retain_h.check(retain_h.set_callback(self._ctx, callback, None))
         self._callback = callback  # the library calls it: it must live as long as it is installed
 
     def _call_scorer(self, scorer: Scorer) -> Callable[..., bool]:
@@ -311,17 +311,17 @@ class Retention:
         """Pin what is to be pinned: `restarted` tells that the sequence was cleared."""
         if self._pins_applied and not (restarted and self.pins):
             return
-        native.check(native.unpin(self._ctx, SEQUENCE, 0, -1))
+        retain_h.check(retain_h.unpin(self._ctx, SEQUENCE, 0, -1))
         for pin in self.pins:
-            native.check(native.pin(self._ctx, SEQUENCE, *pin))
+            retain_h.check(retain_h.pin(self._ctx, SEQUENCE, *pin))
         self._pins_applied = True
 
     def _rollback_limit(self) -> int:
         """The shortest prefix that the cache can be cut back to exactly."""
-        return native.rollback_limit(self._ctx, SEQUENCE)
+        return retain_h.rollback_limit(self._ctx, SEQUENCE)
 
     def _hold(self, hold: bool) -> None:
-        native.check(native.hold(self._ctx, SEQUENCE, hold))
+        retain_h.check(retain_h.hold(self._ctx, SEQUENCE, hold))
 
 
 def _ranges(numbers: tuple[int, ...]) -> str:

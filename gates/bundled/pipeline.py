@@ -11,8 +11,8 @@ from random import Random
 import torch
 from transformers import Qwen3ForCausalLM
 
-from ...gates_training import train
-from ..checkpoint_layout import SAFETENSORS_FILE
+from ..train.screen import train
+from ..checkpoint.layout import SAFETENSORS_FILE
 from ..train.options import TrainOptions
 from .mixture import training_conversation
 from .to_gguf import write_model

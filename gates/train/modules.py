@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model import RG10, GateSet, LayerGate, Linear
+from ..sidecar.gate_set import RG10, GateSet, LayerGate, Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu, "gelu": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu

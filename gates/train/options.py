@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import UsageError
-from ..model import RG, RG10, VARIANTS
+from ..sidecar.gate_set import RG, RG10, VARIANTS
 
 START_BIAS = {RG10: 18.0, RG: 10.0}  # beta near 1 everywhere: training starts from the full cache
 LOSSES = ("all", "assistant")

@@ -10,7 +10,7 @@ import pathlib
 
 import numpy as np
 from retain_local.gates import GateInfo, GateSet, LayerGate, Linear, base_fingerprint, write_sidecar
-from retain_local.model_file import read_model_file
+from retain_local.models.model_file import read_model_file
 
 N_FF = 512  # the papers' width
 START_BIAS = 4.0  # beta near 1, with some spread

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..divergence.divergence import Divergence
 from ..divergence.summary import Summary, summarize
 from ..evaluation.arms import Budget
-from .texts import AuditText
+from ..divergence.texts import AuditText
 
 
 @dataclass(frozen=True)

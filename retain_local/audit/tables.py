@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..byte_format import format_bytes
+from ..terminal.byte_format import format_bytes
 from .result import Audit, BudgetAudit
 from .verdict import Bound
 from .worst import worst_places

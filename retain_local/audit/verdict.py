@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..byte_format import format_bytes
+from ..terminal.byte_format import format_bytes
 from ..divergence.summary import Summary
 from ..errors import UsageError
 from .result import Audit, BudgetAudit

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import library
+from ..bindings import library
 from ..errors import RetainError
 
 

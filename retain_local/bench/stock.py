@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .. import library
+from ..bindings import library
 from ..errors import RetainError
 
 VARIABLE = "RETAIN_STOCK_LIB_DIR"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from ..byte_format import format_bytes
+from ..terminal.byte_format import format_bytes
 from .measure import OURS, STOCK, Depth
 from .summary import Row, Spread
 

@@ -22,20 +22,20 @@ class Worker:
         """Load a model; ``retention`` holds the fields of `RetentionOptions`, or is None on stock libraries."""
         self._is_ours = retention is not None
         if retention is None:
-            from .session import BenchSession
+            from .context import BenchSession
 
             self._session = BenchSession(**arguments)
             return
-        from .. import native  # loads our libraries, before the session imports the bindings
-        from ..arming import armed
+        from ..bindings import retain_h  # loads our libraries, before the session imports the bindings
+        from ..bindings.context import armed
         from ..options import RetentionOptions
-        from .session import BenchSession
+        from .context import BenchSession
 
         with armed(RetentionOptions(**retention)):
             try:
                 self._session = BenchSession(**arguments)
             except RetainError as error:
-                reason = native.error_text()
+                reason = retain_h.error_text()
                 raise RetainError(f"{error}: {reason}" if reason else str(error)) from None
 
     def read(self, n: int) -> list[float]:
@@ -50,9 +50,9 @@ class Worker:
     def back(self, depth: int) -> bool:
         """Go back to a depth, if the cache there is still what it was."""
         if self._is_ours:
-            from .. import native
+            from ..bindings import retain_h
 
-            if native.rollback_limit(self._session.context, 0) > depth:
+            if retain_h.rollback_limit(self._session.context, 0) > depth:
                 return False
         self._session.cut(depth)
         return True
@@ -64,11 +64,11 @@ class Worker:
             return found | {"state_bytes": self._session.state_bytes()}
         import ctypes
 
-        from .. import native
+        from ..bindings import retain_h
 
-        stats = native.RetainStats()
-        native.check(native.get_stats(self._session.context, ctypes.byref(stats)))
-        return found | {name: getattr(stats, name) for name, _ in native.RetainStats._fields_}
+        stats = retain_h.RetainStats()
+        retain_h.check(retain_h.get_stats(self._session.context, ctypes.byref(stats)))
+        return found | {name: getattr(stats, name) for name, _ in retain_h.RetainStats._fields_}
 
     def read_rate(self, n_bytes: int, repeat: int, n_threads: int) -> float:
         return read_rate(n_bytes, repeat, n_threads)

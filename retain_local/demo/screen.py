@@ -10,13 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..byte_format import format_bytes
+from ..terminal.byte_format import format_bytes
 from ..tasks import Question
 from ..tasks.compose import SMALL_TALK
 from .conversation import Conversation
 
 if TYPE_CHECKING:
-    from .run import ArmResult
+    from .show import ArmResult
 
 _FACT, _DECOY, _NOISE = "green", "yellow", "dim"
 _SMALL_TALK = {said for said, _ in SMALL_TALK}

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .. import native, native_log
-from ..arming import armed
+from ..bindings import retain_h, log
+from ..bindings.context import armed
 from ..errors import RetainError
-from ..interrupt import stoppable
+from ..bindings.interrupt import stoppable
 from ..options import RetentionOptions
 from ..retention import Retention
 
@@ -49,11 +49,11 @@ class TextCache:
         self.seconds = 0.0
         self._n_read = 0
         self._n_vocab = llm.n_vocab()
-        native_log.forget_errors()
+        log.forget_errors()
         with armed(options):
             self._ctx = llama_cpp.llama_init_from_model(llm.model, llm.context_params)
         if not self._ctx:
-            reason = native.error_text() or native_log.first_error() or "llama.cpp gave no reason"
+            reason = retain_h.error_text() or log.first_error() or "llama.cpp gave no reason"
             raise RetainError(f"no cache can be made for a budget of {options.budget} cells: {reason}")
         self.retention = Retention(self._ctx)
         self._batch = llama_cpp.llama_batch_init(self.n_chunk, 0, 1)
@@ -85,11 +85,11 @@ class TextCache:
         self._batch.n_tokens = n
         np.ctypeslib.as_array(self._batch.token, (n,))[:] = tokens
         np.ctypeslib.as_array(self._batch.pos, (n,))[:] = np.arange(self._n_read, self._n_read + n)
-        native.clear_error()
+        retain_h.clear_error()
         start = time.perf_counter()
         with stoppable(self._ctx):
             if status := llama_cpp.llama_decode(self._ctx, self._batch):
-                raise RetainError(native.error_text() or f"llama_decode returned {status}")
+                raise RetainError(retain_h.error_text() or f"llama_decode returned {status}")
         self.seconds += time.perf_counter() - start
         self._n_read += n
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._ctx), (n, self._n_vocab))

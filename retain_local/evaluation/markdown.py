@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from ..byte_format import format_bytes
+from ..terminal.byte_format import format_bytes
 from .figures import percent, signed, signed_span, span
 from .merge import Results
 from .points import Point, points_by_task, points_together

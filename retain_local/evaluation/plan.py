@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..audit.texts import AuditText
-from ..chat_template import ChatTemplate
+from ..divergence.texts import AuditText
+from ..chat.template import ChatTemplate
 from ..errors import RetainError, UsageError
 from ..llama import Llama
-from ..model_file import ModelFile, read_model_file
+from ..models.model_file import ModelFile, read_model_file
 from ..tasks import Item
 from .arms import Arm
 from .benchmarks.benchmark import BenchmarkItem

@@ -8,7 +8,7 @@ from typing import TypeVar
 from rich.console import Console
 from rich.table import Table
 
-from ..byte_format import format_bytes
+from ..terminal.byte_format import format_bytes
 from .figures import percent, signed, signed_span, span
 from .merge import Results
 from .points import Point, points_by_task, points_together

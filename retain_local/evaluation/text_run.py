@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..audit.texts import AuditText
+from ..divergence.texts import AuditText
 from ..divergence.divergence import Divergence, Reading
 from ..divergence.lockstep import diverge
 from ..errors import UsageError

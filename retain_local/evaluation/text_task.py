@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..audit.texts import AuditText, make_texts, read_files
+from ..divergence.texts import AuditText, make_texts, read_files
 from ..errors import UsageError
 
 if TYPE_CHECKING:

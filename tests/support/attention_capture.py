@@ -5,9 +5,9 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
-from retain_local.tensor_capture import Capture, _lib
+from retain_local.bindings.capture import Capture, _lib
 
-from .tiny_models import TinyModel
+from support.tiny_models import TinyModel
 
 _lib.ggml_is_contiguous.restype = ctypes.c_bool
 _lib.ggml_is_contiguous.argtypes = [ctypes.c_void_p]

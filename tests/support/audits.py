@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .divergences import made_up
+from support.divergences import made_up
 
 
 def letter(token: int) -> str:
@@ -15,7 +15,7 @@ def letter(token: int) -> str:
 
 def make_text(file: str, n_tokens: int, line: int = 1) -> Any:
     """A text of made up words, a token each, with a line break after every tenth."""
-    from retain_local.audit.texts import AuditText
+    from retain_local.divergence.texts import AuditText
 
     pieces = [""] + [f"w{i}" + ("\n" if i % 10 == 0 else " ") for i in range(1, n_tokens)]
     return AuditText(file, list(range(n_tokens)), pieces, line)

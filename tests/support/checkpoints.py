@@ -12,7 +12,7 @@ from retain_local.gates import read_sidecar
 from safetensors.torch import save_file
 from torch import nn
 
-from .tiny_models import TinyModel
+from support.tiny_models import TinyModel
 
 N_FF = 64
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

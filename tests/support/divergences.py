@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.special import log_softmax, rel_entr
 
-from .llamas import load
+from support.llamas import load
 
 N_UBATCH = 32
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from retain_local import library
+from retain_local.bindings import library
 from retain_local.errors import RetainError
 
 STOCK_VARIABLE = "RETAIN_STOCK_LIB_DIR"

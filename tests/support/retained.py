@@ -8,10 +8,10 @@ from typing import Any
 from collections.abc import Callable
 
 import numpy as np
-from retain_local import native
+from retain_local.bindings import retain_h
 
-from .reference import SCOPES, Cache, Options
-from .session import Model, Session
+from support.reference import SCOPES, Cache, Options
+from support.llama_session import Model, Session
 
 
 class RetainedSession(Session):
@@ -25,28 +25,28 @@ class RetainedSession(Session):
     """
 
     def __init__(self, model: Model, retain: dict[str, Any], **context: Any) -> None:
-        native.check(native.set_params(params_from(retain)))
+        retain_h.check(retain_h.set_params(params_from(retain)))
         try:
             super().__init__(model, **context)
         except RuntimeError as error:
-            raise RuntimeError(f"{error}; {native.error_text()}") from None
+            raise RuntimeError(f"{error}; {retain_h.error_text()}") from None
         finally:
-            native.set_params(None)
+            retain_h.set_params(None)
 
-    def stats(self) -> native.RetainStats:
-        stats = native.RetainStats()
-        native.check(native.get_stats(self.handle, stats))
+    def stats(self) -> retain_h.RetainStats:
+        stats = retain_h.RetainStats()
+        retain_h.check(retain_h.get_stats(self.handle, stats))
         return stats
 
     def n_cells(self, seq_id: int = 0) -> int:
-        return native.check(native.n_cells(self.handle, seq_id))
+        return retain_h.check(retain_h.n_cells(self.handle, seq_id))
 
     def stream(self, il: int, head: int, seq_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Positions and log betas of a stream, by position: [n] int32, [n] float32."""
-        n = native.check(native.get_cells(self.handle, seq_id, il, head, None, None, 0))
+        n = retain_h.check(retain_h.get_cells(self.handle, seq_id, il, head, None, None, 0))
         pos, log_beta = np.empty(n, np.int32), np.empty(n, np.float32)
-        native.check(
-            native.get_cells(
+        retain_h.check(
+            retain_h.get_cells(
                 self.handle,
                 seq_id,
                 il,
@@ -60,19 +60,19 @@ class RetainedSession(Session):
         return pos[order], log_beta[order]
 
     def pin(self, p0: int, p1: int, seq_id: int = 0) -> None:
-        native.check(native.pin(self.handle, seq_id, p0, p1))
+        retain_h.check(retain_h.pin(self.handle, seq_id, p0, p1))
 
     def unpin(self, p0: int, p1: int, seq_id: int = 0) -> None:
-        native.check(native.unpin(self.handle, seq_id, p0, p1))
+        retain_h.check(retain_h.unpin(self.handle, seq_id, p0, p1))
 
     def set_budget(self, budget: int, seq_id: int = 0) -> None:
-        native.check(native.set_budget(self.handle, seq_id, budget))
+        retain_h.check(retain_h.set_budget(self.handle, seq_id, budget))
 
     def rollback_limit(self, seq_id: int = 0) -> int:
-        return native.check(native.rollback_limit(self.handle, seq_id))
+        return retain_h.check(retain_h.rollback_limit(self.handle, seq_id))
 
     def hold(self, hold: bool, seq_id: int = 0) -> None:
-        native.check(native.hold(self.handle, seq_id, hold))
+        retain_h.check(retain_h.hold(self.handle, seq_id, hold))
 
     def set_callback(self, score: Callable[..., np.ndarray | None]) -> None:
         """Install a scoring function of (seq_id, n_seen, layer, head, pos, log_beta, age), arrays [n_cells].
@@ -80,8 +80,8 @@ class RetainedSession(Session):
         It returns the scores, or None to leave them to the policy. What it raises is kept and fails `close`.
         """
         self._score, self._callback_errors = score, []
-        self._callback = native.ScoreCallback(self._call)
-        native.check(native.set_callback(self.handle, self._callback, None))
+        self._callback = retain_h.ScoreCallback(self._call)
+        retain_h.check(retain_h.set_callback(self.handle, self._callback, None))
 
     def _call(self, _, seq_id, n_seen, n, layer, head, pos, log_beta, age, scores) -> bool:
         try:
@@ -100,9 +100,9 @@ class RetainedSession(Session):
             raise error
 
 
-def params_from(retain: dict[str, Any]) -> native.RetainParams:
+def params_from(retain: dict[str, Any]) -> retain_h.RetainParams:
     """`retain_params` with the defaults and the given fields."""
-    params = native.default_params()
+    params = retain_h.default_params()
     for name, value in retain.items():
         setattr(params, name, str(value).encode() if name in ("policy", "gates") else value)
     return params

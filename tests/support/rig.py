@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
-from retain_local.tensor_capture import Capture
+from retain_local.bindings.capture import Capture
 
-from .reference import SCOPES, Cache, Options, Range
-from .retained import RetainedSession, assert_same_cells, retain_fields
-from .session import Model
-from .tiny_gates import constant_gates, random_gates, write_tiny_gates
-from .tiny_models import N_VOCAB, TinyModel, write_tiny_model
+from support.reference import SCOPES, Cache, Options, Range
+from support.retained import RetainedSession, assert_same_cells, retain_fields
+from support.llama_session import Model
+from support.tiny_gates import constant_gates, random_gates, write_tiny_gates
+from support.tiny_models import N_VOCAB, TinyModel, write_tiny_model
 
 SMALL = TinyModel("llama", n_layer=3, n_embd=64, n_head=4, n_head_kv=2, n_ff=64)
 N_BATCH = 64

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import gguf
 import numpy as np
 
-from .tiny_models import TinyModel
+from support.tiny_models import TinyModel
 
 N_PREFIX = 8  # llama.cpp's magic number and the sequence
 N_HEADER = 32

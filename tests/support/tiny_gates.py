@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from retain_local.gates import GateInfo, GateSet, LayerGate, Linear, base_fingerprint, write_sidecar
 
-from .tiny_models import TinyModel
+from support.tiny_models import TinyModel
 
 N_FF = 64
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import AttentionInterface, Qwen3Config, Qwen3ForCausalLM
 
-from .tiny_models import N_CTX_TRAIN, N_VOCAB, TinyModel, tiny_tensors
+from support.tiny_models import N_CTX_TRAIN, N_VOCAB, TinyModel, tiny_tensors
 
 ATTENTION = "retained_cells"
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from retain_local import native
+from retain_local.bindings import retain_h
 
-from .attention_capture import AttentionCapture
-from .policy_scores import Scores, keydiff_scores, knorm_scores, snapkv_scores
-from .reference import Cache, Options
-from .retained import RetainedSession, assert_same_cells, retain_fields
-from .sequence_state import SavedStream, read_sequence
-from .session import Model
-from .tiny_models import TinyModel
+from support.attention_capture import AttentionCapture
+from support.policy_scores import Scores, keydiff_scores, knorm_scores, snapkv_scores
+from support.reference import Cache, Options
+from support.retained import RetainedSession, assert_same_cells, retain_fields
+from support.sequence_state import SavedStream, read_sequence
+from support.llama_session import Model
+from support.tiny_models import TinyModel
 
 N_QUERIES = 32
 KEY_POLICIES = ("knorm", "keydiff", "snapkv")
@@ -115,7 +115,7 @@ class Watch:
             assert_same_cells(self.session, cache, seq_id)
 
     def set_policy(self, policy: str) -> None:
-        native.check(native.set_policy(self.session.handle, policy.encode()))
+        retain_h.check(retain_h.set_policy(self.session.handle, policy.encode()))
         for seq_id, cache in enumerate(self.caches):
             cache.options = replace(cache.options, policy=policy)
             if policy != "snapkv":

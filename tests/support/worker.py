@@ -95,8 +95,8 @@ def main(job_path: str, out_path: str) -> None:
     for i, run in enumerate(job["runs"]):
         retain = run.get("retain")
         if retain is not None:
-            from .retained import RetainedSession
-        from .session import Model, Session
+            from support.retained import RetainedSession
+        from support.llama_session import Model, Session
 
         model = model or Model(Path(job["model"]))
         context = run["context"]

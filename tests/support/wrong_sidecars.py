@@ -8,8 +8,8 @@ import gguf
 import numpy as np
 from retain_local.gates import GateSet
 
-from .tiny_gates import random_gates
-from .tiny_models import TinyModel
+from support.tiny_gates import random_gates
+from support.tiny_models import TinyModel
 
 # the model that the gates would fit
 BASE = TinyModel("llama", n_layer=3, n_embd=96, n_head=4, n_head_kv=2)

@@ -78,7 +78,7 @@ def _download(repo: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download  # takes a while to import
     from huggingface_hub.errors import EntryNotFoundError, HTTPError, LocalEntryNotFoundError
 
-    from ...hub import UNFINISHED, why
+    from ...models.hub import UNFINISHED, why
 
     try:
         return Path(hf_hub_download(repo, file, repo_type="dataset"))

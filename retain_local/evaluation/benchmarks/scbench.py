@@ -15,16 +15,7 @@ from pathlib import Path
 
 from ...errors import RetainError, UsageError
 from .benchmark import Benchmark, BenchmarkItem, BenchmarkQuestion, Line, Metric, read_lines
-from .metrics import (
-    BestOf,
-    contained_share,
-    contains,
-    contains_any_case,
-    f1_characters,
-    first_number,
-    require,
-    rouge_l,
-)
+from .metrics import BestOf, contained_share, contains, contains_any_case, f1_characters, first_number, require, rouge_l
 
 PREFIX = "scbench_"
 _IN_JSON = "Extract the value corresponding to the specified key in the JSON object below.\n\n{context}\n\n{input}"

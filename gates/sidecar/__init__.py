@@ -1,0 +1,1 @@
+"""The sidecar: gates in a GGUF file beside the model, and gates as NumPy arrays."""

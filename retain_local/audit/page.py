@@ -1,0 +1,112 @@
+"""The report of an audit."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .result import Audit, BudgetAudit
+from .reading import options_for
+from .tables import BUDGET_HEADS, budget_row, full_row, heading, note, short_names
+from ..divergence.texts import AuditText, token_text
+from .verdict import Bound, conclusion, recommend
+from .worst import Place, worst_places
+from ..divergence.text_cache import TextCache
+from ..options import RetentionOptions
+from ..terminal.progress import AuditProgress
+from .pictures import divergence_pictures
+from ..report.files import ReportFiles
+from ..report.kept_text import KeptText, make_kept_text, name_budget
+from ..report.page import render
+from ..report.recorder import Recorder, Trace
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+
+_WORST = 20
+
+
+def write_audit_report(files: ReportFiles, llm: Llama, audit: Audit, bound: Bound, options: RetentionOptions) -> None:
+    """Read the longest text once more at one budget, draw all, and write what is wanted of the report.
+
+    The budget is the recommended one, or the smallest.
+
+    Parameters
+    ----------
+    llm, options : as `audit_texts` had them.
+
+    Raises
+    ------
+    RetainError : the text cannot be read again; see also `ReportFiles.write`.
+    """
+    best = recommend(audit, bound)
+    shown = best or audit.budgets[-1]
+    number = max(range(len(audit.texts)), key=lambda i: len(audit.texts[i].tokens))
+    kept = _read_again(llm, audit, shown, number, options)
+    divergence = divergence_pictures(audit, bound)
+    html = render(
+        "audit.html.j2",
+        title=f"What eviction costs {audit.model.name}",
+        facts=[("audited", heading(audit))],
+        verdict="".join(conclusion(audit, bound, best)),
+        budgets=(BUDGET_HEADS, [*(budget_row(one, bound) for one in audit.budgets), full_row(audit)]),
+        note=note(audit),
+        files=_file_table(audit),
+        divergence=divergence,
+        kept=kept,
+        which=_which(audit, best, number),
+        worst=_worst(llm, audit, shown, kept, number),
+    )
+    files.write(html, chain(divergence, kept.files()))
+
+
+def _read_again(llm: Llama, audit: Audit, shown: BudgetAudit, number: int, options: RetentionOptions) -> KeptText:
+    text = audit.texts[number]
+    trace = _record(llm, text, options_for(llm, options, shown.budget, text))
+    kl = np.concatenate([[0.0], shown.divergences[number].kl])
+    return make_kept_text("kept", name_budget(shown.budget, trace.budget), trace, text.pieces[:-1], kl[:-1])
+
+
+def _record(llm: Llama, text: AuditText, options: RetentionOptions) -> Trace:
+    tokens = text.tokens[:-1]  # the last one is only predicted
+    with (
+        TextCache(llm, options) as cache,
+        Recorder(cache.retention, len(tokens)) as recorder,
+        AuditProgress("drawing what is kept") as progress,
+    ):
+        for start in range(0, len(tokens), cache.n_chunk):
+            progress(start, len(tokens))
+            cache.read(tokens[start : start + cache.n_chunk])
+        return recorder.trace()
+
+
+def _which(audit: Audit, best: BudgetAudit | None, number: int) -> str:
+    text = audit.texts[number]
+    of = f"The longest text, {text.file} from line {text.line}" if len(audit.texts) > 1 else "The text"
+    return f"{of}, at {'the recommended' if best is not None else 'the smallest'} budget."
+
+
+def _file_table(audit: Audit) -> tuple[list[str], list[list[str]]] | None:
+    """Mean KL of each file at each budget, where there are several files."""
+    names = short_names(audit)
+    if len(names) < 2:
+        return None
+    heads = ["file", *(str(one.budget) for one in audit.budgets)]
+    return heads, [[name, *(f"{one.files[file].kl_mean:.4f}" for one in audit.budgets)] for file, name in names.items()]
+
+
+def _worst(
+    llm: Llama, audit: Audit, shown: BudgetAudit, kept: KeptText, number: int
+) -> list[tuple[Place, str, str | None]]:
+    """The worst places, each with where it is in words, and its anchor where its text is on the page."""
+    if not shown.evicts:
+        return []
+    names = short_names(audit)
+    rows = []
+    for place in worst_places(shown, _WORST, partial(token_text, llm)):
+        where = f"{names[place.file]}:{place.line}" if len(names) > 1 else f"line {place.line}"
+        rows.append((place, where, kept.anchor(place.token) if place.text == number else None))
+    return rows

@@ -1,0 +1,82 @@
+"""Running an audit: each text once through the full cache and through one cache for each budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..divergence.lockstep import diverge
+from ..errors import UsageError
+from ..evaluation.arms import Budget
+from ..kv_types import KVType, kv_type
+from ..options import RetentionOptions
+from ..recommendation import settings_of
+from .result import Audit, BudgetAudit
+from ..divergence.texts import AuditText
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+
+
+def audit_texts(
+    llm: Llama,
+    texts: Sequence[AuditText],
+    budgets: Sequence[Budget],
+    options: RetentionOptions,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Audit:
+    """Audit a model on texts.
+
+    Parameters
+    ----------
+    llm : the model, with the context, types and ubatch that are to be audited; its own cache is not used.
+    texts : of two tokens at least.
+    budgets : a share is of the tokens of each text.
+    options : of the cache, as a user gives them; the budget is replaced.
+    on_progress : called with (tokens read, tokens to read), added up over texts and caches.
+
+    Raises
+    ------
+    UsageError : a policy that never evicts, a budget too small for the sinks and the recent window, or a text too short.
+    RetainError : gates are missing, or a cache cannot be made.
+    """
+    if options.policy == "none":
+        raise UsageError("the policy 'none' never evicts, so there is nothing to audit")
+    caches = [[options_for(llm, options, budget, text) for budget in budgets] for text in texts]
+    total = sum(len(text.tokens) - 1 for text in texts) * (len(budgets) + 1)
+    done, found = 0, []
+    for text, own in zip(texts, caches):
+
+        def report(read: int, _: int, before: int = done) -> None:
+            if on_progress is not None:
+                on_progress(before + read, total)
+
+        found.append(diverge(llm, text.tokens, own, report))
+        done += (len(text.tokens) - 1) * (len(budgets) + 1)
+    by_budget = [BudgetAudit(budget, tuple(texts), ones) for budget, ones in zip(budgets, zip(*found))]
+    resolved = caches[0][0]
+    return Audit(
+        model=llm.model_file.path,
+        gates=resolved.gates,
+        policy=resolved.policy,
+        scope=resolved.scope,
+        settings=settings_of(resolved, *_types(llm)),
+        n_ctx=llm.n_ctx(),
+        n_chunk=llm.context_params.n_ubatch,
+        texts=tuple(texts),
+        budgets=tuple(sorted(by_budget, key=lambda one: -one.cells)),
+    )
+
+
+def options_for(llm: Llama, options: RetentionOptions, budget: Budget, text: AuditText) -> RetentionOptions:
+    """The options of the cache that reads a text at a budget, resolved."""
+    n_read = max(1, len(text.tokens) - 1)
+    type_k, type_v = _types(llm)
+    return replace(options, budget=min(budget.of(len(text.tokens)), n_read)).resolve(
+        llm.model_file, n_ctx=llm.n_ctx(), n_ubatch=llm.context_params.n_ubatch, type_k=type_k, type_v=type_v
+    )
+
+
+def _types(llm: Llama) -> tuple[KVType, KVType]:
+    return kv_type(llm.context_params.type_k), kv_type(llm.context_params.type_v)

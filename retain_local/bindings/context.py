@@ -1,0 +1,32 @@
+"""Making contexts with a retention cache."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from . import retain_h
+from ..options import RetentionOptions
+
+
+_SCOPES = {"global": retain_h.SCOPE_GLOBAL, "layer": retain_h.SCOPE_LAYER, "head": retain_h.SCOPE_HEAD}
+
+
+@contextmanager
+def armed(options: RetentionOptions) -> Iterator[None]:
+    """Every context that this thread makes in the block has a retention cache."""
+    params = retain_h.default_params()
+    params.budget, params.buffer, params.lookahead = options.budget, options.buffer, options.lookahead
+    params.n_sink, params.n_recent, params.min_per_head = options.sinks, options.recent, options.min_per_head
+    params.prefill = retain_h.PREFILL_FULL if options.prefill == "full" else retain_h.PREFILL_BOUNDED
+    params.scope = _SCOPES[options.scope]
+    params.seed = options.policy_seed
+    params.policy = options.policy.encode()
+    params.gates = os.fsencode(options.gates) if options.gates is not None else None
+    retain_h.check(retain_h.set_params(ctypes.byref(params)))
+    try:
+        yield
+    finally:
+        retain_h.set_params(None)

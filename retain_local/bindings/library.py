@@ -1,0 +1,123 @@
+"""Finding and loading the patched llama.cpp libraries.
+
+The stock ctypes bindings of llama-cpp-python load whatever `LLAMA_CPP_LIB_PATH` names at the moment they are imported,
+so everything that needs them goes through `load` first.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.metadata
+import os
+import sys
+from pathlib import Path
+
+from ..errors import RetainError
+
+PACKAGED = Path(__file__).parents[1] / "lib"
+LLAMA_VARIABLE, MTMD_VARIABLE = "LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB"
+
+BINDINGS = "llama-cpp-python"
+BINDINGS_VERSION = "0.3.36"
+API_VERSION = 2
+
+
+class LibraryError(RetainError):
+    """The native libraries cannot be used: `problem` says why, `remedy` how to mend it."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}")
+        self.problem, self.remedy = problem, remedy
+
+
+def directory() -> Path:
+    """Folder of the libraries: `LLAMA_CPP_LIB_PATH` where it is set, else the one inside this package."""
+    override = os.environ.get(LLAMA_VARIABLE)
+    return Path(override) if override else PACKAGED
+
+
+def file_name(base: str) -> str:
+    """File name of a shared library on this platform, as the bindings look for it."""
+    if sys.platform == "win32":
+        return f"{base}.dll"
+    return f"lib{base}.dylib" if sys.platform == "darwin" else f"lib{base}.so"
+
+
+def bindings_version() -> str | None:
+    """Version of llama-cpp-python that is installed, without importing it; None when it is not."""
+    try:
+        return importlib.metadata.version(BINDINGS)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_bindings() -> None:
+    """Raise LibraryError unless the installed bindings are the release that the libraries were built from."""
+    version = bindings_version()
+    remedy = f"install {BINDINGS}=={BINDINGS_VERSION}"
+    if version is None:
+        raise LibraryError(f"{BINDINGS} is not installed", remedy)
+    if version != BINDINGS_VERSION:
+        raise LibraryError(
+            f"{BINDINGS} {version} is installed, but the libraries were built from {BINDINGS_VERSION}", remedy
+        )
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """Import llama_cpp on our libraries and return libllama.
+
+    Raises
+    ------
+    LibraryError : bindings missing or of another release, libraries missing, unloadable, without the retention API or
+        with another version of it, or llama_cpp already imported with other libraries.
+    """
+    check_bindings()
+    if "llama_cpp" in sys.modules:
+        return _checked(_loaded_library(), "llama_cpp was imported before retain_local: import retain_local first")
+    folder = directory().absolute()
+    path = folder / file_name("llama")
+    if not path.exists():
+        raise LibraryError(f"the native libraries are not there: {path} is missing", remedy())
+    os.environ[LLAMA_VARIABLE] = str(folder)
+    os.environ.setdefault(MTMD_VARIABLE, str(folder))
+    try:
+        import llama_cpp  # noqa: F401
+    except (OSError, RuntimeError) as error:
+        raise LibraryError(f"{path} cannot be loaded: {error}", remedy()) from None
+    except AttributeError as error:
+        raise LibraryError(f"{path} is not llama.cpp as of {BINDINGS} {BINDINGS_VERSION}: {error}", remedy()) from None
+    return _checked(_loaded_library(), remedy())
+
+
+def is_overridden() -> bool:
+    """Whether the libraries are not the ones of this package."""
+    return directory().absolute() != PACKAGED.absolute()
+
+
+def remedy() -> str:
+    """What to do about libraries that are missing or wrong."""
+    if is_overridden():
+        return f"unset {LLAMA_VARIABLE} to use the libraries of this package, or point it at a complete build"
+    return "run make in the source, or install retain-local again"
+
+
+def _loaded_library() -> ctypes.CDLL:
+    from llama_cpp import llama_cpp as bindings
+
+    return bindings._lib
+
+
+def _checked(lib: ctypes.CDLL, remedy: str) -> ctypes.CDLL:
+    """The library, if it has our API in our version."""
+    if not hasattr(lib, "retain_api_version"):
+        raise LibraryError(f"{lib._name} is a stock llama.cpp without a retention cache", remedy)
+    lib.retain_api_version.restype = ctypes.c_int32
+    lib.retain_upstream_version.restype = ctypes.c_char_p
+    api, upstream = lib.retain_api_version(), lib.retain_upstream_version().decode()
+    if api != API_VERSION:
+        raise LibraryError(f"{lib._name} has retention API {api}, this program needs {API_VERSION}", remedy)
+    if upstream != BINDINGS_VERSION:
+        raise LibraryError(f"{lib._name} was built from {BINDINGS} {upstream}, not {BINDINGS_VERSION}", remedy)
+    return lib

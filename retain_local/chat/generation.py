@@ -1,0 +1,166 @@
+"""Generating one text: sampling settings, streaming in whole characters, stop strings, times."""
+
+from __future__ import annotations
+
+import codecs
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import RetainError, UsageError
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+
+MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. `seed` None: another one each time. `max_tokens` None: until the model ends its text."""
+
+    temp: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    repeat_penalty: float = 1.0
+    seed: int | None = None
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temp < 100:
+            raise UsageError(f"temp is {self.temp}; it must be 0 (greedy) or more")
+        for name in ("top_p", "min_p"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 to 1")
+        if self.top_k < 0:
+            raise UsageError(f"top-k is {self.top_k}; it must be 0 (all tokens) or more")
+        if not self.repeat_penalty > 0:
+            raise UsageError(f"repeat-penalty is {self.repeat_penalty}; it must be more than 0 (1 is none)")
+        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed is {self.seed}; it must be 0 to {MAX_SEED}")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UsageError(f"max-tokens is {self.max_tokens}; it must be at least 1")
+
+    def arguments(self) -> dict[str, Any]:
+        """The settings as `Llama.generate` takes them."""
+        return {
+            "temp": self.temp,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "repeat_penalty": self.repeat_penalty,
+        }
+
+
+class Generation:
+    """One text that a model writes after a prompt: iterate over it for its pieces, once.
+
+    An exception, Ctrl-C among them, leaves what was written so far in the attributes.
+
+    Parameters
+    ----------
+    llm : Llama
+    prompt : tokens; what of them the cache holds already is not read again.
+    sampling : Sampling
+    stop : strings that end the text and are not part of it.
+
+    Attributes
+    ----------
+    text : str
+        What was written so far.
+    tokens : list of int
+        Its tokens, an end token not included.
+    n_prompt : int
+        Tokens of the prompt that are read.
+    finish_reason : str or None
+        "stop" (the model ended the text, or a stop string did), "length" (max_tokens or the context), None (not over).
+    stopped_by : str
+        The stop string that ended the text, or "".
+    prompt_seconds, generation_seconds : float
+        Until the first token, and from there.
+    """
+
+    def __init__(self, llm: Llama, prompt: Sequence[int], sampling: Sampling, stop: Sequence[str] = ()) -> None:
+        if not prompt:
+            raise RetainError("the prompt is empty")
+        room = llm.n_ctx() - len(prompt)
+        if room < 1:
+            raise RetainError(
+                f"the text is {len(prompt)} tokens long and the context {llm.n_ctx()}; use a longer context (--ctx)"
+            )
+        self.text = ""
+        self.tokens: list[int] = []
+        self.n_prompt = len(prompt) - llm.cached_prefix(prompt)
+        self.finish_reason: str | None = None
+        self.stopped_by = ""
+        self.prompt_seconds = 0.0
+        self.generation_seconds = 0.0
+        self._llm, self._prompt, self._sampling = llm, list(prompt), sampling
+        self._stop = tuple(text for text in stop if text)
+        self._limit = min(room, sampling.max_tokens or room)
+
+    @property
+    def prompt_rate(self) -> float:
+        """Tokens of the prompt read each second."""
+        return self.n_prompt / self.prompt_seconds if self.prompt_seconds else 0.0
+
+    @property
+    def generation_rate(self) -> float:
+        """Tokens written each second, the first not counted: it comes with the prompt."""
+        return (len(self.tokens) - 1) / self.generation_seconds if self.generation_seconds else 0.0
+
+    def __iter__(self) -> Iterator[str]:
+        seed = self._sampling.seed
+        self._llm.set_seed(random.randint(0, MAX_SEED) if seed is None else seed)
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        held = ""  # the end of the text that may be the beginning of a stop string
+        for token in self._timed_tokens():
+            held += decoder.decode(self._llm.detokenize([token]))
+            end, self.stopped_by = min(
+                ((held.find(stop), stop) for stop in self._stop if stop in held), default=(-1, "")
+            )
+            if end >= 0:
+                self.finish_reason = "stop"
+                held = held[:end]
+                break
+            keep = self._stop_prefix(held)
+            piece, held = held[: len(held) - keep], held[len(held) - keep :]
+            if piece:
+                self.text += piece
+                yield piece
+        else:
+            held += decoder.decode(b"", final=True)
+        if held:
+            self.text += held
+            yield held
+
+    def _timed_tokens(self) -> Iterator[int]:
+        start = time.perf_counter()
+        first = None
+        try:
+            if self._llm.options.prefill == "bounded":
+                self._llm.read(self._prompt[:-1])
+            for token in self._llm.generate(self._prompt, **self._sampling.arguments()):
+                if first is None:
+                    first = time.perf_counter()
+                    self.prompt_seconds = first - start
+                if self._llm.is_end(token):
+                    self.finish_reason = "stop"
+                    return
+                self.tokens.append(token)
+                self.generation_seconds = time.perf_counter() - first
+                yield token
+                if len(self.tokens) >= self._limit:
+                    self.finish_reason = "length"
+                    return
+        finally:
+            if first is None:
+                self.prompt_seconds = time.perf_counter() - start
+
+    def _stop_prefix(self, text: str) -> int:
+        """Length of the longest end of a text that a stop string begins with."""
+        lengths = (n for stop in self._stop for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n]))
+        return max(lengths, default=0)

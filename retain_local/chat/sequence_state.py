@@ -1,0 +1,68 @@
+"""The cache of a conversation as bytes."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..bindings import retain_h
+from ..errors import RetainError
+from ..kv_types import kv_type
+from ..retention import SEQUENCE
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+
+
+def describe_cache(llm: Llama) -> dict[str, str]:
+    """What a cache must have in common with another one to take its cells."""
+    gates = llm.options.gates
+    return {
+        "K type": kv_type(llm.context_params.type_k).name,
+        "V type": kv_type(llm.context_params.type_v).name,
+        "gates": hashlib.sha256(gates.read_bytes()).hexdigest()[:16] if gates is not None else "none",
+    }
+
+
+def save_sequence(llm: Llama) -> bytes:
+    """The cells of the conversation in the cache.
+
+    Raises
+    ------
+    RetainError : the native library cannot save them.
+    """
+    from llama_cpp import llama_cpp as bindings
+
+    data = (ctypes.c_uint8 * bindings.llama_state_seq_get_size(llm.ctx, SEQUENCE))()
+    size = bindings.llama_state_seq_get_data(llm.ctx, data, len(data), SEQUENCE)
+    if not size:
+        raise RetainError(f"the cache cannot be saved: {retain_h.error_text() or 'llama.cpp gave no reason'}")
+    return bytes(memoryview(data)[:size])
+
+
+def restore_sequence(llm: Llama, data: bytes, tokens: Sequence[int]) -> None:
+    """Put saved cells in place of those in the cache.
+
+    Parameters
+    ----------
+    data : from `save_sequence`.
+    tokens : the tokens that the cells are of.
+
+    Raises
+    ------
+    RetainError : the tokens do not fit the context or are not of this vocabulary, or the native library refuses the
+        cells. The cache is then as it was.
+    """
+    from llama_cpp import llama_cpp as bindings
+
+    if len(tokens) > llm.n_ctx():
+        raise RetainError(f"it holds {len(tokens)} tokens, and the context {llm.n_ctx()}")
+    if not all(0 <= token < llm.n_vocab() for token in tokens):
+        raise RetainError("it holds tokens that the model does not have")
+    retain_h.clear_error()
+    buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+    if not bindings.llama_state_seq_set_data(llm.ctx, buffer, len(data), SEQUENCE):
+        raise RetainError(f"its cache is refused: {retain_h.error_text() or 'it does not fit'}")
+    llm.adopt_tokens(tokens)

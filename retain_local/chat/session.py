@@ -1,0 +1,146 @@
+"""A conversation with a model: its messages, its tokens, and the cache that holds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from .template import ChatTemplate
+from ..errors import RetainError
+from .generation import Generation, Sampling
+from .sequence_state import describe_cache, restore_sequence, save_sequence
+from .session_file import SavedSession, read_session, write_session
+from ..system_prompt import system_text
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+
+
+class Session:
+    """A chat that is only ever appended to, so that each turn reads no more than what is new.
+
+    Parameters
+    ----------
+    llm : Llama
+    system : the system message, or "".
+    sampling : Sampling
+
+    Attributes
+    ----------
+    messages : list of dict
+        The conversation with `role` and `content`, the system message included.
+    tokens : list of int
+        The conversation as the model reads it.
+    last : Generation or None
+        The last reply, finished or interrupted.
+    """
+
+    def __init__(self, llm: Llama, system: str = "", sampling: Sampling = Sampling()) -> None:
+        self.llm = llm
+        self.sampling = sampling
+        self.template = ChatTemplate(llm)
+        self.last: Generation | None = None
+        self.restart(system)
+
+    @property
+    def system(self) -> str:
+        """The system message, or ""."""
+        return system_text(self.messages)
+
+    def restart(self, system: str) -> None:
+        """Begin a new conversation."""
+        self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+        self.tokens: list[int] = []
+        self._reply_length = 0
+        self._ending = ""  # a stop string that ended the last reply, and is in the cache
+        self.llm.reset()
+
+    def send(self, text: str) -> Iterator[str]:
+        """Send a user message; iterate for the pieces of the reply.
+
+        An interrupted reply stays as far as it came. Without any reply the message is taken back.
+
+        Raises
+        ------
+        RetainError : the template refuses the conversation, or the context is full.
+        """
+        messages = [*self.messages, {"role": "user", "content": text}]
+        yield from self._reply(messages, self._prompt(messages), self.sampling)
+
+    def regenerate(self) -> Iterator[str]:
+        """Take the last reply back and write another one.
+
+        Raises
+        ------
+        RetainError : there is no reply yet.
+        """
+        if not self.messages or self.messages[-1]["role"] != "assistant":
+            raise RetainError("there is no reply to write again")
+        messages, tokens = self.messages[:-1], self.tokens[: len(self.tokens) - self._reply_length]
+        # the same seed would write the same reply
+        yield from self._reply(messages, tokens, replace(self.sampling, seed=None))
+
+    def _prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        if self.tokens:
+            return self.tokens + self.template.next_turn(messages, self._ending)
+        return self.template.first_turn(messages)
+
+    def _reply(self, messages: list[dict[str, str]], prompt: list[int], sampling: Sampling) -> Iterator[str]:
+        if self.llm.options.pin_system:
+            self.llm.pin_system_message(prompt, system_text(messages))
+        generation = self.last = Generation(self.llm, prompt, sampling, self.template.stop)
+        try:
+            yield from generation
+        finally:
+            if generation.tokens or generation.finish_reason:
+                self.messages = [*messages, {"role": "assistant", "content": generation.text}]
+                self.tokens = prompt + generation.tokens
+                self._reply_length = len(generation.tokens)
+                self._ending = generation.stopped_by
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Write the conversation and its cache to a file, all or nothing; returns its size in bytes.
+
+        Raises
+        ------
+        RetainError : there is nothing to save, or the file cannot be written.
+        """
+        if not self.tokens:
+            raise RetainError("there is nothing to save yet")
+        saved = SavedSession(
+            model=self.llm.model_file.fingerprint(),
+            model_name=self.llm.model_file.name,
+            cache=describe_cache(self.llm),
+            messages=self.messages,
+            tokens=self.tokens,
+            cached_tokens=self.llm.input_ids[: self.llm.n_tokens].tolist(),
+            reply_length=self._reply_length,
+            pins=[list(pin) for pin in self.llm.retention.own_pins],
+            ending=self._ending,
+            state=save_sequence(self.llm),
+        )
+        return write_session(path, saved)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Go on with a saved conversation. A file that is refused leaves the running one as it is.
+
+        Raises
+        ------
+        RetainError : the file is damaged, of another model or cache, or does not fit.
+        """
+        saved = read_session(path)
+        if saved.model != self.llm.model_file.fingerprint():
+            raise RetainError(f"{path} was saved with another model, {saved.model_name}")
+        for key, here in describe_cache(self.llm).items():
+            if saved.cache.get(key) != here:
+                raise RetainError(f"{path} was saved with {key} {saved.cache.get(key)}; this chat has {here}")
+        try:
+            restore_sequence(self.llm, saved.state, saved.cached_tokens)
+        except RetainError as error:
+            raise RetainError(f"{path} cannot be loaded: {error}") from None
+        self.llm.retention.take_over_pins([(start, stop) for start, stop in saved.pins], system_length=0)
+        self.messages, self.tokens = saved.messages, saved.tokens
+        self._reply_length, self._ending = saved.reply_length, saved.ending
+        self.last = None

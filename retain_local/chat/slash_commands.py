@@ -1,0 +1,148 @@
+"""The slash commands of `chat`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from ..budget import parse_budget
+from ..terminal.byte_format import format_bytes
+from .cache_map import render_cache_map
+from ..errors import RetainError
+from ..kv_types import kv_type
+from .stats import stats_rows
+
+if TYPE_CHECKING:
+    from .ui import ChatUI
+
+
+class ExitChat(Exception):
+    """The user asked to leave."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what to type, what it does, and the function that does it with what follows its name."""
+
+    usage: str
+    help: str
+    run: Callable[[ChatUI, str], None]
+
+    @property
+    def name(self) -> str:
+        return self.usage.split()[0]
+
+
+def run_command(ui: ChatUI, line: str) -> None:
+    """Run a line that begins with a slash.
+
+    Raises
+    ------
+    ExitChat : the line asks to leave.
+    RetainError : there is no such command, or it cannot be done.
+    """
+    name, _, argument = line.partition(" ")
+    command = COMMANDS.get(name)
+    if command is None:
+        raise RetainError(f"there is no command {name}; /help lists them")
+    command.run(ui, argument.strip())
+
+
+def _help(ui: ChatUI, argument: str) -> None:
+    table = Table.grid(padding=(0, 2))
+    for command in COMMANDS.values():
+        table.add_row(command.usage, command.help)
+    ui.show(table)
+    ui.note("Alt+Enter, or a backslash at the end of a line, begins a new line; Ctrl-C stops a reply, Ctrl-D leaves.")
+
+
+def _system(ui: ChatUI, argument: str) -> None:
+    if argument:
+        ui.session.restart(argument)
+        ui.note("new system message; the conversation begins anew")
+    else:
+        ui.note(ui.session.system or "there is no system message; /system TEXT sets one")
+
+
+def _budget(ui: ChatUI, argument: str) -> None:
+    llm = ui.session.llm
+    if argument:
+        made_with = llm.options.budget
+        # sizes given in bytes cover the pool as it was made
+        budget = parse_budget(
+            argument,
+            n_ctx=llm.n_ctx(),
+            bytes_per_token=llm.model_file.bytes_per_token(
+                kv_type(llm.context_params.type_k), kv_type(llm.context_params.type_v)
+            ),
+            n_room=max(llm.options.buffer, llm.context_params.n_ubatch),
+        )
+        if budget > made_with:
+            raise RetainError(
+                f"the cache was made for a budget of {made_with:,} cells and cannot grow; start with --budget {budget}"
+            )
+        llm.retention.set_budget(budget)
+    ui.note(f"budget: {llm.retention.budget:,} cells for each (layer, KV head)")
+
+
+def _stats(ui: ChatUI, argument: str) -> None:
+    retention = ui.session.llm.retention
+    table = Table.grid(padding=(0, 2))
+    for label, value in stats_rows(retention.stats(), retention.policy):
+        table.add_row(label, value)
+    ui.show(table)
+
+
+def _cache(ui: ChatUI, argument: str) -> None:
+    ui.show(render_cache_map(ui.session.llm.retention, ui.out.width, ui.out.height))
+
+
+def _save(ui: ChatUI, argument: str) -> None:
+    size = ui.session.save(_file_name(argument, "/save"))
+    ui.note(f"saved {argument} ({format_bytes(size)})")
+
+
+def _load(ui: ChatUI, argument: str) -> None:
+    ui.session.load(_file_name(argument, "/load"))
+    budget = ui.session.llm.retention.budget
+    counts = f"{len(ui.session.messages)} messages, {len(ui.session.tokens):,} tokens"
+    ui.note(f"loaded {argument}: {counts}, budget {budget:,}")
+
+
+def _file_name(argument: str, command: str) -> str:
+    if not argument:
+        raise RetainError(f"name a file: {command} FILE")
+    return argument
+
+
+def _clear(ui: ChatUI, argument: str) -> None:
+    ui.session.restart(ui.session.system)
+    ui.note("the conversation begins anew")
+
+
+def _regen(ui: ChatUI, argument: str) -> None:
+    ui.reply(ui.session.regenerate())
+
+
+def _exit(ui: ChatUI, argument: str) -> None:
+    raise ExitChat
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("/help", "list the commands", _help),
+        Command("/system [TEXT]", "show the system message, or set it and begin anew", _system),
+        Command("/budget [N]", "show the budget, or change it: cells, 25% or 512MiB", _budget),
+        Command("/stats", "what the cache holds, and what keeping it so took", _stats),
+        Command("/cache", "draw what is kept, by layer, head and position", _cache),
+        Command("/save FILE", "write the conversation and its cache to a file", _save),
+        Command("/load FILE", "go on with a saved conversation", _load),
+        Command("/clear", "begin anew with the same system message", _clear),
+        Command("/regen", "write the last reply again", _regen),
+        Command("/exit", "leave", _exit),
+    )
+}

@@ -1,0 +1,61 @@
+"""Around the commands: what an error, Ctrl-C or a closed pipe becomes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ..errors import RetainError, UsageError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Run a command line and exit: an error is one line on stderr and a status, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a model writes characters that a terminal may not have
+    _show_log()
+    status = FAILED
+    try:
+        status = app(prog_name="retain-local", standalone_mode=False) or 0
+    except typer.TyperException as error:
+        # without a message it has printed the help
+        message = error.format_message()
+        status = _say(f"{message} (--help tells more)", USAGE) if message else USAGE
+    except UsageError as error:
+        status = _say(str(error), USAGE)
+    except RetainError as error:
+        status = _say(str(error), FAILED)
+    except (KeyboardInterrupt, typer.Abort):
+        status = INTERRUPTED
+    except BrokenPipeError:
+        # whoever read the output has enough; nothing may be written when Python flushes it at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(status)
+
+
+def _say(message: str, status: int) -> int:
+    print("retain-local:", " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+class _Notes(logging.Handler):
+    """Shows remarks of the library as dim lines on stderr, warnings as yellow ones."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"[{style}]{escape(record.getMessage())}[/]")
+
+
+def _show_log() -> None:
+    logger = logging.getLogger("retain_local")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.handlers = [_Notes()]

@@ -1,0 +1,149 @@
+"""`retain-local audit`: from what was asked for to the tables and the verdict."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from ..errors import RetainError, UsageError
+from ..evaluation.arms import Budget
+from .loading import LoadOptions, find_model, gates_to_load, load_model
+from ..models.model_file import ModelFile
+from ..options import RetentionOptions
+from ..terminal.progress import AuditProgress
+from ..report.files import ReportFiles
+from ..audit.as_json import audit_as_dict
+from ..recommendation import Recommendation, Shelf
+from ..audit.result import Audit, BudgetAudit
+from ..audit.tables import print_audit
+from ..divergence.texts import make_texts, read_files, token_text
+from ..audit.verdict import Bound, conclusion, recommend
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+
+NOT_RECOMMENDED = 2  # exit status when no budget is within the bound
+
+logger = logging.getLogger("retain_local")
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """Options of `audit`, as they are given.
+
+    budgets : comma-separated.
+    window : see `texts.make_texts`.
+    n_worst : places shown for each budget.
+    store : whether to keep the recommendation.
+    report : see `report.audit_page.write_audit_report`.
+    """
+
+    texts: Sequence[Path]
+    budgets: str = "1/2,1/4,1/8,1/16"
+    max_kl: float | None = None
+    min_agreement: float | None = None
+    window: int | None = None
+    n_worst: int = 3
+    json: Path | None = None
+    store: bool = True
+    report: ReportFiles = ReportFiles()
+
+
+def run_audit(model: str, options: AuditOptions, load: LoadOptions) -> int:
+    """Audit a model on texts, print what was found, and keep the recommendation.
+
+    Returns the exit status, `NOT_RECOMMENDED` when no budget is within the bound.
+
+    Raises
+    ------
+    RetainError : see `read_files`, `load_model`, `make_texts` and `audit_texts`.
+    """
+    bound = Bound.make(options.max_kl, options.min_agreement)
+    budgets = list(dict.fromkeys(Budget.parse(text) for text in options.budgets.split(",")))
+    if (out := options.json) is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise UsageError(f"{out} cannot be written: {'it is a folder' if out.is_dir() else 'its folder is missing'}")
+    options.report.check()
+    contents = read_files(options.texts)
+    path, fetched_gates = find_model(model)
+    named = {field.name: getattr(load, field.name) for field in fields(RetentionOptions)}
+    retention = RetentionOptions(**named | {"budget": None, "gates": gates_to_load(load, fetched_gates)})
+
+    from ..audit.page import write_audit_report
+    from ..audit.reading import audit_texts  # loads the native libraries
+
+    with closing(_load_weights(path, load)) as llm:
+        texts = make_texts(llm, contents, options.window)
+        with AuditProgress() as progress:
+            audit = audit_texts(llm, texts, budgets, retention, progress)
+        if load.policy == "auto" and audit.gates is None:
+            logger.warning("no gates at %s: the policy is 'window'", llm.model_file.sidecar_path())
+        best = recommend(audit, bound)
+        piece = partial(token_text, llm)
+        print_audit(Console(highlight=False), audit, bound, options.n_worst, piece)
+        if options.json is not None:
+            _write_json(options.json, audit_as_dict(audit, bound, best, piece))
+        status = _conclude(model, llm.model_file, audit, bound, best, load, options.store)
+        if options.report.wanted:
+            write_audit_report(options.report, llm, audit, bound, retention)
+        return status
+
+
+def _load_weights(path: Path, load: LoadOptions) -> Llama:
+    """The model as its caches will have it, with the smallest cache of its own."""
+    small = {"budget": "1", "policy": "none", "gates": "none", "sinks": 0, "recent": 0, "min_per_head": 0}
+    return load_model(str(path), replace(load, **small, n_batch=load.n_ubatch))
+
+
+def _write_json(path: Path, contents: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(contents, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise RetainError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _conclude(
+    model: str, file: ModelFile, audit: Audit, bound: Bound, best: BudgetAudit | None, load: LoadOptions, store: bool
+) -> int:
+    """Print the verdict, and keep it where asked; returns the exit status."""
+    console = Console(highlight=False, soft_wrap=True)
+    shelf = Shelf.of(file, RetentionOptions(gates=audit.gates, policy=audit.policy, scope=audit.scope))
+    verdict, reason = conclusion(audit, bound, best)
+    console.print(f"[{'red' if best is None else 'green'}]{verdict}[/]{escape(reason)}")
+    if best is not None:
+        if store:
+            shelf.put(_recommendation(audit, bound, best))
+            console.print(f"to use it: retain-local chat {escape(model)} --budget auto{escape(_flags(load))}")
+        return 0
+    if audit.evicts and store and shelf.clear():
+        console.print("the recommendation of an earlier audit is taken back")
+    return NOT_RECOMMENDED
+
+
+def _recommendation(audit: Audit, bound: Bound, best: BudgetAudit) -> Recommendation:
+    return Recommendation(
+        cells=best.cells,
+        budget=str(best.budget),
+        bound=str(bound),
+        kl_mean=best.summary.kl_mean,
+        agreement=best.summary.agreement,
+        texts=len(best.files),
+        longest=max(len(text.tokens) for text in audit.texts),
+        settings=audit.settings,
+        model=audit.model.name,
+    )
+
+
+def _flags(load: LoadOptions) -> str:
+    """What else a chat must be given to use the recommendation."""
+    usual = LoadOptions()
+    flags = {"policy": load.policy, "scope": load.scope, "gates": load.gates}
+    return "".join(f" --{name} {value}" for name, value in flags.items() if value != getattr(usual, name))

@@ -1,0 +1,175 @@
+"""`retain-local bench`: from what was asked for to tables, numbers and a picture."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from ..bindings import library
+from ..errors import RetainError, UsageError
+from ..kv_types import kv_type
+from .loading import find_model
+from ..models.model_file import read_model_file
+from ..bench.machine import check_idle, describe
+from ..bench.measure import OURS, PLAIN, SHALLOW, SHALLOW_DEPTH, STOCK, Depth, Measurement, sides_at
+from ..bench.plot import check_plot, save_plot
+from ..bench.side import Side
+from ..bench.stock import stock_libraries
+from ..bench.summary import summarise
+from ..bench.table import print_tables
+
+_READ_RATE_BYTES, _READ_RATE_REPEAT = 512 << 20, 5
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Options of `bench`, as they are given.
+
+    depths : where to measure, comma-separated; n_write : tokens written there; repeat : how often each is done.
+    retention : fields of `RetentionOptions`; `gates` may be "none".
+    """
+
+    depths: str
+    n_write: int
+    repeat: int
+    n_threads: int | None
+    n_ubatch: int
+    type_k: str
+    type_v: str
+    n_gpu_layers: int
+    vs_stock: bool
+    anyway: bool
+    json: Path | None
+    plot: Path | None
+    retention: dict[str, Any]
+
+
+def run_bench(model: str, options: BenchOptions) -> None:
+    """Measure, with progress, and print the tables.
+
+    Raises
+    ------
+    UsageError : depths or numbers that are out of range.
+    RetainError : the machine is busy, the model or a library cannot be loaded, or a file cannot be written.
+    """
+    depths = _depths(options.depths)
+    if options.plot is not None:
+        check_plot(options.plot)
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise RetainError(f"{options.json} cannot be written: its folder is missing")
+    path = find_model(model)[0]
+    retention = _retention(path, options.retention)
+    arguments = _arguments(path, depths, options)
+    stock = stock_libraries() if options.vs_stock else None
+    if not options.anyway:
+        check_idle()
+    console = Console(highlight=False)
+    with ExitStack() as stack:
+        read_rate = _read_rate(arguments["n_threads"])
+        processes = _start(stack, retention, arguments, stock)
+        found = _measure(stack, processes, depths, options)
+    rows = summarise(found, _gate_bytes(retention["gates"]) / read_rate)
+    threads = f"{arguments['n_threads']} threads"
+    console.print(f"{path.name} on {describe()}; {threads}, ubatch {options.n_ubatch}, {_words(retention)}")
+    print_tables(console, found, rows, read_rate)
+    settings = arguments | {"model": path.name, "machine": describe(), "retention": retention}
+    if options.json is not None:
+        numbers = {"settings": settings, "read_rate": read_rate, "rows": [asdict(row) for row in rows]}
+        options.json.write_text(json.dumps(numbers | {"depths": [asdict(depth) for depth in found]}, indent=1) + "\n")
+    if options.plot is not None:
+        save_plot(options.plot, rows, f"{path.name}, budget {retention['budget']:,}")
+
+
+def _depths(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > SHALLOW_DEPTH for part in parts):
+        raise UsageError(f"depths {text!r} are not numbers of tokens above {SHALLOW_DEPTH}, as in 512,2048,8192")
+    return sorted({int(part) for part in parts})
+
+
+def _retention(model: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """Fields of `RetentionOptions` with the gates found and the policy chosen."""
+    gates = given["gates"]
+    if gates == "auto":
+        beside = read_model_file(model).sidecar_path()
+        gates = str(beside) if beside.is_file() else None
+    elif gates == "none":
+        gates = None
+    elif not Path(gates).is_file():
+        raise RetainError(f"{gates} is not there; name a sidecar with --gates, or say --gates none")
+    gates = None if gates is None else str(Path(gates).absolute())
+    return given | {"gates": gates, "policy": "window" if gates is None else "gate"}
+
+
+def _words(retention: dict[str, Any]) -> str:
+    """The options as a line; gates by the name of their file."""
+    shown = {name: Path(value).name if name == "gates" and value else value for name, value in retention.items()}
+    return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
+
+
+def _arguments(model: Path, depths: list[int], options: BenchOptions) -> dict[str, Any]:
+    """How every side loads the model. A cache that evicted cannot go back, so there is room for all that is read."""
+    spare = options.repeat * (options.n_ubatch + options.n_write) * (len(depths) + 1)
+    n_threads = options.n_threads or os.cpu_count() or 1
+    return {
+        "model": str(model.absolute()), "n_ctx": depths[-1] + spare, "n_ubatch": options.n_ubatch, "n_threads": n_threads,
+        "type_k": kv_type(options.type_k).ggml, "type_v": kv_type(options.type_v).ggml,
+        "n_gpu_layers": options.n_gpu_layers, "seed": _SEED,
+    }  # fmt: skip
+
+
+def _read_rate(n_threads: int) -> float:
+    """In a process of its own: the numbers that it reads would count as memory of a side."""
+    side = Side("the memory's rate", library.directory())
+    try:
+        return side.ask("read_rate", n_bytes=_READ_RATE_BYTES, repeat=_READ_RATE_REPEAT, n_threads=n_threads)
+    finally:
+        side.close()
+
+
+def _gate_bytes(gates: str | None) -> int:
+    """Bytes of the gates' weights, all of which are read for each token."""
+    return sum(int(tensor.n_bytes) for tensor in gguf.GGUFReader(gates).tensors) if gates else 0
+
+
+def _start(stack: ExitStack, retention: dict[str, Any], arguments: dict[str, Any], stock: Path | None) -> list[Side]:
+    """The processes of `Measurement`: its sides, then the shallow one."""
+    wanted = [(OURS, library.directory(), retention)]
+    if retention["gates"] is not None:
+        wanted.append((PLAIN, library.directory(), retention | {"gates": None, "policy": "window"}))
+    if stock is not None:
+        wanted.append((STOCK, stock, None))
+    wanted.append((SHALLOW, library.directory(), retention))
+    sides = []
+    for name, libraries, fields in wanted:
+        side = Side(name, libraries)
+        stack.callback(side.close)
+        side.ask("open", retention=fields, **arguments)
+        sides.append(side)
+    return sides
+
+
+def _measure(stack: ExitStack, processes: list[Side], depths: list[int], options: BenchOptions) -> list[Depth]:
+    *sides, shallow = processes
+    n_steps = sum(len(sides_at(depth, sides)) for depth in depths) * (1 + 2 * options.repeat)
+    bar = stack.enter_context(
+        Progress(
+            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+            console=Console(stderr=True), transient=True,
+        )  # fmt: skip
+    )
+    task = bar.add_task("loading", total=n_steps)
+    measurement = Measurement(
+        sides, shallow, options.n_ubatch, options.n_write, options.repeat,
+        lambda what: bar.update(task, description=what, advance=1),
+    )  # fmt: skip
+    return measurement.run(depths)

@@ -1,0 +1,182 @@
+"""The commands of `retain-local gates`: arguments in, calls out, nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options as o
+
+gates_app = typer.Typer(help="Make, look into and check gate sidecars.", no_args_is_help=True)
+
+
+@gates_app.command("inspect", epilog="Example: retain-local gates inspect model.gates.gguf --json")
+def gates_inspect(
+    file: Annotated[Path, typer.Argument(help="A gate sidecar.", metavar="FILE", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a gate sidecar holds: for which model, its sizes, and its numbers layer by layer."""
+    from .gates_export import show_sidecar
+
+    show_sidecar(file, as_json)
+
+
+@gates_app.command(
+    "export",
+    epilog="""Examples:
+
+    retain-local gates export ngocbh/DBTrimKV-Qwen3-4B-Math Qwen3-4B.gates.gguf --base Qwen3-4B.gguf
+
+    retain-local gates export trained/ model.gates.gguf --outtype q8_0""",
+)
+def gates_export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A PyTorch checkpoint of gates: a folder, a .pth or .safetensors with config.json beside it, or"
+            " OWNER/REPO on the Hugging Face Hub.",
+            metavar="SRC",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(help="The sidecar to make.", metavar="OUT", show_default=False)],
+    outtype: Annotated[str, typer.Option(help="Type of the weights: f32, f16 or q8_0.")] = "f16",
+    base: Annotated[
+        Path | None,
+        typer.Option(
+            help="The GGUF of the base model: checks that the gates fit it, and ties them to its vocabulary.",
+            show_default=False,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of the repository.", show_default=False)
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+) -> None:
+    """Make a gate sidecar from a PyTorch checkpoint, without PyTorch; nothing in the checkpoint is run."""
+    from .gates_export import export_gates
+
+    export_gates(source, out, outtype, base, revision, force)
+
+
+@gates_app.command(
+    "verify",
+    epilog="""Examples:
+
+    retain-local gates verify model.gates.gguf --base model.gguf
+
+    retain-local gates verify model.gates.gguf --base model.gguf --checkpoint trained/ --text book.txt""",
+)
+def gates_verify(
+    sidecar: Annotated[Path, typer.Argument(help="A gate sidecar.", metavar="SIDECAR", show_default=False)],
+    base: Annotated[Path, typer.Option(help="The GGUF of its base model.", show_default=False)],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="The PyTorch checkpoint that the sidecar was made from, to compare with its weights."
+            " (default: the sidecar's own)",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="Text to read; - is stdin. (default: a page of prose)", show_default=False)
+    ] = None,
+    tokens: Annotated[int, typer.Option(min=1, help="How many tokens of the text to read.")] = 256,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Largest difference relative to log beta that passes."
+            " (default: 1e-4 for weights in f32, 0.02 in f16, 0.5 in q8_0)",
+            show_default=False,
+        ),
+    ] = None,
+    threads: o.Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check that llama.cpp computes the gates as NumPy does, on hidden states of a text; fails if it does not."""
+    from .gates_export import verify_gates
+
+    raise typer.Exit(verify_gates(sidecar, base, checkpoint, text, tokens, tolerance, threads, as_json))
+
+
+@gates_app.command(
+    "train",
+    epilog="""Examples:
+
+    retain-local gates train Qwen/Qwen3-0.6B trained/ --data chats.jsonl --budget 256 --base-gguf Qwen3-0.6B.gguf
+
+    retain-local gates train ./base trained/ --data book.txt --data more.txt --context 2048 --steps 500""",
+)
+def gates_train(
+    base: Annotated[
+        str,
+        typer.Argument(
+            help="The base model in the layout of transformers: a folder, or OWNER/REPO on the Hugging Face Hub.",
+            metavar="BASE",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder for the checkpoint, the sidecar and the log. A training that was stopped goes on from it.",
+            metavar="OUT",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to train on, may be given again: a text file, JSON lines with 'messages' or 'text', a folder of"
+            " data files, or NAME[:SPLIT] of a data set on the Hub.",
+            show_default=False,
+        ),
+    ] = None,
+    base_gguf: Annotated[
+        Path | None,
+        typer.Option(
+            help="The base model as GGUF: checks that the sidecar fits it, and ties it to its vocabulary.",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        int, typer.Option(help="Cells for each (layer, KV head) that the gates learn to make do with.")
+    ] = 128,
+    context: Annotated[int, typer.Option(help="Tokens of a row.")] = 4096,
+    steps: Annotated[int, typer.Option(help="Updates.")] = 1000,
+    batch: Annotated[int, typer.Option(help="Rows of an update.")] = 4,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-4,
+    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.03,
+    variant: Annotated[str, typer.Option(help="rg10: global; rg: made for a budget per head.")] = "rg10",
+    untied: Annotated[
+        bool, typer.Option("--untied", help="rg10 with a final projection for each layer instead of one.")
+    ] = False,
+    gate_size: Annotated[int, typer.Option(help="Width of the gates.")] = 512,
+    start_bias: Annotated[
+        float | None, typer.Option(help="Of the final projection. (default: 18 for rg10, 10 for rg)", show_default=False)
+    ] = None,
+    capacity_weight: Annotated[float, typer.Option(help="Weight of the loss that asks for the budget.")] = 1.0,
+    kl_weight: Annotated[float, typer.Option(help="Weight of the divergence from the full cache.")] = 0.5,
+    ce_weight: Annotated[float, typer.Option(help="Weight of next-token prediction.")] = 0.5,
+    loss: Annotated[str, typer.Option(help="Tokens that count: all, or those that the assistant says.")] = "all",
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="Of the base model: f32, bf16, or auto: bf16 on a GPU.")] = "auto",
+    outtype: Annotated[str, typer.Option(help="Type of the sidecar's weights: f32, f16 or q8_0.")] = "f16",
+) -> None:
+    """Train gates for a model, which stays as it is; needs PyTorch (pip install 'retain-local\\[train]').
+
+    The gates learn to let cells fade so that the model still says what it says with the full cache, and the cells that
+    are left fit the budget (arXiv 2605.09649). A run that was stopped goes on when the same command is run again.
+    """
+    from ..gates.train.options import TrainOptions
+    from ..gates.train.screen import train
+
+    options = TrainOptions(
+        variant, not untied, gate_size, start_bias, budget, context, batch, steps, lr, warmup, capacity_weight, kl_weight,
+        ce_weight, loss, seed, device, dtype,
+    )  # fmt: skip
+    train(base, out, data or [], options, base_gguf, outtype)

@@ -1,0 +1,46 @@
+"""What each method of an evaluation keeps of one of its texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..divergence.texts import token_texts
+from .arms import Arm
+from .plan import Plan, PreparedTask
+from .run import Runner, Unit
+from ..terminal.progress import EvalProgress
+from ..report.kept_text import KeptText, make_kept_text, name_budget
+from ..report.recorder import Recorder
+
+
+def read_example(plan: Plan, tasks: Sequence[PreparedTask], progress: EvalProgress) -> tuple[str, list[KeptText]]:
+    """Read the first text that is longer than a token once more in one arm of each method.
+
+    Returns the name of its task, and what was kept; "" and nothing where there is no such text.
+    """
+    at = next((at for at, task in enumerate(tasks) if len(task.scripts[0].shared) > 1), None)
+    if at is None:
+        return "", []
+    tokens = tasks[at].scripts[0].shared
+    kept = []
+    with Runner(plan, list(tasks)) as runner:
+        for arm in _one_of_each_method(plan.arms):
+            progress.label(f"drawing what {arm} keeps")
+            llm = runner.load(Unit(arm, at, 0))
+            with Recorder(llm.retention, len(tokens)) as recorder:
+                llm.read(tokens)
+                trace = recorder.trace()
+            title = f"{arm.method}, {name_budget(arm.budget, trace.budget)}"
+            name = f"kept-{arm.method.replace(':', '-')}"
+            kept.append(make_kept_text(name, title, trace, token_texts(llm, tokens, special=True)))
+            progress.advance("")
+    return tasks[at].source.name, kept
+
+
+def _one_of_each_method(arms: Sequence[Arm]) -> list[Arm]:
+    """Of each method the arm in the middle of its budgets."""
+    by_method: dict[str, list[Arm]] = {}
+    for arm in arms:
+        if arm.budget is not None:
+            by_method.setdefault(arm.method, []).append(arm)
+    return [of_method[len(of_method) // 2] for of_method in by_method.values()]

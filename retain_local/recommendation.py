@@ -1,0 +1,169 @@
+"""The budget that an audit recommended, kept in the user's data folder for `--budget auto`.
+
+One JSON file for each model, policy, scope and set of gates. It holds cells and no share of a text: a cache is made
+before anyone knows how long the text will be, and what a token needs of it depends on the text behind it, far more than
+on how much text there is in all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import RetainError
+from .models.model_file import ModelFile, file_fingerprint
+from .paths import data_dir
+
+if TYPE_CHECKING:
+    from .kv_types import KVType
+    from .options import RetentionOptions
+
+logger = logging.getLogger("retain_local")
+
+_SETTINGS = ("buffer", "sinks", "recent", "min_per_head", "lookahead")
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What an audit recommended, and what it found there.
+
+    cells : the budget; budget : as it was asked for, as "1/4".
+    bound : in words.
+    kl_mean, agreement : over all texts.
+    texts, longest : how many files, and the tokens of the longest text.
+    settings : see `settings_of`.
+    model : name of the file.
+    """
+
+    cells: int
+    budget: str
+    bound: str
+    kl_mean: float
+    agreement: float
+    texts: int
+    longest: int
+    settings: dict[str, int | str]
+    model: str
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Where the recommendation for one model, policy, scope and set of gates lies."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, model: ModelFile, options: RetentionOptions) -> Shelf:
+        """For a model and options whose policy and gates are resolved.
+
+        Raises
+        ------
+        RetainError : the data folder cannot be made, or the gates cannot be read.
+        """
+        gates = file_fingerprint(options.gates) if options.policy == "gate" else "none"
+        parts = (model.fingerprint(), gates, options.policy, options.scope)
+        name = hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
+        try:
+            return cls(data_dir() / "recommendations" / f"{name}.json")
+        except OSError as error:
+            raise RetainError(f"the folder for recommendations cannot be made: {error}") from None
+
+    def find(self) -> Recommendation | None:
+        """The recommendation; None when there is none.
+
+        Raises
+        ------
+        RetainError : the file cannot be read, or is damaged.
+        """
+        try:
+            found = json.loads(self.path.read_bytes())
+            return Recommendation(**_checked(found))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise RetainError(f"{self.path} cannot be read: {error.strerror or error}") from None
+        except (TypeError, ValueError):
+            raise RetainError(f"{self.path} is damaged; run `retain-local audit` again") from None
+
+    def put(self, recommendation: Recommendation) -> None:
+        """Keep a recommendation in place of an earlier one.
+
+        Raises
+        ------
+        RetainError : it cannot be written.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            partial = self.path.with_suffix(".partial")
+            partial.write_text(json.dumps(asdict(recommendation), indent=1), encoding="utf-8")
+            os.replace(partial, self.path)
+        except OSError as error:
+            raise RetainError(f"the recommendation cannot be kept: {error}") from None
+
+    def clear(self) -> bool:
+        """Take an earlier recommendation back; whether there was one.
+
+        Raises
+        ------
+        RetainError : it cannot be removed.
+        """
+        try:
+            self.path.unlink()
+            return True
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise RetainError(f"the earlier recommendation cannot be taken back: {error}") from None
+
+
+def recommended_budget(
+    model: ModelFile, options: RetentionOptions, *, n_ctx: int, settings: dict[str, int | str]
+) -> int:
+    """The budget of a model's last audit, in cells; no more than the context can fill. Says in one line where it is from.
+
+    Parameters
+    ----------
+    options : with policy and gates resolved.
+    settings : what the cache is to have, from `settings_of`.
+
+    Raises
+    ------
+    RetainError : there is none, or it cannot be read.
+    """
+    found = Shelf.of(model, options).find()
+    if found is None:
+        raise RetainError(
+            f"no audit has recommended a budget for {model.path} with the policy '{options.policy}' and the scope"
+            f" '{options.scope}': run `retain-local audit {model.path} --text FILE` with them, or name a budget"
+        )
+    differs = [f"{name} {value}" for name, value in found.settings.items() if settings.get(name) != value]
+    logger.info(
+        "budget %s, as an audit recommended for %s: mean KL %.3g, agreement %.1f%% on texts of up to %s tokens%s",
+        f"{min(found.cells, n_ctx):,}",
+        found.bound,
+        found.kl_mean,
+        100 * found.agreement,
+        f"{found.longest:,}",
+        f"; measured with {', '.join(differs)}" if differs else "",
+    )
+    return min(found.cells, n_ctx)
+
+
+def settings_of(options: RetentionOptions, type_k: KVType, type_v: KVType) -> dict[str, int | str]:
+    """What else than policy, scope and budget decides what a cache predicts, by name."""
+    return {name: getattr(options, name) for name in _SETTINGS} | {"type_k": type_k.name, "type_v": type_v.name}
+
+
+def _checked(found: Any) -> dict[str, Any]:
+    """Contents of a file whose cells are a budget."""
+    if not isinstance(found, dict) or set(found) != {field.name for field in fields(Recommendation)}:
+        raise ValueError
+    cells, settings = found["cells"], found["settings"]
+    if not isinstance(cells, int) or not 1 <= cells < 2**31 or not isinstance(settings, dict):
+        raise ValueError
+    return found

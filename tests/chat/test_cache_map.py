@@ -1,0 +1,79 @@
+"""The picture of the cache, and the numbers of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rich.console import Console
+from support.libraries import require_patched
+
+require_patched()
+
+from retain_local.chat.cache_map import kept_share, render_cache_map  # noqa: E402  needs the libraries
+
+
+class Streams:
+    """Stands for a `Retention` with the positions it is given, [layer][head]."""
+
+    def __init__(self, positions: list[list[list[int]]], n_seen: int) -> None:
+        self._positions, self._n_seen = positions, n_seen
+        self.layers = tuple(range(len(positions)))
+
+    def heads(self, layer: int) -> int:
+        return len(self._positions[layer])
+
+    def positions(self, layer: int, head: int) -> np.ndarray:
+        return np.array(self._positions[layer][head], np.int32)
+
+    def stats(self):
+        return type("Stats", (), {"tokens_seen": self._n_seen})
+
+
+def draw(streams: Streams, width: int, height: int) -> list[str]:
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))
+    console.print(render_cache_map(streams, width, height))
+    return console.export_text().splitlines()
+
+
+def test_shares() -> None:
+    streams = Streams([[[9, 0, 1, 5]]], 10)
+    assert kept_share(streams, 0, 0, np.array([0, 2, 6, 10])).tolist() == [1, 0.25, 0.25]
+
+
+def test_one_column_for_each_position() -> None:
+    lines = draw(Streams([[[0, 1, 5], [2]]], 6), 80, 20)
+    assert lines[0] == "    0    5 cells"
+    assert lines[1] == "0.0 ██   █     3" and lines[2] == "0.1   █        1"
+    assert "layer.head" in lines[-1] and "1.0 positions each" in lines[-1]
+
+
+def test_buckets() -> None:
+    row = draw(Streams([[[*range(25), 25, 26, 99]]], 100), 14, 20)[1]
+    assert row == "0.0 █░ ░    28"
+
+
+def test_layers_stand_for_their_heads_where_there_are_many() -> None:
+    lines = draw(Streams([[[0], [0], [1], [1]] for _ in range(10)], 2), 80, 14)
+    assert len(lines) == 12 and lines[1] == "0 ▒▒     4" and "mean of its heads" in lines[-1]
+
+
+def test_an_empty_cache() -> None:
+    assert draw(Streams([[[]]], 0), 80, 20) == ["the cache is empty"]
+
+
+@pytest.mark.parametrize(
+    "n, text",
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.5 KB"),
+        (2_000_000, "2.0 MB"),
+        (123_400_000, "123 MB"),
+        (5e9, "5.0 GB"),
+        (2e12, "2,000 GB"),
+    ],
+)
+def test_bytes_for_people(n: float, text: str) -> None:
+    from retain_local.terminal.byte_format import format_bytes
+
+    assert format_bytes(n) == text

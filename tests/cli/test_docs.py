@@ -1,0 +1,53 @@
+"""The documentation says what the program does."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+from rich.text import Text
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def command_line() -> ModuleType:
+    """The script that writes the page."""
+    spec = importlib.util.spec_from_file_location("command_line", ROOT / "docs" / "tools" / "command_line.py")
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    return page
+
+
+def test_command_line_page_is_current(command_line: ModuleType) -> None:
+    assert command_line.PAGE.read_text(encoding="utf-8") == command_line.render(), "run docs/tools/command_line.py"
+
+
+def test_no_part_of_a_help_text_is_taken_for_markup(command_line: ModuleType) -> None:
+    """What stands in square brackets vanishes from the screen, or ends the program, unless it is escaped."""
+    for name, command in command_line.leaves(typer.main.get_command(command_line.app), ("retain-local",)):
+        texts = [command.help, command.epilog, *(getattr(parameter, "help", None) for parameter in command.params)]
+        for text in filter(None, texts):
+            assert not Text.from_markup(text).spans, f"{name}: {text}"
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name)
+def test_links_and_named_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (page.parent / target).exists(), target
+    for target in re.findall(r"`((?:native|retain_local|gates|tests|docs)/[\w./-]*)`", text):
+        assert (ROOT / target).exists() or (ROOT / target.rstrip("/")).exists(), target
+
+
+def test_patch_size_is_as_documented() -> None:
+    changed = sum(
+        bool(re.match(r"[+-](?![+-])", line))
+        for patch in (ROOT / "native" / "patches").glob("*.patch")
+        for line in patch.read_text(encoding="utf-8").splitlines()
+    )
+    assert f"{changed} changed lines" in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")

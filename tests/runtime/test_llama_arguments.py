@@ -1,0 +1,185 @@
+"""What `Llama` takes, and what it refuses with one line."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import TinyFiles
+from retain_local.errors import RetainError, UsageError
+from support.libraries import require_patched
+from support.llamas import greedy, load, prompt, text
+
+require_patched()
+
+import llama_cpp  # noqa: E402  needs the libraries
+from retain_local import Llama  # noqa: E402
+
+
+def test_it_is_the_parents_class(tiny: TinyFiles) -> None:
+    llm = load(tiny.model("llama"), policy="window")
+    assert isinstance(llm, llama_cpp.Llama)
+    assert llm.retention.policy == "window" and not llm.retention.has_gates
+
+
+def test_context_and_budget_default_to_the_model(tiny: TinyFiles) -> None:
+    llm = Llama(str(tiny.model("llama")), policy="window")
+    assert llm.n_ctx() == 4096 and llm.retention.budget == 2048
+
+
+def test_gates_beside_the_model_are_found(tiny: TinyFiles, tmp_path: Path) -> None:
+    model = Path(shutil.copy(tiny.model("llama"), tmp_path / "m.gguf"))
+    shutil.copy(tiny.gates("llama"), tmp_path / "m.gates.gguf")
+    llm = load(model)
+    assert llm.retention.policy == "gate" and llm.retention.has_gates
+    llm.eval(prompt(llm, 10))
+    assert (llm.retention.log_beta(0, 0) < 0).all()
+
+
+@pytest.mark.parametrize("name", ["f32", "f16", "bf16", "q8_0", "q4_0"])
+def test_kv_types_by_name(tiny: TinyFiles, name: str) -> None:
+    llm = load(tiny.model("llama"), policy="window", budget=64, type_k=name, type_v=name)
+    greedy(llm, prompt(llm, 150), 20)
+    row = {"f32": 128, "f16": 64, "bf16": 64, "q8_0": 34, "q4_0": 18}[name]
+    assert llm.retention.stats().bytes_cell == 2 * row
+    assert llm.options.resolve(llm.model_file, n_ctx=1024, n_ubatch=32, type_k=_kv(name), type_v=_kv(name)).budget == 64
+
+
+def _kv(name: str) -> Any:
+    from retain_local.kv_types import kv_type
+
+    return kv_type(name)
+
+
+def test_a_type_may_be_a_number_of_the_bindings(tiny: TinyFiles) -> None:
+    llm = load(tiny.model("llama"), policy="window", type_k=llama_cpp.GGML_TYPE_Q8_0)
+    llm.eval(prompt(llm, 5))
+    assert llm.retention.stats().bytes_cell == 34 + 128
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"budget": 0}, "at least 1"),
+        ({"budget": -1}, "at least 1"),
+        ({"budget": "much"}, "not a number of cells"),
+        ({"budget": 10**12}, "more than the context"),
+        ({"policy": "best"}, "not one of"),
+        ({"type_k": "q9"}, "KV type 'q9' is not one of"),
+        ({"n_ctx": -1}, "context of -1 tokens is out of range"),
+        ({"n_batch": 0}, "batch is 0"),
+        ({"n_ubatch": -3}, "ubatch is -3"),
+        ({"embedding": True}, "use llama_cpp.Llama"),
+        ({"draft_model": lambda tokens: tokens, "policy": "window"}, "needs the policy 'none'"),
+    ],
+)
+def test_wrong_arguments(tiny: TinyFiles, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        load(tiny.model("llama"), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_model(tmp_path: Path, tiny: TinyFiles) -> None:
+    with pytest.raises(RetainError, match="no such file"):
+        load(tmp_path / "absent.gguf")
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(tiny.model("llama").read_bytes()[:-1000])
+    with pytest.raises(RetainError, match="broken.gguf: .*file bounds"):
+        load(broken, policy="window")
+
+
+def test_gates_of_another_model(tiny: TinyFiles) -> None:
+    with pytest.raises(RetainError) as caught:
+        load(tiny.model("llama"), gates=tiny.gates("qwen3"))
+    assert "\n" not in str(caught.value) and "qwen3" in str(caught.value)
+
+
+def test_a_failed_load_leaves_the_next_context_alone(tiny: TinyFiles) -> None:
+    with pytest.raises(RetainError):
+        load(tiny.model("llama"), gates=tiny.gates("qwen3"))
+    stock = llama_cpp.Llama(str(tiny.model("llama")), n_ctx=128, verbose=False)
+    from retain_local.bindings import retain_h
+
+    assert not retain_h.is_enabled(stock.ctx)
+    stock.close()
+
+
+def test_a_context_longer_than_trained_warns_once(tiny: TinyFiles, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "retain_local"):
+        llm = load(tiny.model("llama"), policy="window", budget=64, n_ctx=5000)
+        greedy(llm, prompt(llm, 10), 2)
+    assert [record.message for record in caplog.records] == [
+        "the context of 5000 tokens is longer than the 4096 the model was trained for; expect worse text beyond"
+    ]
+
+
+def test_auto_says_once_that_there_are_no_gates(
+    tiny: TinyFiles, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    model = Path(shutil.copy(tiny.model("llama"), tmp_path / "m.gguf"))
+    with caplog.at_level(logging.INFO, "retain_local"):
+        load(model)
+    assert len(caplog.records) == 1 and "using the policy 'window'" in caplog.text
+
+
+def test_nothing_is_printed(tiny: TinyFiles, capfd: pytest.CaptureFixture[str]) -> None:
+    llm = load(tiny.model("llama"), policy="window", n_ctx=8192, budget=64)
+    llm.create_completion(text(100), max_tokens=5)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_verbose_shows_the_native_log(tiny: TinyFiles, capfd: pytest.CaptureFixture[str]) -> None:
+    load(tiny.model("llama"), policy="window", verbose=True)
+    assert "llama_model_loader" in capfd.readouterr().err
+
+
+def test_loading_reports_progress(tiny: TinyFiles) -> None:
+    seen: list[float] = []
+    load(tiny.model("llama"), policy="window", on_load=seen.append)
+    assert seen[-1] == 1.0 and seen == sorted(seen)
+
+
+def test_ctrl_c_while_loading(tiny: TinyFiles) -> None:
+    def stop(fraction: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        load(tiny.model("llama"), policy="window", on_load=stop)
+
+
+def test_an_odd_context_has_room_to_its_end(tiny: TinyFiles) -> None:
+    # llama.cpp rounds the context up to a multiple of 256
+    llm = load(tiny.model("llama"), policy="window", budget=50, n_ctx=100, logits_all=True)
+    assert llm.n_ctx() == 256
+    greedy(llm, prompt(llm, 150), 105)
+    assert llm.n_tokens == 254
+
+
+def test_vocab_only_has_no_cache(tiny: TinyFiles) -> None:
+    llm = Llama(tiny.model("llama"), vocab_only=True)
+    assert llm.tokenize(b"ab")
+    with pytest.raises(RetainError, match="vocab_only"):
+        llm.retention.stats()
+
+
+def test_a_closed_model(tiny: TinyFiles) -> None:
+    llm = load(tiny.model("llama"), policy="window")
+    retention = llm.retention
+    llm.close()
+    with pytest.raises(RetainError, match="closed"):
+        retention.stats()
+
+
+def test_pickling_keeps_the_options(tiny: TinyFiles) -> None:
+    llm = load(tiny.model("llama"), gates=tiny.gates("llama"), budget=77, prefill="full", sinks=2)
+    again = pickle.loads(pickle.dumps(llm))
+    assert again.options == llm.options and again.retention.budget == 77
+
+
+def test_logits_of_every_token_that_do_not_fit(tiny: TinyFiles) -> None:
+    with pytest.raises(RetainError, match="not enough memory for the logits"):
+        load(tiny.model("llama"), policy="window", budget=64, n_ctx=200_000_000, logits_all=True)
