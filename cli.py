@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from retain_local.commands import options as o
-from retain_local.commands.gates import gates_app
 from retain_local.commands.app import run_app
+from retain_local.commands.gates import gates_app
 
 app = typer.Typer(
     name="retain-local",
@@ -78,8 +78,8 @@ def chat(
     )  # fmt: skip
     llm = load_model(model, options)
 
-    from retain_local.chat.ui import ChatUI
     from retain_local.chat.session import Session
+    from retain_local.chat.ui import ChatUI
 
     raise typer.Exit(ChatUI(Session(llm, system, sampling)).run())
 
@@ -358,7 +358,19 @@ def bench(
     run_bench(
         model,
         BenchOptions(
-            depths, tokens, repeat, threads, ubatch, type_k, type_v, n_gpu_layers, vs_stock, anyway, json, plot, retention
+            depths,
+            tokens,
+            repeat,
+            threads,
+            ubatch,
+            type_k,
+            type_v,
+            n_gpu_layers,
+            vs_stock,
+            anyway,
+            json,
+            plot,
+            retention,
         ),
     )
 

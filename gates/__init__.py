@@ -1,11 +1,11 @@
 """Gates: making them, reading and writing their sidecars, looking into them."""
 
+from ..models.gguf_header import GateFileError
+from .sidecar.file import GateInfo, Sidecar, read_sidecar, write_sidecar
 from .sidecar.fingerprint import base_fingerprint
 from .sidecar.forward import log_beta
-from ..models.gguf_header import GateFileError
-from .sidecar.inspect import describe_sidecar, facts_table, sidecar_table
 from .sidecar.gate_set import GateSet, LayerGate, Linear
-from .sidecar.file import GateInfo, Sidecar, read_sidecar, write_sidecar
+from .sidecar.inspect import describe_sidecar, facts_table, sidecar_table
 
 __all__ = [
     "GateFileError",

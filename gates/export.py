@@ -8,12 +8,12 @@ from pathlib import Path
 
 from ..errors import RetainError
 from ..models.model_file import ModelFile, read_model_file
-from .checkpoint.read import Checkpoint, checkpoint_license, read_checkpoint
 from .checkpoint.architecture import gguf_architecture
 from .checkpoint.layout import CheckpointError
+from .checkpoint.read import Checkpoint, checkpoint_license, read_checkpoint
+from .sidecar.file import GateInfo, Sidecar, write_sidecar
 from .sidecar.fingerprint import base_fingerprint
 from .sidecar.gate_set import GateSet
-from .sidecar.file import GateInfo, Sidecar, write_sidecar
 
 
 @dataclass(frozen=True)

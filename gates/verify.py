@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from ..bindings.capture import Capture
 from ..errors import RetainError
 from ..llama import Llama
 from ..models.model_file import read_model_file
-from ..bindings.capture import Capture
 from .checkpoint.read import read_checkpoint
 from .export import check_pair
+from .sidecar.file import Sidecar, read_sidecar
 from .sidecar.forward import log_beta
 from .sidecar.gate_set import GateSet
-from .sidecar.file import Sidecar, read_sidecar
 
 import llama_cpp  # isort: skip  the modules above have loaded the libraries
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from .bindings import retain_h
-from .errors import RetainError
 from .bindings.interrupt import stoppable
+from .errors import RetainError
 from .options import RetentionOptions
 from .retention import SEQUENCE, Retention
 

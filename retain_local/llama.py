@@ -13,8 +13,9 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from .bindings import retain_h, log
+from .bindings import log, retain_h
 from .bindings.context import armed
+from .bindings.tokenizer import SafeTokenizer
 from .decoding import CachedLlama
 from .errors import RetainError, UsageError
 from .kv_types import kv_type
@@ -22,7 +23,6 @@ from .models.model_file import read_model_file
 from .options import RetentionOptions
 from .retention import Retention
 from .system_prompt import system_length, system_text
-from .bindings.tokenizer import SafeTokenizer
 
 import llama_cpp  # isort: skip  the modules above have loaded the libraries
 from llama_cpp.llama import LlamaState  # isort: skip
@@ -115,7 +115,18 @@ class Llama(CachedLlama):
         self.on_prompt = on_prompt
         types = kv_type(type_k), kv_type(type_v)
         options = RetentionOptions(
-            budget, buffer, gates, policy, scope, policy_seed, sinks, recent, min_per_head, lookahead, prefill, pin_system
+            budget,
+            buffer,
+            gates,
+            policy,
+            scope,
+            policy_seed,
+            sinks,
+            recent,
+            min_per_head,
+            lookahead,
+            prefill,
+            pin_system,
         )
         parent = dict(
             n_ctx=n_ctx,

@@ -6,11 +6,11 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .recommendation import recommended_budget, settings_of
 from .budget import AUTO_BUDGET, parse_budget
 from .errors import RetainError, UsageError
 from .kv_types import KVType
 from .models.model_file import ModelFile
+from .recommendation import recommended_budget, settings_of
 
 # auto, and those of the native library in its order; written out, since reading the help does not load it
 POLICIES = ("auto", "gate", "window", "knorm", "keydiff", "snapkv", "random", "none")

@@ -9,11 +9,10 @@ from pathlib import Path
 # machine. Read when the native libraries are loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
-
-from support.tiny_gates import random_gates, write_tiny_gates  # noqa: E402
-from support.tiny_models import TINY_MODELS, write_tiny_model  # noqa: E402
+import pytest
+from hypothesis import settings
+from support.tiny_gates import random_gates, write_tiny_gates
+from support.tiny_models import TINY_MODELS, write_tiny_model
 
 # No deadlines: shared machines stall. Under CI the examples are the same in every run.
 settings.register_profile("default", deadline=None, print_blob=True)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import click
 import typer
-from retain_local.cli import app
 from rich.text import Text
+
+from retain_local.cli import app
 
 PAGE = Path(__file__).parents[1] / "reference" / "command-line.md"
 INTRO = """# Command line

@@ -14,7 +14,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m retain_local.gates.bundled", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for all that is made; run again to go on")
     parser.add_argument("--text", type=Path, help="plain UTF-8 text, for fluency")
-    parser.add_argument("--ablations", action="store_true", help="also train the gates that docs/results.md compares with")
+    parser.add_argument(
+        "--ablations", action="store_true", help="also train the gates that docs/results.md compares with"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn at random")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     args = parser.parse_args()

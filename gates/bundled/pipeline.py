@@ -11,9 +11,9 @@ from random import Random
 import torch
 from transformers import Qwen3ForCausalLM
 
-from ..train.screen import train
 from ..checkpoint.layout import SAFETENSORS_FILE
 from ..train.options import TrainOptions
+from ..train.screen import train
 from .mixture import training_conversation
 from .to_gguf import write_model
 from .tokenizer import Tokenizer, for_transformers, load_or_train

@@ -121,7 +121,13 @@ class BaseTraining:
 
     def __init__(self, tokenizer: Tokenizer, text: Tensor, work: Path, seed: int, n_tokens: int):
         torch.manual_seed(seed)
-        self.tokenizer, self.text, self.path, self.seed, self.n_tokens = tokenizer, text, work / "model.pt", seed, n_tokens
+        self.tokenizer, self.text, self.path, self.seed, self.n_tokens = (
+            tokenizer,
+            text,
+            work / "model.pt",
+            seed,
+            n_tokens,
+        )
         self.model = new_model(base_config(tokenizer.get_vocab_size(), CONTEXT))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
         self.words = task_tokens(tokenizer, seed)

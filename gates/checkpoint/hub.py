@@ -8,11 +8,11 @@ from pathlib import Path
 from huggingface_hub.errors import HTTPError
 
 from ...errors import RetainError
-from .read import INDEX_SUFFIX, README_FILE, choose_weights
-from .layout import CONFIG_FILE
-from .safetensors import shard_files
-from ...models.hub import UNFINISHED, list_files, why
 from ...models.download import download
+from ...models.hub import UNFINISHED, list_files, why
+from .layout import CONFIG_FILE
+from .read import INDEX_SUFFIX, README_FILE, choose_weights
+from .safetensors import shard_files
 
 
 @dataclass(frozen=True)

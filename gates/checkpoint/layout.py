@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import RetainError
-from ..sidecar.gate_set import RG, RG10, VARIANTS, GateSet, LayerGate
 from ..sidecar.file import MAX_FF, MAX_LAYERS, MAX_WIDTH
+from ..sidecar.gate_set import RG, RG10, VARIANTS, GateSet, LayerGate
 
 CONFIG_FILE = "config.json"
 TORCH_FILE = "trimkv_weights.pth"

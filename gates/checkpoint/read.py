@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..sidecar.gate_set import RG10, GateFileError, GateSet, LayerGate, Linear
 from .layout import (
     CONFIG_FILE,
     FINAL_PARTS,
@@ -24,7 +25,6 @@ from .layout import (
 from .safetensors import read_json, read_safetensors, read_shards
 from .tensor import StoredTensor
 from .torch_file import read_torch
-from ..sidecar.gate_set import RG10, GateFileError, GateSet, LayerGate, Linear
 
 README_FILE = "README.md"
 INDEX_SUFFIX = ".safetensors.index.json"

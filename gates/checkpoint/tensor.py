@@ -73,7 +73,9 @@ class StoredTensor:
         CheckpointError : the type is not a float, or the file cannot be read.
         """
         if self.dtype not in FLOATS:
-            raise CheckpointError(f"{self.path}: a gate has numbers of {self.dtype[:40]}, not one of {', '.join(FLOATS)}")
+            raise CheckpointError(
+                f"{self.path}: a gate has numbers of {self.dtype[:40]}, not one of {', '.join(FLOATS)}"
+            )
         stored = np.dtype(self.order + DTYPES[self.dtype])
         try:
             flat = np.fromfile(self.path, stored, self._extent, offset=self.start + self.offset * stored.itemsize)

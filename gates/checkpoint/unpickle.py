@@ -32,7 +32,7 @@ class UnpickleError(ValueError):
 class Global:
     """A global of the allow-list: `build` makes what a call of it stands for; None: it is only named, never called."""
 
-    __slots__ = ("name", "build")
+    __slots__ = ("build", "name")
 
     def __init__(self, name: str, build: Callable[..., Any] | None = None) -> None:
         self.name, self.build = name, build
@@ -59,7 +59,7 @@ def unpickle(data: bytes, allowed: Mapping[str, Global], load: Callable[[Any], A
         raise UnpickleError(f"its pickle has {len(data):,} bytes, which is too much for a list of tensors")
     machine = _Machine(allowed, load)
     try:
-        for n, (opcode, argument, at) in enumerate(pickletools.genops(data)):
+        for n, (opcode, argument, _at) in enumerate(pickletools.genops(data)):
             if n >= MAX_OPCODES:
                 raise UnpickleError(f"its pickle has more than {MAX_OPCODES:,} steps")
             machine.step(opcode.name, argument)

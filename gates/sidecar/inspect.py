@@ -10,8 +10,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from .gate_set import GateSet, Linear
 from .file import read_sidecar
+from .gate_set import GateSet, Linear
 
 
 def describe_sidecar(path: str | os.PathLike[str]) -> dict[str, Any]:

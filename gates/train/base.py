@@ -121,7 +121,9 @@ class BaseModel:
     ) -> tuple[Tensor, None]:  # fmt: skip
         for name, what in _REFUSED.items():
             if kwargs.get(name) is not None:
-                raise RetainError(f"the attention of {type(self.model).__name__} has {what}, which gates cannot be trained for")
+                raise RetainError(
+                    f"the attention of {type(self.model).__name__} has {what}, which gates cannot be trained for"
+                )
         reading = kwargs[READING]
         log_beta = reading.log_betas[module.layer_idx] if reading.gates is not None else None
         scaling = q.shape[-1] ** -0.5 if scaling is None else scaling
@@ -140,7 +142,9 @@ class BaseModel:
         for layer in self.layers:
             layer.retain_local_base = self._attend
         seen: list[int] = []
-        handles = [layer.register_forward_hook(lambda module, *_: seen.append(module.layer_idx)) for layer in self.layers]
+        handles = [
+            layer.register_forward_hook(lambda module, *_: seen.append(module.layer_idx)) for layer in self.layers
+        ]
         positions = torch.arange(_PROBE_TOKENS, device=self.device)[None]
         try:
             hidden, _ = self.hidden(ids, positions, torch.zeros_like(ids))

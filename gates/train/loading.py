@@ -50,7 +50,9 @@ def gate_activation(base: BaseModel) -> str:
     """
     name = getattr(base.config, "hidden_act", None) or getattr(base.config, "hidden_activation", None)
     if name not in _ACTIVATIONS:
-        raise RetainError(f"the base model's activation {name!r} is not one that gates can have: {', '.join(_ACTIVATIONS)}")
+        raise RetainError(
+            f"the base model's activation {name!r} is not one that gates can have: {', '.join(_ACTIVATIONS)}"
+        )
     return _ACTIVATIONS[name]
 
 

@@ -15,8 +15,8 @@ from ..sidecar.file import WEIGHT_TYPES
 from .options import TrainOptions
 
 if TYPE_CHECKING:
-    from .training import Prepared
     from .trainer import Progress as Step
+    from .training import Prepared
 
 _PACKAGES = ("torch", "transformers", "safetensors", "tokenizers")
 _LINES = 20  # of losses on the whole, beside the bar
@@ -74,7 +74,9 @@ class TrainingScreen:
         self._bar.stop()
 
     def start(self, prepared: Prepared) -> None:
-        skipped = f", {prepared.n_skipped:,} documents without anything to learn from left out" * bool(prepared.n_skipped)
+        skipped = f", {prepared.n_skipped:,} documents without anything to learn from left out" * bool(
+            prepared.n_skipped
+        )
         self.console.print(
             f"{prepared.n_parameters:,} parameters on {prepared.device}, base model in {prepared.dtype};"
             f" {prepared.n_rows:,} rows with {prepared.n_tokens:,} tokens{skipped}"

@@ -10,8 +10,8 @@ import argparse
 import pathlib
 from statistics import median
 
-from retain_local.bindings import library
 from retain_local.bench.side import Side
+from retain_local.bindings import library
 from retain_local.errors import RetainError
 from retain_local.models.model_file import read_model_file
 

@@ -9,6 +9,7 @@ import argparse
 import pathlib
 
 import numpy as np
+
 from retain_local.gates import GateInfo, GateSet, LayerGate, Linear, base_fingerprint, write_sidecar
 from retain_local.models.model_file import read_model_file
 

@@ -24,8 +24,9 @@ from console import BuildError
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(prog="builder", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="builder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     common = argparse.ArgumentParser(add_help=False)
@@ -57,8 +58,9 @@ def run(args):
         clean_cache()
         return 0
 
-    variant = {"stock": "stock", "test": "sanitize" if args.command == "test" and args.sanitize
-               else "release"}.get(args.command, "release")
+    variant = {"stock": "stock", "test": "sanitize" if args.command == "test" and args.sanitize else "release"}.get(
+        args.command, "release"
+    )
     defines = dict(define.partition("=")[::2] for define in args.defines)
     if directory := defines.pop("RETAIN_UPSTREAM_DIR", None):
         os.environ["RETAIN_UPSTREAM_DIR"] = directory

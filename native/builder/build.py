@@ -58,9 +58,11 @@ def locked(path):
     with open(path, "w") as file:
         if os.name == "nt":
             import msvcrt
+
             msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
         else:
             import fcntl
+
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -89,8 +91,13 @@ class Build:
         self.log = self.root / "build.log"
         # ccache: paths relative to the root let the variants share objects; -march=native means another thing on
         # another CPU, so objects are shared between equal machines only
-        self.env = {**os.environ, "CCACHE_BASEDIR": str(self.root), "CCACHE_NOHASHDIR": "1",
-                    "CCACHE_NAMESPACE": machine, "GIT_CEILING_DIRECTORIES": str(self.root)}
+        self.env = {
+            **os.environ,
+            "CCACHE_BASEDIR": str(self.root),
+            "CCACHE_NOHASHDIR": "1",
+            "CCACHE_NAMESPACE": machine,
+            "GIT_CEILING_DIRECTORIES": str(self.root),
+        }
 
     @contextlib.contextmanager
     def prepared(self):
@@ -120,9 +127,17 @@ class Build:
             stamp.write_text(wanted)
 
     def configure(self):
-        command = [self.cmake, "-S", str(self.root / "native"), "-B", str(self.directory), "-DRETAIN_BUILD_TESTS=ON",
-                   f"-DRETAIN_LLAMA_DIR={self.root / 'llama.cpp'}", f"-DRETAIN_UPSTREAM_VERSION={upstream.VERSION}",
-                   *(f"-D{name}={value}" for name, value in sorted(self.options.items()))]
+        command = [
+            self.cmake,
+            "-S",
+            str(self.root / "native"),
+            "-B",
+            str(self.directory),
+            "-DRETAIN_BUILD_TESTS=ON",
+            f"-DRETAIN_LLAMA_DIR={self.root / 'llama.cpp'}",
+            f"-DRETAIN_UPSTREAM_VERSION={upstream.VERSION}",
+            *(f"-D{name}={value}" for name, value in sorted(self.options.items())),
+        ]
         if self.ninja:
             command += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={self.ninja}"]
         stamp = self.root / "configure.stamp"
@@ -137,24 +152,58 @@ class Build:
         stamp.write_text("\n".join(command))
 
     def compile(self, target, what):
-        command = [self.cmake, "--build", str(self.directory), "--config", self.options["CMAKE_BUILD_TYPE"],
-                   "--parallel", str(self.jobs), "--target", target]
-        lines = run_logged(command, f"building {what}", self.log, self.env,
-                           rename=[("../native/", f"{self.root}/native/"), (f"{self.root}/native", str(NATIVE))])
+        command = [
+            self.cmake,
+            "--build",
+            str(self.directory),
+            "--config",
+            self.options["CMAKE_BUILD_TYPE"],
+            "--parallel",
+            str(self.jobs),
+            "--target",
+            target,
+        ]
+        lines = run_logged(
+            command,
+            f"building {what}",
+            self.log,
+            self.env,
+            rename=[("../native/", f"{self.root}/native/"), (f"{self.root}/native", str(NATIVE))],
+        )
         for line in lines:
             if line.startswith(str(NATIVE)) and "warning:" in line:
                 print(line, file=sys.stderr)
 
     def install(self, directory):
-        command = [self.cmake, "--install", str(self.directory), "--config", self.options["CMAKE_BUILD_TYPE"],
-                   "--component", "retain-local", "--prefix", str(directory)]
+        command = [
+            self.cmake,
+            "--install",
+            str(self.directory),
+            "--config",
+            self.options["CMAKE_BUILD_TYPE"],
+            "--component",
+            "retain-local",
+            "--prefix",
+            str(directory),
+        ]
         run_logged(command, f"copying the libraries to {directory}", self.log, self.env)
 
     def run_tests(self, regex):
         """Run the native tests whose name matches; ctest speaks for itself."""
         ctest = str(pathlib.Path(self.cmake).with_name("ctest"))
-        return subprocess.run([ctest, "--test-dir", str(self.directory), "-C", self.options["CMAKE_BUILD_TYPE"],
-                               "--output-on-failure", "--no-tests=error", "-R", regex]).returncode
+        return subprocess.run(
+            [
+                ctest,
+                "--test-dir",
+                str(self.directory),
+                "-C",
+                self.options["CMAKE_BUILD_TYPE"],
+                "--output-on-failure",
+                "--no-tests=error",
+                "-R",
+                regex,
+            ]
+        ).returncode
 
     @property
     def library_directory(self):

@@ -29,8 +29,16 @@ def run_logged(command, what, log, env=None, cwd=None, rename=()):
     lines = []
     with open(log, "a", encoding="utf-8") as out:
         out.write(f"$ {' '.join(map(str, command))}\n")
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env, cwd=cwd,
-                                   text=True, encoding="utf-8", errors="replace")
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=env,
+            cwd=cwd,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
         for line in process.stdout:
             for old, new in rename:
                 line = line.replace(old, new)
@@ -46,7 +54,7 @@ def run_logged(command, what, log, env=None, cwd=None, rename=()):
         # the first error is the one to read; compiler commands, later errors and earlier warnings are noise
         lines = [line for line in lines if len(line) < 400]
         first = next((i for i, line in enumerate(lines) if ERROR.search(line)), len(lines) - EXCERPT_LINES)
-        excerpt = lines[max(first - 2, 0):][:EXCERPT_LINES]
+        excerpt = lines[max(first - 2, 0) :][:EXCERPT_LINES]
         raise BuildError("\n".join([f"failed: {what}", *(f"  | {line}" for line in excerpt), f"the whole log: {log}"]))
     seconds = time.monotonic() - started
     if seconds > 10:

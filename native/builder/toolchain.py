@@ -31,8 +31,9 @@ def cmake_version(cmake):
 def missing_tools():
     """Names of the PyPI packages that would supply the build tools that are missing."""
     cmake = find_program("cmake")
-    return ([] if cmake and cmake_version(cmake) >= CMAKE_MINIMUM else ["cmake"]) + \
-           ([] if find_program("ninja") else ["ninja"])
+    return ([] if cmake and cmake_version(cmake) >= CMAKE_MINIMUM else ["cmake"]) + (
+        [] if find_program("ninja") else ["ninja"]
+    )
 
 
 def check_cmake(cmake):
@@ -48,16 +49,19 @@ def compiler(variable, names):
     """The compiler that CMake will take, as the start of a command line."""
     command = shlex.split(os.environ.get(variable, "")) or [next(filter(shutil.which, names), names[0])]
     if not shutil.which(command[0]):
-        raise BuildError(f"no {'C++' if variable == 'CXX' else 'C'} compiler: {command[0]} is not on the PATH "
-                         "(Debian, Ubuntu: apt install build-essential; Fedora: dnf install gcc-c++; "
-                         f"macOS: xcode-select --install), or name one in {variable}.")
+        raise BuildError(
+            f"no {'C++' if variable == 'CXX' else 'C'} compiler: {command[0]} is not on the PATH "
+            "(Debian, Ubuntu: apt install build-essential; Fedora: dnf install gcc-c++; "
+            f"macOS: xcode-select --install), or name one in {variable}."
+        )
     return command
 
 
 def check_cuda():
     if not (os.environ.get("CUDACXX") or shutil.which("nvcc")):
-        raise BuildError("RETAIN_CUDA is on but nvcc is not on the PATH: install the CUDA toolkit, "
-                         "or name its nvcc in CUDACXX.")
+        raise BuildError(
+            "RETAIN_CUDA is on but nvcc is not on the PATH: install the CUDA toolkit, or name its nvcc in CUDACXX."
+        )
 
 
 def fingerprint():

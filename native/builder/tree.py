@@ -14,9 +14,11 @@ from console import BuildError
 
 
 def read_tree(directory, skip=()):
-    return {path.relative_to(directory).as_posix(): path.read_bytes()
-            for path in directory.rglob("*")
-            if path.is_file() and path.relative_to(directory).parts[0] not in skip}
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.relative_to(directory).parts[0] not in skip
+    }
 
 
 def sync(directory, files):
@@ -42,8 +44,10 @@ def patch_command(patch):
         return [git, "-c", "core.autocrlf=false", "apply", "-p1", str(patch)]
     if program := shutil.which("patch"):
         return [program, "-p1", "--batch", "--forward", "--fuzz=0", "-i", str(patch)]
-    raise BuildError("neither git nor patch is installed; one of them is needed to patch llama.cpp "
-                     "(Debian, Ubuntu: apt install patch; macOS: xcode-select --install).")
+    raise BuildError(
+        "neither git nor patch is installed; one of them is needed to patch llama.cpp "
+        "(Debian, Ubuntu: apt install patch; macOS: xcode-select --install)."
+    )
 
 
 def apply_patches(files, patches):
@@ -55,8 +59,14 @@ def apply_patches(files, patches):
         for patch in patches:
             # git must not take a repository around the directory for the one to patch
             env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(directory.resolve().parent)}
-            result = subprocess.run(patch_command(patch.resolve()), cwd=directory, env=env, text=True,
-                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            result = subprocess.run(
+                patch_command(patch.resolve()),
+                cwd=directory,
+                env=env,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
             if result.returncode:
                 raise BuildError(f"{patch.name} does not apply to llama.cpp:\n{result.stdout.strip()}")
         return {**{name: content for name, content in files.items() if name not in names}, **read_tree(directory)}

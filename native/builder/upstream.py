@@ -18,8 +18,10 @@ VENDORED = "vendor/llama.cpp/"
 # what the build of the libraries reads: a fifth of the source distribution
 PARTS = ("CMakeLists.txt", "LICENSE", "cmake/", "ggml/", "include/", "src/", "tools/mtmd/", "vendor/")
 
-OFFLINE_HINT = (f"To build without a network, get the source distribution of {PACKAGE} {VERSION} elsewhere, unpack it, "
-                "and name the unpacked directory in RETAIN_UPSTREAM_DIR.")
+OFFLINE_HINT = (
+    f"To build without a network, get the source distribution of {PACKAGE} {VERSION} elsewhere, unpack it, "
+    "and name the unpacked directory in RETAIN_UPSTREAM_DIR."
+)
 
 
 def local_directory():
@@ -41,8 +43,10 @@ def sdist(cache):
             download(pathlib.Path(directory)).replace(path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != SHA256:
-        raise BuildError(f"{path} has the wrong checksum.\n  expected {SHA256}\n  found    {found}\n"
-                         "Delete the file to download it again.")
+        raise BuildError(
+            f"{path} has the wrong checksum.\n  expected {SHA256}\n  found    {found}\n"
+            "Delete the file to download it again."
+        )
     return path
 
 
@@ -54,9 +58,27 @@ def download(directory):
     # inside an isolated build, PYTHONPATH hides the interpreter's own pip
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PIP_BUILD_TRACKER")}
     result = subprocess.run(
-        [sys.executable, "-m", "pip", "--no-input", "download", "--quiet", "--no-deps", "--no-binary", PACKAGE,
-         "--require-hashes", "--requirement", str(requirements), "--dest", str(directory)],
-        env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "--no-input",
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            PACKAGE,
+            "--require-hashes",
+            "--requirement",
+            str(requirements),
+            "--dest",
+            str(directory),
+        ],
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     files = list(directory.glob("*.tar.gz"))
     if result.returncode or len(files) != 1:
         raise BuildError(f"pip could not download {PACKAGE} {VERSION}:\n{result.stdout.strip()}\n{OFFLINE_HINT}")
@@ -79,10 +101,14 @@ def read_directory(directory):
     """The same from an unpacked source distribution."""
     info = directory / "PKG-INFO"
     if not info.is_file() or not (directory / VENDORED / "CMakeLists.txt").is_file():
-        raise BuildError(f"RETAIN_UPSTREAM_DIR={directory} is not an unpacked source distribution of {PACKAGE}: "
-                         f"it must hold PKG-INFO and {VENDORED}CMakeLists.txt.")
+        raise BuildError(
+            f"RETAIN_UPSTREAM_DIR={directory} is not an unpacked source distribution of {PACKAGE}: "
+            f"it must hold PKG-INFO and {VENDORED}CMakeLists.txt."
+        )
     if f"\nVersion: {VERSION}\n" not in info.read_text(encoding="utf-8"):
         raise BuildError(f"RETAIN_UPSTREAM_DIR={directory} is another version of {PACKAGE}: {VERSION} is needed.")
     root = directory / VENDORED
-    paths = [path for part in PARTS for path in ([root / part] if (root / part).is_file() else (root / part).rglob("*"))]
+    paths = [
+        path for part in PARTS for path in ([root / part] if (root / part).is_file() else (root / part).rglob("*"))
+    ]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file()}

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .result import Audit, BudgetAudit
-from .reading import options_for
-from .tables import BUDGET_HEADS, budget_row, full_row, heading, note, short_names
-from ..divergence.texts import AuditText, token_text
-from .verdict import Bound, conclusion, recommend
-from .worst import Place, worst_places
 from ..divergence.text_cache import TextCache
+from ..divergence.texts import AuditText, token_text
 from ..options import RetentionOptions
-from ..terminal.progress import AuditProgress
-from .pictures import divergence_pictures
 from ..report.files import ReportFiles
 from ..report.kept_text import KeptText, make_kept_text, name_budget
 from ..report.page import render
 from ..report.recorder import Recorder, Trace
+from ..terminal.progress import AuditProgress
+from .pictures import divergence_pictures
+from .reading import options_for
+from .result import Audit, BudgetAudit
+from .tables import BUDGET_HEADS, budget_row, full_row, heading, note, short_names
+from .verdict import Bound, conclusion, recommend
+from .worst import Place, worst_places
 
 if TYPE_CHECKING:
     from ..llama import Llama

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .result import Audit, BudgetAudit
-from .verdict import Bound
 from ..report.budget_axis import label_budgets
 from ..report.style import FAINT, INK, Picture, add_legend, new_figure, series, styled
+from .result import Audit, BudgetAudit
+from .verdict import Bound
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

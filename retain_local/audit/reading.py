@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..divergence.lockstep import diverge
+from ..divergence.texts import AuditText
 from ..errors import UsageError
 from ..evaluation.arms import Budget
 from ..kv_types import KVType, kv_type
 from ..options import RetentionOptions
 from ..recommendation import settings_of
 from .result import Audit, BudgetAudit
-from ..divergence.texts import AuditText
 
 if TYPE_CHECKING:
     from ..llama import Llama

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ..divergence.divergence import Divergence
 from ..divergence.summary import Summary, summarize
-from ..evaluation.arms import Budget
 from ..divergence.texts import AuditText
+from ..evaluation.arms import Budget
 
 
 @dataclass(frozen=True)

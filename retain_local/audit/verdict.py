@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..terminal.byte_format import format_bytes
 from ..divergence.summary import Summary
 from ..errors import UsageError
+from ..terminal.byte_format import format_bytes
 from .result import Audit, BudgetAudit
 
 # Between what q4_K_M (0.031) and q4_0 (0.072) weights cost Llama 3 8B, by llama.cpp's own table: a loss that most

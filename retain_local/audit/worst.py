@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .result import BudgetAudit
 from ..divergence.texts import AuditText
+from .result import BudgetAudit
 
 APART = 32  # tokens between two places of one text, so that one bad passage is not all that is shown
 BEFORE = 48  # characters shown before a token

@@ -27,7 +27,15 @@ class BenchSession:
     """
 
     def __init__(
-        self, model: str, n_ctx: int, n_ubatch: int, n_threads: int, type_k: int, type_v: int, n_gpu_layers: int, seed: int
+        self,
+        model: str,
+        n_ctx: int,
+        n_ubatch: int,
+        n_threads: int,
+        type_k: int,
+        type_v: int,
+        n_gpu_layers: int,
+        seed: int,
     ) -> None:
         self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p())

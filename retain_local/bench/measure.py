@@ -73,7 +73,13 @@ class Measurement:
     """
 
     def __init__(
-        self, sides: Sequence[Side], shallow: Side, n_ubatch: int, n_write: int, repeat: int, on_step: Callable[[str], None]
+        self,
+        sides: Sequence[Side],
+        shallow: Side,
+        n_ubatch: int,
+        n_write: int,
+        repeat: int,
+        on_step: Callable[[str], None],
     ) -> None:
         self._sides, self._shallow = sides, shallow
         self._n_ubatch, self._n_write, self._repeat = n_ubatch, n_write, repeat

@@ -31,7 +31,10 @@ def save_plot(path: Path, rows: Sequence[Row], title: str) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
     depths = [row.depth for row in rows]
-    for axis, what, values in ((axes[0], "reading", [row.read for row in rows]), (axes[1], "writing", [row.write for row in rows])):
+    for axis, what, values in (
+        (axes[0], "reading", [row.read for row in rows]),
+        (axes[1], "writing", [row.write for row in rows]),
+    ):
         for name, colour in _COLOURS.items():
             if name in values[0]:
                 axis.plot(depths, [value[name] for value in values], "o-", color=colour, label=name)

@@ -36,7 +36,12 @@ def filled_state(sample: npt.NDArray[np.uint8], n: int) -> npt.NDArray[np.uint8]
         raise RetainError("the state of stock llama.cpp has another layout than expected: no depth can be filled")
     meta = np.zeros(n, _META)
     meta["pos"], meta["n_seq"] = np.arange(n), 1
-    parts = [sample[:_HEADER], np.frombuffer(struct.pack("<II", 1, n), np.uint8), meta.view(np.uint8), sample[at : at + 8]]
+    parts = [
+        sample[:_HEADER],
+        np.frombuffer(struct.pack("<II", 1, n), np.uint8),
+        meta.view(np.uint8),
+        sample[at : at + 8],
+    ]
     at += 8
     for _ in range(2 * n_layer):
         _, n_row = struct.unpack_from("<iQ", sample, at)

@@ -7,9 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from . import retain_h
 from ..options import RetentionOptions
-
+from . import retain_h
 
 _SCOPES = {"global": retain_h.SCOPE_GLOBAL, "layer": retain_h.SCOPE_LAYER, "head": retain_h.SCOPE_HEAD}
 

@@ -7,11 +7,11 @@ import sys
 
 from rich.console import Console
 
-from .template import ChatTemplate
-from .generation import Generation, Sampling
 from ..llama import Llama
 from ..terminal.progress import PromptProgress
+from .generation import Generation, Sampling
 from .stats import as_json, stats_line
+from .template import ChatTemplate
 
 
 def run_prompt(llm: Llama, prompt: str, sampling: Sampling, *, chat: bool, system: str, as_object: bool) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .template import ChatTemplate
 from ..errors import RetainError
+from ..system_prompt import system_text
 from .generation import Generation, Sampling
 from .sequence_state import describe_cache, restore_sequence, save_sequence
 from .session_file import SavedSession, read_session, write_session
-from ..system_prompt import system_text
+from .template import ChatTemplate
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -37,9 +37,9 @@ class Session:
         The last reply, finished or interrupted.
     """
 
-    def __init__(self, llm: Llama, system: str = "", sampling: Sampling = Sampling()) -> None:
+    def __init__(self, llm: Llama, system: str = "", sampling: Sampling | None = None) -> None:
         self.llm = llm
-        self.sampling = sampling
+        self.sampling = sampling or Sampling()
         self.template = ChatTemplate(llm)
         self.last: Generation | None = None
         self.restart(system)

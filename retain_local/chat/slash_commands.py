@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ..budget import parse_budget
-from ..terminal.byte_format import format_bytes
-from .cache_map import render_cache_map
 from ..errors import RetainError
 from ..kv_types import kv_type
+from ..terminal.byte_format import format_bytes
+from .cache_map import render_cache_map
 from .stats import stats_rows
 
 if TYPE_CHECKING:

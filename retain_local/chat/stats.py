@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from .generation import Generation
 from ..retention import RetentionStats
 from ..terminal.byte_format import format_bytes
+from .generation import Generation
 
 
 def stats_line(generation: Generation, stats: RetentionStats) -> str:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from .slash_commands import COMMANDS, ExitChat, run_command
-from .input import read_messages
 from ..errors import RetainError
 from ..terminal.progress import PromptProgress
+from .input import read_messages
 from .session import Session
+from .slash_commands import COMMANDS, ExitChat, run_command
 from .stats import stats_line
 
 

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.markup import escape
 
-from ..errors import RetainError, UsageError
-from ..evaluation.arms import Budget
-from .loading import LoadOptions, find_model, gates_to_load, load_model
-from ..models.model_file import ModelFile
-from ..options import RetentionOptions
-from ..terminal.progress import AuditProgress
-from ..report.files import ReportFiles
 from ..audit.as_json import audit_as_dict
-from ..recommendation import Recommendation, Shelf
 from ..audit.result import Audit, BudgetAudit
 from ..audit.tables import print_audit
-from ..divergence.texts import make_texts, read_files, token_text
 from ..audit.verdict import Bound, conclusion, recommend
+from ..divergence.texts import make_texts, read_files, token_text
+from ..errors import RetainError, UsageError
+from ..evaluation.arms import Budget
+from ..models.model_file import ModelFile
+from ..options import RetentionOptions
+from ..recommendation import Recommendation, Shelf
+from ..report.files import ReportFiles
+from ..terminal.progress import AuditProgress
+from .loading import LoadOptions, find_model, gates_to_load, load_model
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -55,7 +55,7 @@ class AuditOptions:
     n_worst: int = 3
     json: Path | None = None
     store: bool = True
-    report: ReportFiles = ReportFiles()
+    report: ReportFiles = field(default_factory=ReportFiles)
 
 
 def run_audit(model: str, options: AuditOptions, load: LoadOptions) -> int:

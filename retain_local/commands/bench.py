@@ -13,11 +13,6 @@ import gguf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..bindings import library
-from ..errors import RetainError, UsageError
-from ..kv_types import kv_type
-from .loading import find_model
-from ..models.model_file import read_model_file
 from ..bench.machine import check_idle, describe
 from ..bench.measure import OURS, PLAIN, SHALLOW, SHALLOW_DEPTH, STOCK, Depth, Measurement, sides_at
 from ..bench.plot import check_plot, save_plot
@@ -25,6 +20,11 @@ from ..bench.side import Side
 from ..bench.stock import stock_libraries
 from ..bench.summary import summarise
 from ..bench.table import print_tables
+from ..bindings import library
+from ..errors import RetainError, UsageError
+from ..kv_types import kv_type
+from ..models.model_file import read_model_file
+from .loading import find_model
 
 _READ_RATE_BYTES, _READ_RATE_REPEAT = 512 << 20, 5
 _SEED = 0
@@ -163,9 +163,13 @@ def _measure(stack: ExitStack, processes: list[Side], depths: list[int], options
     n_steps = sum(len(sides_at(depth, sides)) for depth in depths) * (1 + 2 * options.repeat)
     bar = stack.enter_context(
         Progress(
-            TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-            console=Console(stderr=True), transient=True,
-        )  # fmt: skip
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
     )
     task = bar.add_task("loading", total=n_steps)
     measurement = Measurement(

@@ -10,23 +10,23 @@ from typing import Any
 from rich.console import Console
 
 from ..errors import RetainError, UsageError
-from .loading import find_model
-from ..models.model_file import read_model_file
-from ..paths import BUNDLED_MODEL
-from ..terminal.progress import EvalProgress
-from ..evaluation.example import read_example
-from ..evaluation.page import write_eval_report
-from ..report.files import ReportFiles
-from ..report.kept_text import KeptText
-from ..tasks import TASKS
 from ..evaluation.arms import make_arms
+from ..evaluation.example import read_example
 from ..evaluation.markdown import render_markdown
 from ..evaluation.merge import read_results, read_settings
+from ..evaluation.page import write_eval_report
 from ..evaluation.plan import Plan, PreparedTask, prepare_tasks
 from ..evaluation.records import RecordFile
 from ..evaluation.run import Unit, run_units, units_left
 from ..evaluation.source import find_sources
 from ..evaluation.table import print_results
+from ..models.model_file import read_model_file
+from ..paths import BUNDLED_MODEL
+from ..report.files import ReportFiles
+from ..report.kept_text import KeptText
+from ..tasks import TASKS
+from ..terminal.progress import EvalProgress
+from .loading import find_model
 
 BUNDLED = "bundled"
 _SMALL_MODEL = 32e6  # bytes; threads of a smaller one mostly wait for each other
@@ -53,7 +53,7 @@ class EvalOptions:
     cut: bool = False
     parameters: dict[str, int | None] = field(default_factory=dict)
     load: dict[str, Any] = field(default_factory=dict)
-    report: ReportFiles = ReportFiles()
+    report: ReportFiles = field(default_factory=ReportFiles)
 
 
 def run_eval(model: str, options: EvalOptions) -> None:
@@ -105,7 +105,7 @@ def _read_example(plan: Plan, tasks: list[PreparedTask]) -> tuple[str, list[Kept
         return read_example(plan, tasks, progress)
 
 
-def show_results(files: list[str], markdown: bool, report: ReportFiles = ReportFiles()) -> None:
+def show_results(files: list[str], markdown: bool, report: ReportFiles) -> None:
     """Print the tables of files that `run_eval` wrote, and write a report without pictures of what is kept.
 
     Raises

@@ -156,7 +156,8 @@ def gates_train(
     ] = False,
     gate_size: Annotated[int, typer.Option(help="Width of the gates.")] = 512,
     start_bias: Annotated[
-        float | None, typer.Option(help="Of the final projection. (default: 18 for rg10, 10 for rg)", show_default=False)
+        float | None,
+        typer.Option(help="Of the final projection. (default: 18 for rg10, 10 for rg)", show_default=False),
     ] = None,
     capacity_weight: Annotated[float, typer.Option(help="Weight of the loss that asks for the budget.")] = 1.0,
     kl_weight: Annotated[float, typer.Option(help="Weight of the divergence from the full cache.")] = 0.5,

@@ -10,9 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..terminal.byte_format import format_bytes
 from ..tasks import Question
 from ..tasks.compose import SMALL_TALK
+from ..terminal.byte_format import format_bytes
 from .conversation import Conversation
 
 if TYPE_CHECKING:

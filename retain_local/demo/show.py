@@ -82,9 +82,7 @@ def run_demo(budget: int, n_tokens: int, seed: int) -> None:
     show_results(console, conversation, results)
 
 
-def _run_arm(
-    label: str, options: dict[str, Any], conversation: Conversation, n_ctx: int, width: int
-) -> ArmResult:
+def _run_arm(label: str, options: dict[str, Any], conversation: Conversation, n_ctx: int, width: int) -> ArmResult:
     # one thread: the layers are so small that more of them mostly wait for each other
     arguments = options | {"n_batch": _UBATCH, "n_ubatch": _UBATCH, "buffer": _BUFFER, "n_threads": 1}
     with closing(Llama(BUNDLED_MODEL, n_ctx=n_ctx, n_threads_batch=1, **arguments)) as llm:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..bindings import retain_h, log
+from ..bindings import log, retain_h
 from ..bindings.context import armed
-from ..errors import RetainError
 from ..bindings.interrupt import stoppable
+from ..errors import RetainError
 from ..options import RetentionOptions
 from ..retention import Retention
 

@@ -59,9 +59,7 @@ def read_files(files: Sequence[Path]) -> dict[str, str]:
     return contents
 
 
-def make_texts(
-    llm: Llama, contents: dict[str, str], window: int | None, n_ctx: int | None = None
-) -> list[AuditText]:
+def make_texts(llm: Llama, contents: dict[str, str], window: int | None, n_ctx: int | None = None) -> list[AuditText]:
     """Files as texts, in order.
 
     Parameters

@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..chat.generation import Generation, Sampling
 from ..chat.template import ChatTemplate
 from ..errors import RetainError
-from ..chat.generation import Generation, Sampling
 from ..llama import Llama
 from ..tasks import Item
 from .benchmarks.benchmark import BenchmarkItem, BenchmarkQuestion

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..divergence.texts import token_texts
+from ..report.kept_text import KeptText, make_kept_text, name_budget
+from ..report.recorder import Recorder
+from ..terminal.progress import EvalProgress
 from .arms import Arm
 from .plan import Plan, PreparedTask
 from .run import Runner, Unit
-from ..terminal.progress import EvalProgress
-from ..report.kept_text import KeptText, make_kept_text, name_budget
-from ..report.recorder import Recorder
 
 
 def read_example(plan: Plan, tasks: Sequence[PreparedTask], progress: EvalProgress) -> tuple[str, list[KeptText]]:

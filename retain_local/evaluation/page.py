@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+from ..report.files import ReportFiles
+from ..report.kept_text import KeptText
+from ..report.page import render
 from .merge import Results
+from .pictures import score_picture, text_picture
 from .points import Point, points_by_task, points_together
 from .table import COST_HEADS, COSTS, SCORE_HEADS, cost_row, score_row, title_of_several
 from .text_points import TextPoint, text_points
 from .text_table import TEXT_HEADS, text_row, text_title
-from ..report.files import ReportFiles
-from ..report.kept_text import KeptText
-from ..report.page import render
-from .pictures import score_picture, text_picture
 
 _FIRST = ("model", "gates", "items", "seed")
 _NAMES = {"items": "questions of each task", "n_ctx": "context"}

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from .arms import COMPARED
-from .points import Interval, Point
-from .text_points import TextPoint
 from ..options import SCOPES
 from ..report.budget_axis import label_budgets
 from ..report.style import FAINT, INK, Picture, add_legend, new_figure, series, styled
+from .arms import COMPARED
+from .points import Interval, Point
+from .text_points import TextPoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,9 +62,7 @@ def _file_name(task: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")
 
 
-def _draw_methods(
-    axes: Axes, points: Sequence[AnyPoint], value: Callable[[AnyPoint], Interval], unit: float
-) -> None:
+def _draw_methods(axes: Axes, points: Sequence[AnyPoint], value: Callable[[AnyPoint], Interval], unit: float) -> None:
     arms = [point for point in points if not point.is_full]
     methods = list(dict.fromkeys(point.method for point in arms))
     cells = [point.n_budget for point in arms]

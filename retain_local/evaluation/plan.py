@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..divergence.texts import AuditText
 from ..chat.template import ChatTemplate
+from ..divergence.texts import AuditText
 from ..errors import RetainError, UsageError
 from ..llama import Llama
 from ..models.model_file import ModelFile, read_model_file

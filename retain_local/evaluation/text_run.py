@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..divergence.texts import AuditText
 from ..divergence.divergence import Divergence, Reading
 from ..divergence.lockstep import diverge
+from ..divergence.texts import AuditText
 from ..errors import UsageError
 from ..kv_types import kv_type
 from ..options import RetentionOptions

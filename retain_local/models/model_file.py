@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RetainError
-from .gguf_header import BOOL, STRING, Header, read_header
 from ..kv_types import KVType
+from .gguf_header import BOOL, STRING, Header, read_header
 
 SIDECAR_SUFFIX = ".gates.gguf"
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")

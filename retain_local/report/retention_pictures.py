@@ -33,7 +33,7 @@ def retention_pictures(trace: Trace, name: str) -> list[Picture]:
 def _budget_shares(trace: Trace, name: str) -> Picture:
     cells = measures.by_layer_and_head(trace, measures.cells_of(trace))
     mean = np.nanmean(cells)
-    n_heads, n_layers = cells.shape
+    n_heads, _n_layers = cells.shape
     with styled(**{"axes.grid": False}):
         figure = new_figure(height=float(np.clip(1.4 + 0.3 * n_heads, 1.8, 5.5)))
         axes = figure.add_subplot()

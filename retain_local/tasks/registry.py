@@ -80,7 +80,7 @@ def make_hops(rng: Random, p: Parameters) -> list[Element]:
     n_chains = max(1, p.n_facts // 2)
     _check_names(n_chains * p.n_hops, f"{n_chains} chains of {p.n_hops} hops")
     names = rng.sample(NAMES, n_chains * p.n_hops)
-    chains = [e.chain(rng, names[at :: n_chains], n_traits=2) for at in range(n_chains)]
+    chains = [e.chain(rng, names[at::n_chains], n_traits=2) for at in range(n_chains)]
     return chains + e.decoys(rng, p.n_decoys, [])
 
 
@@ -149,9 +149,7 @@ class Task:
         """The parameters that make a difference to it."""
         return _EVERY_TASK + _READS[self.make]
 
-    def item(
-        self, seed: int | str, count: Callable[[str], int] = count_words, **changes: int
-    ) -> Item:
+    def item(self, seed: int | str, count: Callable[[str], int] = count_words, **changes: int) -> Item:
         """The item of a seed; ``changes`` are fields of `Parameters`. Other seeds, other items.
 
         Raises

@@ -6,18 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import TinyFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from conftest import TinyFiles
 from support.libraries import require_patched
 
 require_patched()
 
+from support.llama_session import CELL_TYPES, Model  # noqa: E402
 from support.reference import SCOPES, Options  # noqa: E402
 from support.rig import N_BATCH, SMALL, Plan, Rig, open_rig, plans  # noqa: E402
 from support.sequence_state import read_sequence  # noqa: E402
-from support.llama_session import CELL_TYPES, Model  # noqa: E402
 from support.tiny_models import N_VOCAB, TINY_MODELS  # noqa: E402
 from support.watch import KEY_POLICIES, N_QUERIES, Watch  # noqa: E402
 
@@ -48,7 +47,9 @@ def test_kept_cells_are_those_of_the_formula(rig: Rig, policy: str, cell_type: s
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("policy", KEY_POLICIES)
 def test_every_scope_and_cell_type(rig: Rig, policy: str, scope: str, cell_type: str) -> None:
-    with Watch(rig.model, SMALL, Options(budget=48, buffer=5, n_ubatch=16, policy=policy, scope=scope), cell_type) as watch:
+    with Watch(
+        rig.model, SMALL, Options(budget=48, buffer=5, n_ubatch=16, policy=policy, scope=scope), cell_type
+    ) as watch:
         for start in range(0, 240, 30):
             watch.decode(TOKENS[start : start + 30])
         assert watch.n_evictions >= 8
@@ -75,7 +76,9 @@ def test_stored_keys_are_those_of_attention(rig: Rig, cell_type: str) -> None:
         saved = read_sequence(watch.session.state(0), SMALL, cell_type)
         for (il, head), stream in saved.streams.items():
             computed = np.concatenate(watch.capture.keys[il])[stream.pos, head]
-            np.testing.assert_array_equal(stream.keys, computed.astype({"f32": np.float32, "f16": np.float16}[cell_type]))
+            np.testing.assert_array_equal(
+                stream.keys, computed.astype({"f32": np.float32, "f16": np.float16}[cell_type])
+            )
 
 
 @pytest.mark.parametrize("policy", KEY_POLICIES)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from conftest import TinyFiles
 from support.libraries import require_patched
 
 require_patched()
 
-from retain_local.bindings import retain_h  # noqa: E402
-
-from support.retained import RetainedSession  # noqa: E402
 from support.llama_session import Model, Session  # noqa: E402
+from support.retained import RetainedSession  # noqa: E402
 from support.tiny_models import N_VOCAB  # noqa: E402
+
+from retain_local.bindings import retain_h  # noqa: E402
 
 TOKENS = np.random.default_rng(4).integers(3, N_VOCAB, 120).tolist()
 

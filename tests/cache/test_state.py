@@ -7,21 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TinyFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from retain_local.errors import RetainError
-
-from conftest import TinyFiles
 from support.libraries import require_patched
 from support.tiny_models import N_VOCAB, TINY_MODELS
 from support.worker import run_worker
 
+from retain_local.errors import RetainError
+
 PATCHED = require_patched()
 
-from retain_local.bindings import retain_h  # noqa: E402
-
-from support.retained import RetainedSession  # noqa: E402
 from support.llama_session import Model  # noqa: E402
+from support.retained import RetainedSession  # noqa: E402
+
+from retain_local.bindings import retain_h  # noqa: E402
 
 BUDGET, BUFFER, N_UBATCH = 32, 16, 16
 CONTEXT = {"n_ctx": 512, "n_batch": 64, "n_ubatch": N_UBATCH}
@@ -106,7 +106,9 @@ def test_a_restored_state_goes_on_under_every_policy(tiny: TinyFiles, model: Mod
 
 def test_a_state_passes_between_policies(tiny: TinyFiles, model: Model) -> None:
     """With queries to a policy that keeps none, and without to one that does."""
-    contexts = [RetainedSession(model, retain_for(tiny, "llama", policy=name), **CONTEXT) for name in ("snapkv", "window")]
+    contexts = [
+        RetainedSession(model, retain_for(tiny, "llama", policy=name), **CONTEXT) for name in ("snapkv", "window")
+    ]
     with contexts[0] as first, contexts[1] as second:
         first.decode(PROMPT)
         assert second.restore(first.state(0), 0) and positions(second) == positions(first)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from conftest import TinyFiles
-from retain_local.errors import RetainError
 from support.data import require_data
 from support.libraries import require_patched
 from support.llamas import load
+
+from retain_local.errors import RetainError
 
 require_patched()
 

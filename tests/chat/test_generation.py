@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from retain_local.errors import RetainError, UsageError
+
 from retain_local.chat.generation import Generation, Sampling
+from retain_local.errors import RetainError, UsageError
 from retain_local.options import RetentionOptions
 
 END = 1000

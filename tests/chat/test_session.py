@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from conftest import TinyFiles
-from retain_local.errors import RetainError
-from retain_local.chat.generation import Sampling
 from support.libraries import require_patched
 from support.llamas import DEFAULTS, kept, load, text
+
+from retain_local.chat.generation import Sampling
+from retain_local.errors import RetainError
 
 require_patched()
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from retain_local.errors import RetainError
+
 from retain_local.chat.session_file import MAGIC, SavedSession, read_session, write_session
+from retain_local.errors import RetainError
 
 SESSION = SavedSession(
     model="ab" * 32,
@@ -73,7 +74,7 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s"
     write_session(path, SESSION)
     whole = path.read_bytes()
-    for size in [*range(0, 60), *range(60, len(whole), 37), len(whole) - 1]:
+    for size in [*range(60), *range(60, len(whole), 37), len(whole) - 1]:
         path.write_bytes(whole[:size])
         with pytest.raises(RetainError):
             read_session(path)

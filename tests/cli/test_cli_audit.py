@@ -75,7 +75,9 @@ def test_nothing_is_kept_unless_wanted(home: Path, tiny: TinyFiles) -> None:
 
 
 def test_the_way_to_use_it_is_spelled_out(home: Path, tiny: TinyFiles) -> None:
-    done = audit(home, tiny, "--text", "b.txt", "--max-kl", "100", "--policy", "window", "--scope", "head", COLUMNS="80")
+    done = audit(
+        home, tiny, "--text", "b.txt", "--max-kl", "100", "--policy", "window", "--scope", "head", COLUMNS="80"
+    )
     wanted = f"--budget auto --policy window --scope head --gates {tiny.gates('llama')}"
     assert done.stdout.rstrip().endswith(wanted)
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from retain_local.cli import main
 from support.command_line import TIMEOUT_S, environment
+
+from retain_local.cli import main
 
 TRAIN_PACKAGES = ("torch", "transformers", "safetensors", "tokenizers")
 # a finder that finds what is installed, the packages of the extra aside

@@ -24,9 +24,7 @@ def screen(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_it_shows_what_each_cache_answers(screen: str) -> None:
-    full, gates, window = (
-        int(n) for n in re.search(r"right .* (\d) of 9 .* (\d) of 9 .* (\d) of 9", screen).groups()
-    )
+    full, gates, window = (int(n) for n in re.search(r"right .* (\d) of 9 .* (\d) of 9 .* (\d) of 9", screen).groups())
     assert full >= 8 and gates >= 7 and window <= 4
 
 

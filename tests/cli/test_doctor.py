@@ -9,9 +9,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from retain_local.bindings import library
 from support.command_line import run
 from support.libraries import require_patched
+
+from retain_local.bindings import library
 
 
 def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,7 +39,15 @@ except RetainError as error:
 def test_a_good_installation(tmp_path: Path) -> None:
     require_patched()
     done = run(tmp_path, "doctor")
-    for word in ("Python", "llama-cpp-python", "libllama", "libmtmd", f"retention API {library.API_VERSION}", "device CPU", "CPU features"):
+    for word in (
+        "Python",
+        "llama-cpp-python",
+        "libllama",
+        "libmtmd",
+        f"retention API {library.API_VERSION}",
+        "device CPU",
+        "CPU features",
+    ):
         assert word in done.stdout
     wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
     # the bundled model is made by training, and need not be there yet

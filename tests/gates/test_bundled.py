@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from retain_local.paths import BUNDLED_MODEL
 from support.libraries import STOCK_VARIABLE, require_patched
 
+from retain_local.paths import BUNDLED_MODEL
+
 PATCHED = require_patched()
+
+from support.worker import run_worker  # noqa: E402
 
 from retain_local import Llama  # noqa: E402  needs the libraries
 from retain_local.evaluation.arms import make_arms  # noqa: E402
@@ -22,7 +25,6 @@ from retain_local.evaluation.run import run_units, units_left  # noqa: E402
 from retain_local.evaluation.source import find_sources  # noqa: E402
 from retain_local.gates import base_fingerprint, read_sidecar  # noqa: E402
 from retain_local.tasks import TASKS, count_words  # noqa: E402
-from support.worker import run_worker  # noqa: E402
 
 GATES = BUNDLED_MODEL.with_suffix(".gates.gguf")
 LOAD = {"n_ubatch": 64, "n_batch": 64, "buffer": 16, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
@@ -63,8 +65,9 @@ def test_any_text_can_be_tokenized(llm: Llama) -> None:
 
 def test_llama_cpp_splits_texts_as_training_did(llm: Llama) -> None:
     pytest.importorskip("transformers")
-    from retain_local.gates.bundled.tokenizer import CHAT_TEMPLATE, new_tokenizer
     from tokenizers import models
+
+    from retain_local.gates.bundled.tokenizer import CHAT_TEMPLATE, new_tokenizer
 
     assert llm.metadata["tokenizer.chat_template"] == CHAT_TEMPLATE
     fields = GGUFReader(BUNDLED_MODEL).fields

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from retain_local.gates.checkpoint.layout import CheckpointError
 from retain_local.gates.checkpoint.safetensors import read_safetensors, read_shards
 from retain_local.gates.checkpoint.tensor import StoredTensor
@@ -176,7 +177,7 @@ def test_a_hostile_header(tmp_path: Path, content: bytes, message: str) -> None:
 
 def test_a_type_that_no_gate_has_does_no_harm(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    path.write_bytes(header({**entry(), **{"b": entry("F8_E4M3", (3, 5), (16, 31))["a"]}}, bytes(31)))
+    path.write_bytes(header({**entry(), "b": entry("F8_E4M3", (3, 5), (16, 31))["a"]}, bytes(31)))
     found = read_safetensors(path)
     assert found["a"].read().tolist() == [0, 0, 0, 0]
     with pytest.raises(CheckpointError, match="F8_E4M3, not one of"):

@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from retain_local.gates import read_sidecar
 
 pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from support.checkpoints import GatedModel, assert_holds, config_for, save_checkpoint  # noqa: E402
-from support.command_line import run  # noqa: E402
-from support.hub_server import COMMIT, Hub, serving  # noqa: E402
-from support.tiny_models import TINY_MODELS  # noqa: E402
+from support.checkpoints import GatedModel, assert_holds, config_for, save_checkpoint
+from support.command_line import run
+from support.hub_server import COMMIT, Hub, serving
+from support.tiny_models import TINY_MODELS
 
 MODEL = TINY_MODELS["qwen3"]
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from conftest import TinyFiles
+
 from retain_local.errors import RetainError
-from retain_local.gates.checkpoint.read import read_checkpoint
 from retain_local.gates.checkpoint.layout import CheckpointError
+from retain_local.gates.checkpoint.read import read_checkpoint
 from retain_local.gates.export import export_checkpoint
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")

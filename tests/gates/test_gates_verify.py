@@ -9,26 +9,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TinyFiles
+from support.libraries import require_patched
+
 from retain_local.errors import RetainError
 from retain_local.gates import GateSet, LayerGate, Linear, read_sidecar, write_sidecar
 from retain_local.gates.checkpoint.layout import state_dict
 from retain_local.models.gguf_header import read_header
 
-from support.libraries import require_patched
-
 require_patched()
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from retain_local.gates.export import export_checkpoint  # noqa: E402
-from retain_local.gates.verify import DEFAULT_TEXT, TOLERANCES, verify_sidecar  # noqa: E402
-from retain_local.bindings.capture import Capture  # noqa: E402
-
 from support.checkpoints import GatedModel, config_for, save_checkpoint  # noqa: E402
 from support.command_line import run  # noqa: E402
-from support.retained import RetainedSession  # noqa: E402
 from support.llama_session import Model  # noqa: E402
+from support.retained import RetainedSession  # noqa: E402
 from support.tiny_gates import write_tiny_gates  # noqa: E402
 from support.tiny_models import N_VOCAB, TINY_MODELS, write_tiny_model  # noqa: E402
+
+from retain_local.bindings.capture import Capture  # noqa: E402
+from retain_local.gates.export import export_checkpoint  # noqa: E402
+from retain_local.gates.verify import DEFAULT_TEXT, TOLERANCES, verify_sidecar  # noqa: E402
 
 KINDS = [("rg10", True), ("rg10", False), ("rg", False)]
 SHAPE = TINY_MODELS["qwen3"]
@@ -63,9 +63,7 @@ def test_an_exported_sidecar_scores_as_its_checkpoint_in_torch(
 
 @pytest.mark.parametrize("weight_type", TOLERANCES)
 @pytest.mark.parametrize(("variant", "tied"), KINDS)
-def test_right_sidecars_pass(
-    tmp_path: Path, tiny: TinyFiles, variant: str, tied: bool, weight_type: str
-) -> None:
+def test_right_sidecars_pass(tmp_path: Path, tiny: TinyFiles, variant: str, tied: bool, weight_type: str) -> None:
     gated = GatedModel(SHAPE, variant, tied, "bf16")
     source = save_checkpoint(tmp_path / "c", gated, config_for(SHAPE, variant, tied), "safetensors")
     out = tmp_path / "out.gguf"
@@ -74,7 +72,7 @@ def test_right_sidecars_pass(
         result = verify_sidecar(out, tiny.model("qwen3"), TEXT, 150, checkpoint, **ONE_THREAD)
         assert result.passed and result.weight_type == weight_type and result.n_tokens == 150
         assert len(result.layers) == SHAPE.n_layer
-        assert all(0 < layer.difference for layer in result.layers)
+        assert all(layer.difference > 0 for layer in result.layers)
         assert all(layer.lowest < layer.highest <= 0 for layer in result.layers)
 
 

@@ -13,6 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from support.tiny_gates import random_gates
+from support.tiny_models import TINY_MODELS, TinyModel, write_tiny_model
+from support.wrong_sidecars import WRONG_SIDECARS, gates_of, write_changed_sidecar
+
 from retain_local.errors import RetainError
 from retain_local.gates import (
     GateFileError,
@@ -28,11 +33,6 @@ from retain_local.gates import (
     write_sidecar,
 )
 from retain_local.gates.sidecar.fingerprint import fnv1a64
-from rich.console import Console
-
-from support.tiny_gates import random_gates
-from support.tiny_models import TINY_MODELS, TinyModel, write_tiny_model
-from support.wrong_sidecars import WRONG_SIDECARS, gates_of, write_changed_sidecar
 
 INFO = GateInfo(
     "llama",

@@ -7,11 +7,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from support.tiny_bases import FAMILIES, REFUSED, tiny_base  # noqa: E402
+
 from retain_local.errors import RetainError  # noqa: E402
 from retain_local.gates.sidecar.forward import log_beta as numpy_log_beta  # noqa: E402
 from retain_local.gates.train.base import BaseModel  # noqa: E402
 from retain_local.gates.train.modules import RetentionGates  # noqa: E402
-from support.tiny_bases import FAMILIES, REFUSED, tiny_base  # noqa: E402
 
 T = 24
 
@@ -86,7 +87,9 @@ def test_gates_change_what_is_said_and_nothing_of_the_model() -> None:
         assert parameter.grad is None and torch.equal(parameter, before[name])
 
 
-@pytest.mark.parametrize("family, reason", [("gpt2", "has 2 layers and 0 of them"), ("gemma2", "cap on its logits|sliding")])
+@pytest.mark.parametrize(
+    "family, reason", [("gpt2", "has 2 layers and 0 of them"), ("gemma2", "cap on its logits|sliding")]
+)
 def test_families_that_cannot_fade(family: str, reason: str) -> None:
     with pytest.raises(RetainError, match=reason):
         BaseModel(tiny_base(REFUSED[family]))

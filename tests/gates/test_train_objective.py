@@ -6,6 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from support.direct_objective import direct_attention, direct_capacity, direct_divergences  # noqa: E402
+from support.tiny_bases import FAMILIES, tiny_base  # noqa: E402
+
 from retain_local.gates.train import attention, capacity, objective  # noqa: E402
 from retain_local.gates.train.attention import fading_attention  # noqa: E402
 from retain_local.gates.train.base import BaseModel  # noqa: E402
@@ -14,8 +17,6 @@ from retain_local.gates.train.modules import RetentionGates  # noqa: E402
 from retain_local.gates.train.objective import gate_losses  # noqa: E402
 from retain_local.gates.train.options import TrainOptions  # noqa: E402
 from retain_local.gates.train.rows import Batch  # noqa: E402
-from support.direct_objective import direct_attention, direct_capacity, direct_divergences  # noqa: E402
-from support.tiny_bases import FAMILIES, tiny_base  # noqa: E402
 
 LENGTHS = ((9, 5), (14,))  # documents of two rows; the first row has a token of padding in 15
 T = 15
@@ -144,4 +145,3 @@ def test_the_share_of_cells_that_are_left() -> None:
     losses = gate_losses(base, gates, batch, TrainOptions(variant="rg", budget=3, context=T))
     assert losses.cells.item() == pytest.approx(1, abs=1e-5)
     assert losses.kl.item() == pytest.approx(0, abs=1e-5)
-

@@ -10,10 +10,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from support.tiny_bases import tiny_tokenizer  # noqa: E402
+
 from retain_local.errors import RetainError  # noqa: E402
 from retain_local.gates.train.documents import read_documents  # noqa: E402
 from retain_local.gates.train.rows import Rows, make_batch  # noqa: E402
-from support.tiny_bases import tiny_tokenizer  # noqa: E402
 
 CHAT = [
     {"role": "user", "content": "one two"},

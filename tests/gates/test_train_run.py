@@ -11,16 +11,17 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from retain_local.errors import RetainError, UsageError  # noqa: E402
-from retain_local.gates.checkpoint.read import read_checkpoint  # noqa: E402
-from retain_local.gates.sidecar.file import read_sidecar  # noqa: E402
-from retain_local.gates.train.options import TrainOptions  # noqa: E402
-from retain_local.gates.train.training import train_gates  # noqa: E402
-from retain_local.gates.train.trainer import learning_rate  # noqa: E402
 from support.libraries import require_patched  # noqa: E402
 from support.tiny_bases import save_base  # noqa: E402
 from support.tiny_models import TINY_MODELS  # noqa: E402
 from support.torch_qwen3 import load_qwen3  # noqa: E402
+
+from retain_local.errors import RetainError, UsageError  # noqa: E402
+from retain_local.gates.checkpoint.read import read_checkpoint  # noqa: E402
+from retain_local.gates.sidecar.file import read_sidecar  # noqa: E402
+from retain_local.gates.train.options import TrainOptions  # noqa: E402
+from retain_local.gates.train.trainer import learning_rate  # noqa: E402
+from retain_local.gates.train.training import train_gates  # noqa: E402
 
 require_patched()
 
@@ -171,6 +172,7 @@ def test_refusals(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_full_disk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The state that was written before stays."""
+
     def stop(progress) -> None:
         if progress.step == 2:
             raise KeyboardInterrupt

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from retain_local.gates.checkpoint.layout import CheckpointError
 from retain_local.gates.checkpoint.torch_file import read_torch
 

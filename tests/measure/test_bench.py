@@ -64,7 +64,9 @@ def test_numbers(tiny: TinyFiles, tmp_path: Path) -> None:
     assert deep["n_evictions"] > 0 and streams * BUDGET <= deep["n_cells"] < streams * (BUDGET + BUFFER)
     shares = [row["gate_bytes_share"] * row["write"][OURS] ** -1 * numbers["read_rate"] for row in numbers["rows"]]
     assert shares == pytest.approx([weight_bytes(tiny.gates(ARCH))] * 2)
-    assert numbers["read_rate"] > 0 and numbers["rows"][0]["evict_share"] is None and numbers["rows"][1]["evict_share"] > 0
+    assert (
+        numbers["read_rate"] > 0 and numbers["rows"][0]["evict_share"] is None and numbers["rows"][1]["evict_share"] > 0
+    )
     first = [depth["sides"][OURS]["first_token_seconds"] for depth in numbers["depths"]]
     assert first == sorted(first)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 from conftest import TinyFiles
-from retain_local.errors import RetainError, UsageError
 from support.command_line import run
 from support.data import require_data
 from support.hub_server import Hub, serving
 from support.libraries import require_patched
+
+from retain_local.errors import RetainError, UsageError
 
 require_patched()
 
@@ -39,7 +40,12 @@ def score(benchmark, *replies: str) -> list[float]:
         ("longbench", "longbench_multifieldqa_zh.jsonl", ["面包师。"], ["河边"]),
         ("longbench", "longbench_lcc.jsonl", ["    return width * height\n"], ["# nothing"]),
         ("longbench", "longbench_passage_retrieval_en.jsonl", ["Paragraph 2"], ["Paragraph 1"]),
-        ("longbench_v2", "longbench_v2.json", ["The correct answer is (B).", "**The correct answer is A**"], ["B", "(A)"]),
+        (
+            "longbench_v2",
+            "longbench_v2.json",
+            ["The correct answer is (B).", "**The correct answer is A**"],
+            ["B", "(A)"],
+        ),
         ("scbench", "scbench_kv.jsonl", ['The value is "beef"', "c0de"], ["c0de", "beef"]),
         ("scbench", "scbench_choice_eng.jsonl", ["B. The miller"], ["A"]),
         ("scbench", "scbench_mf.jsonl", ["7", "It is 93.5"], ["12", "the largest"]),

@@ -13,12 +13,13 @@ from conftest import TinyFiles
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from retain_local.errors import RetainError, UsageError
-from retain_local.options import RetentionOptions
 from scipy.special import log_softmax as scipy_log_softmax
 from support.divergences import N_UBATCH, kl_of_logits, made_up, nll_of_logits, saved_logits
 from support.libraries import require_patched
 from support.llamas import load, prompt
+
+from retain_local.errors import RetainError, UsageError
+from retain_local.options import RetentionOptions
 
 require_patched()
 
@@ -35,9 +36,7 @@ EXACT = 1e-9  # nats: what float32 logits leave of 0
 @pytest.fixture(scope="module")
 def llm(tiny: TinyFiles) -> Iterator[Any]:
     """A model with the smallest cache of its own."""
-    llm = load(
-        tiny.model("llama"), policy="none", budget=1, sinks=0, gates=None, n_ubatch=N_UBATCH, n_batch=N_UBATCH
-    )
+    llm = load(tiny.model("llama"), policy="none", budget=1, sinks=0, gates=None, n_ubatch=N_UBATCH, n_batch=N_UBATCH)
     yield llm
     llm.close()
 
@@ -122,9 +121,7 @@ def test_peaks_are_those_of_the_caches(tiny: TinyFiles, llm: Any, tokens: list[i
         assert budget * cell < one.cache.bytes_peak <= (budget + N_UBATCH) * cell
 
 
-def test_blocks_change_nothing(
-    tiny: TinyFiles, llm: Any, tokens: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_blocks_change_nothing(tiny: TinyFiles, llm: Any, tokens: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     (whole,) = diverge(llm, tokens, [options(tiny, 40)])
     monkeypatch.setattr(distributions, "BLOCK_LOGITS", 5 * llm.n_vocab())
     (blocks,) = diverge(llm, tokens, [options(tiny, 40)])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from retain_local.errors import UsageError
 from support.libraries import require_patched
+
+from retain_local.errors import UsageError
 
 require_patched()
 

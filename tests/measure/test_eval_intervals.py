@@ -9,11 +9,11 @@ from support.libraries import require_patched
 
 require_patched()
 
-from retain_local.evaluation.intervals import (
+from retain_local.evaluation.intervals import (  # noqa: E402
     mean_interval,
     normal_interval,
     paired_difference,
-)  # noqa: E402  needs the libraries
+)
 
 
 @pytest.mark.parametrize("right, n", [(0, 40), (40, 40), (4, 100), (383, 400), (200, 400)])
@@ -45,10 +45,8 @@ def test_it_holds_the_truth_19_times_in_20(share: float, correlated: bool) -> No
     rng = np.random.default_rng(2)
     held = 0
     for _ in range(1000):
-        if correlated:  # each text is easy or hard
-            p = rng.beta(share * 4, (1 - share) * 4, size=(60, 1))
-        else:
-            p = np.full((60, 1), share)
+        # correlated: each text is easy or hard
+        p = rng.beta(share * 4, (1 - share) * 4, size=(60, 1)) if correlated else np.full((60, 1), share)
         _, low, high = mean_interval((rng.random((60, 8)) < p).astype(float))
         held += low <= share <= high
     assert 0.92 <= held / 1000 <= 0.99

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from retain_local.errors import RetainError
 from support.libraries import require_patched
+
+from retain_local.errors import RetainError
 
 require_patched()
 
@@ -88,7 +89,9 @@ def test_files_that_cannot_be_written_or_read(tmp_path: Path) -> None:
 
 
 def test_points_are_means_over_questions_and_differ_from_the_full_cache() -> None:
-    results = {"": [record(), record(item=1, scores=(1, 1)), record("gate 1/8", scores=(0, 0)), record("gate 1/8", item=1)]}
+    results = {
+        "": [record(), record(item=1, scores=(1, 1)), record("gate 1/8", scores=(0, 0)), record("gate 1/8", item=1)]
+    }
     full, gate = points_by_task(results)["single"]
     assert (full.accuracy[0], full.difference, full.is_full, full.n_questions) == (0.75, None, True, 4)
     assert gate.accuracy[0] == 0.25 and gate.difference[0] == -0.5

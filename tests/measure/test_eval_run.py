@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from conftest import TinyFiles
-from retain_local.errors import RetainError, UsageError
 from support.libraries import require_patched
 from support.llamas import DEFAULTS, load, text
 from support.tiny_models import TINY_MODELS
+
+from retain_local.errors import RetainError, UsageError
 
 require_patched()
 
@@ -74,7 +75,9 @@ def test_two_runs_are_identical(tiny: TinyFiles, whole: list[Record]) -> None:
     assert results(make_plan(tiny)) == whole
 
 
-def test_several_processes_give_the_same_in_the_same_order(tiny: TinyFiles, whole: list[Record], tmp_path: Path) -> None:
+def test_several_processes_give_the_same_in_the_same_order(
+    tiny: TinyFiles, whole: list[Record], tmp_path: Path
+) -> None:
     split = results(make_plan(tiny), tmp_path / "r.jsonl", n_jobs=2)
     # the most that an arm took is known of each process alone
     assert [replace(record, bytes_peak=0) for record in split] == [replace(record, bytes_peak=0) for record in whole]
@@ -183,7 +186,10 @@ def test_a_script_that_is_too_long_loses_its_middle() -> None:
     "changes, message",
     [
         ({"load": LOAD | {"n_ctx": 128}}, "too long, the context of 128; use shorter ones"),
-        ({"sources": find_sources(["single"], {"n_tokens": 4000})}, "too long, the model was trained for a context of 4,096"),
+        (
+            {"sources": find_sources(["single"], {"n_tokens": 4000})},
+            "too long, the model was trained for a context of 4,096",
+        ),
         ({"load": LOAD | {"sinks": 200}}, "less than the 200 cells that --sinks"),
         ({"load": LOAD | {"min_per_head": 200}}, "less than the 200 cells"),
     ],

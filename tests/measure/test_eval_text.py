@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import TinyFiles
-from retain_local.errors import RetainError, UsageError
+from measure.test_eval_run import ARCH, LOAD, make_plan, results
 from rich.console import Console
 from support.divergences import kl_of_logits, nll_of_logits
 from support.libraries import require_patched
 from support.llamas import load, text
-from measure.test_eval_run import ARCH, LOAD, make_plan, results
+
+from retain_local.errors import RetainError, UsageError
 
 require_patched()
 
@@ -120,7 +121,10 @@ def test_tables(whole: list[Record]) -> None:
     console = Console(width=80, record=True, file=open("/dev/null", "w"))
     print_results(console, {"": whole}, {})
     shown = console.export_text()
-    assert f"a.txt, against the full cache (PPL {full.perplexity:.3f}), 201 tokens" in shown and "…" not in shown.split("What it took")[0]
+    assert (
+        f"a.txt, against the full cache (PPL {full.perplexity:.3f}), 201 tokens" in shown
+        and "…" not in shown.split("What it took")[0]
+    )
     assert "questions" not in shown and f"{first.kl[0]:.4f} ±" in shown and "What it took" in shown
     assert f"| gate | 1/2 | {first.kl[0]:.4f} ±" in render_markdown({"": whole}, {})
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from conftest import TinyFiles
-from retain_local.recommendation import Recommendation, Shelf, settings_of
+
 from retain_local.errors import RetainError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import file_fingerprint, read_model_file
 from retain_local.options import RetentionOptions
+from retain_local.recommendation import Recommendation, Shelf, settings_of
 
 F16 = kv_type("f16")
 WINDOW = RetentionOptions(gates=None, policy="window")
@@ -118,7 +119,9 @@ def test_a_context_that_is_shorter_bounds_it(model: Path) -> None:
 
 def test_auto_without_a_recommendation(model: Path) -> None:
     shelf(model, scope="head").put(FOUND)
-    with pytest.raises(RetainError, match="no audit has recommended a budget .* 'gate' and the scope 'global': run") as error:
+    with pytest.raises(
+        RetainError, match="no audit has recommended a budget .* 'gate' and the scope 'global': run"
+    ) as error:
         resolve(model)
     assert f"retain-local audit {model} --text FILE" in str(error.value) and "\n" not in str(error.value)
     assert resolve(model, scope="head").budget == 300

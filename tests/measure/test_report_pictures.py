@@ -16,13 +16,14 @@ from support.libraries import require_patched
 pytest.importorskip("matplotlib")
 require_patched()
 
+from retain_local.audit.pictures import divergence_pictures  # noqa: E402
 from retain_local.audit.verdict import Bound  # noqa: E402  needs the libraries
+from retain_local.evaluation.pictures import score_picture, text_picture  # noqa: E402
 from retain_local.evaluation.points import Point  # noqa: E402
 from retain_local.evaluation.text_points import TextPoint  # noqa: E402
 from retain_local.report import measures  # noqa: E402
-from retain_local.report.coloured_text import ColouredText, text_picture as text_as_picture  # noqa: E402
-from retain_local.audit.pictures import divergence_pictures  # noqa: E402
-from retain_local.evaluation.pictures import score_picture, text_picture  # noqa: E402
+from retain_local.report.coloured_text import ColouredText  # noqa: E402
+from retain_local.report.coloured_text import text_picture as text_as_picture  # noqa: E402
 from retain_local.report.recorder import HELD, Trace  # noqa: E402
 from retain_local.report.retention_pictures import retention_pictures  # noqa: E402
 from retain_local.report.style import Picture, save_png, to_svg  # noqa: E402

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+
 from retain_local.errors import UsageError
 from retain_local.tasks import ACKNOWLEDGEMENT, TASKS, Item, Question, count_words
 

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 from conftest import TinyFiles
-from retain_local.errors import RetainError
-from retain_local.models.hub import choose_file
-from retain_local.commands.loading import find_model
 from support.command_line import FAST, run
 from support.hub_server import Hub, serving
+
+from retain_local.commands.loading import find_model
+from retain_local.errors import RetainError
+from retain_local.models.hub import choose_file
 
 MODEL = os.urandom(25_000_000)
 CHUNK = 10 * 1024 * 1024  # what the client writes at once

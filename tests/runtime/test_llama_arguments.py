@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 from conftest import TinyFiles
-from retain_local.errors import RetainError, UsageError
 from support.libraries import require_patched
 from support.llamas import greedy, load, prompt, text
+
+from retain_local.errors import RetainError, UsageError
 
 require_patched()
 
 import llama_cpp  # noqa: E402  needs the libraries
+
 from retain_local import Llama  # noqa: E402
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import TinyFiles
-from retain_local.errors import RetainError
 from support.libraries import require_patched
 from support.llamas import greedy, kept, load, prompt, text
+
+from retain_local.errors import RetainError
 
 require_patched()
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from conftest import TinyFiles
-from retain_local.errors import RetainError
 from support.libraries import require_patched
 from support.llamas import DEFAULTS, greedy, kept, load, prompt
+
+from retain_local.errors import RetainError
 
 require_patched()
 

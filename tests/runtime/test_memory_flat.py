@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-
 from support.libraries import require_patched
 from support.tiny_gates import random_gates, write_tiny_gates
 from support.tiny_models import TinyModel, write_tiny_model

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import gguf
 import pytest
-from retain_local.errors import RetainError
 from support.libraries import require_patched
+
+from retain_local.errors import RetainError
 
 require_patched()
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from conftest import TinyFiles
 from support.libraries import require_patched, require_stock
 from support.tiny_models import N_VOCAB, TINY_MODELS, WRITTEN

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from support.libraries import require_patched
 from support.upstream import find_upstream
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 
 import numpy as np
-from retain_local.bindings.capture import Capture, _lib
 
+from retain_local.bindings.capture import Capture, _lib
 from support.tiny_models import TinyModel
 
 _lib.ggml_is_contiguous.restype = ctypes.c_bool

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from retain_local.gates import read_sidecar
 from safetensors.torch import save_file
 from torch import nn
 
+from retain_local.gates import read_sidecar
 from support.tiny_models import TinyModel
 
 N_FF = 64

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from retain_local.bindings import library
 from retain_local.errors import RetainError
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
-from collections.abc import Callable
 
 import numpy as np
-from retain_local.bindings import retain_h
 
-from support.reference import SCOPES, Cache, Options
+from retain_local.bindings import retain_h
 from support.llama_session import Model, Session
+from support.reference import SCOPES, Cache, Options
 
 
 class RetainedSession(Session):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
-from retain_local.bindings.capture import Capture
 
+from retain_local.bindings.capture import Capture
+from support.llama_session import Model
 from support.reference import SCOPES, Cache, Options, Range
 from support.retained import RetainedSession, assert_same_cells, retain_fields
-from support.llama_session import Model
 from support.tiny_gates import constant_gates, random_gates, write_tiny_gates
 from support.tiny_models import N_VOCAB, TinyModel, write_tiny_model
 

@@ -28,10 +28,10 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<' + message['role'] + '>' + message['content'] + '</s>' }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-_SIZES = dict(
-    vocab_size=N_VOCAB, hidden_size=64, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-    intermediate_size=96, max_position_embeddings=256, pad_token_id=None, bos_token_id=1, eos_token_id=2,
-)  # fmt: skip
+_SIZES = {
+    "vocab_size": N_VOCAB, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 96, "max_position_embeddings": 256, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 
 # families that share nothing but transformers' table of attention functions
 FAMILIES: dict[str, PreTrainedConfig] = {

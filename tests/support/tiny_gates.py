@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from retain_local.gates import GateInfo, GateSet, LayerGate, Linear, base_fingerprint, write_sidecar
 
+from retain_local.gates import GateInfo, GateSet, LayerGate, Linear, base_fingerprint, write_sidecar
 from support.tiny_models import TinyModel
 
 N_FF = 64

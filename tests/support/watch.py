@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from retain_local.bindings import retain_h
 
+from retain_local.bindings import retain_h
 from support.attention_capture import AttentionCapture
+from support.llama_session import Model
 from support.policy_scores import Scores, keydiff_scores, knorm_scores, snapkv_scores
 from support.reference import Cache, Options
 from support.retained import RetainedSession, assert_same_cells, retain_fields
 from support.sequence_state import SavedStream, read_sequence
-from support.llama_session import Model
 from support.tiny_models import TinyModel
 
 N_QUERIES = 32
@@ -209,7 +209,9 @@ class Watch:
         if policy == "keydiff":
             return keydiff_scores(stream.keys)
         n_group = self.shape.n_head // self.shape.n_head_kv
-        all_queries = np.concatenate([np.empty((0, self.shape.n_head, self.shape.head_size)), *self.capture.queries[il]])
+        all_queries = np.concatenate(
+            [np.empty((0, self.shape.n_head, self.shape.head_size)), *self.capture.queries[il]]
+        )
         queries = all_queries[eviction.query_tokens, head * n_group : (head + 1) * n_group]
         scale = 1.0 if self.shape.arch in SCALES_Q else self.shape.head_size**-0.5
         scale = self.shape.metadata.get("attention.scale", scale)

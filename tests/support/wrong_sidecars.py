@@ -6,8 +6,8 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from retain_local.gates import GateSet
 
+from retain_local.gates import GateSet
 from support.tiny_gates import random_gates
 from support.tiny_models import TinyModel
 

@@ -23,7 +23,9 @@ _CHOICE = (
     "Read the book and answer the question.\n\n{context}\n\nQuestion: {input}\n"
     "A. {options[0]}\nB. {options[1]}\nC. {options[2]}\nD. {options[3]}\n\nThe the correct answer is"
 )
-_QA = "Read the book and answer the question. Be very concise in your answer.\n\n{context}\n\nQuestion: {input}\nAnswer:"
+_QA = (
+    "Read the book and answer the question. Be very concise in your answer.\n\n{context}\n\nQuestion: {input}\nAnswer:"
+)
 _QA_CHINESE = "阅读以下书籍然后回答问题。\n\n{context}\n\n问题：{input}\n答案："
 _PLAIN = "{context}\n\n{input}"
 _WITH_QUESTION = "{question}\n\n{context}\n\n{input}"
