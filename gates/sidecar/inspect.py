@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ...terminal.safe_text import safe_line
 from .file import read_sidecar
 from .gate_set import GateSet, Linear
 
@@ -92,7 +93,7 @@ def facts_table(description: dict[str, Any]) -> Table:
     """The facts of the dict of `describe_sidecar`, without its layers, as a rich renderable."""
     facts = Table.grid(padding=(0, 2))
     for label, value in _facts(description):
-        facts.add_row(f"[bold]{label}", _plain(str(value)))
+        facts.add_row(f"[bold]{label}", Text(safe_line(str(value))))
     return facts
 
 
@@ -115,11 +116,6 @@ def _facts(description: dict[str, Any]) -> list[tuple[str, Any]]:
         ("license", description["license"]),
     ]
     return [(label, value) for label, value in rows if value is not None]
-
-
-def _plain(value: str) -> Text:
-    """Text from a file for a terminal: neither markup nor control codes in it take effect."""
-    return Text("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in value))
 
 
 def _cells(linear: dict[str, Any]) -> tuple[str, str]:

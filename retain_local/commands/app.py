@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..errors import RetainError, UsageError
+from ..terminal.safe_text import safe_line, safe_text
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -41,7 +42,7 @@ def run_app(app: typer.Typer) -> NoReturn:
 
 
 def _say(message: str, status: int) -> int:
-    print("retain-local:", " ".join(message.split()), file=sys.stderr)
+    print("retain-local:", safe_line(message), file=sys.stderr)
     return status
 
 
@@ -51,7 +52,7 @@ class _Notes(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else "dim"
         console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"[{style}]{escape(record.getMessage())}[/]")
+        console.print(f"[{style}]{escape(safe_text(record.getMessage()))}[/]")
 
 
 def _show_log() -> None:
