@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from ..bindings import llama_cpp
 from ..bindings.capture import Capture
 from ..errors import RetainError
 from ..llama import Llama
@@ -19,8 +20,6 @@ from .export import check_pair
 from .sidecar.file import Sidecar, read_sidecar
 from .sidecar.forward import log_beta
 from .sidecar.gate_set import GateSet
-
-import llama_cpp  # isort: skip  the modules above have loaded the libraries
 
 # The largest relative difference of log beta that rounding explains: of float32 sums; of weights and inputs in f16, as
 # which ggml also computes gelu; of both in blocks of 8 bits.

@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .bindings import retain_h
+from .bindings import llama_cpp, retain_h
 from .bindings.interrupt import stoppable
 from .errors import RetainError
 from .options import RetentionOptions
 from .retention import SEQUENCE, Retention
-
-import llama_cpp  # isort: skip  the modules above have loaded the libraries
 
 
 class CachedLlama(llama_cpp.Llama):

@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from .bindings import log, retain_h
+from .bindings import llama_cpp, log, retain_h
 from .bindings.context import armed
 from .bindings.tokenizer import SafeTokenizer
 from .decoding import CachedLlama
@@ -24,16 +24,13 @@ from .options import RetentionOptions
 from .retention import Retention
 from .system_prompt import system_length, system_text
 
-import llama_cpp  # isort: skip  the modules above have loaded the libraries
-from llama_cpp.llama import LlamaState  # isort: skip
-
 log.install()
 logger = logging.getLogger("retain_local")
 
 _VOCAB_ONLY_CTX = 512
 
 
-class RetainedState(LlamaState):
+class RetainedState(llama_cpp.llama.LlamaState):
     """The parent's state, with the pinned ranges and the tokens pinned as the system message."""
 
     def __init__(self, pins: Sequence[tuple[int, int]], system_length: int, **fields: Any) -> None:

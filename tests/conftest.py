@@ -11,8 +11,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 from hypothesis import settings
+
+from retain_local.bindings import library
+from retain_local.errors import RetainError
 from support.tiny_gates import random_gates, write_tiny_gates
 from support.tiny_models import TINY_MODELS, write_tiny_model
+
+# Without them nothing here can run, so that it is said once and at once.
+try:
+    library.load()
+except RetainError as error:
+    pytest.exit(f"the native libraries cannot be used: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
 
 # No deadlines: shared machines stall. Under CI the examples are the same in every run.
 settings.register_profile("default", deadline=None, print_blob=True)

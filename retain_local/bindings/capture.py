@@ -6,11 +6,7 @@ import ctypes
 
 import numpy as np
 
-from .library import load
-
-load()
-
-import llama_cpp  # noqa: E402  needs the libraries
+from . import llama_cpp
 
 _lib = llama_cpp.llama_cpp._lib  # also finds the symbols of the ggml libraries it is linked with
 _lib.ggml_get_name.restype = ctypes.c_char_p

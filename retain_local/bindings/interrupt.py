@@ -9,11 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .library import load
-
-load()
-
-import llama_cpp  # noqa: E402  needs the libraries
+from . import llama_cpp
 
 
 @contextmanager

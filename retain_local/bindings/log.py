@@ -12,11 +12,7 @@ import re
 import sys
 from collections import deque
 
-from .library import load
-
-load()
-
-import llama_cpp  # noqa: E402  needs the libraries
+from . import llama_cpp
 
 ERROR, CONTINUED = 4, 5
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from ctypes import (
     CFUNCTYPE,
     POINTER,
@@ -74,43 +75,51 @@ _i32s, _f32s = POINTER(c_int32), POINTER(c_float)
 # user_data, seq_id, n_seen, n_cells, layer, head, pos, log_beta, age, scores
 ScoreCallback = CFUNCTYPE(c_bool, c_void_p, c_int32, c_int64, c_int64, _i32s, _i32s, _i32s, _f32s, _i32s, _f32s)
 
-_lib = load()
+# name without `retain_`: result, arguments
+_FUNCTIONS: dict[str, tuple[Any, ...]] = {
+    "last_error": (c_char_p,),
+    "clear_error": (None,),
+    "default_params": (RetainParams,),
+    "set_params": (c_bool, POINTER(RetainParams)),
+    "gates_check": (c_bool, c_void_p, c_char_p),
+    "is_enabled": (c_bool, c_void_p),
+    "has_gates": (c_bool, c_void_p),
+    "get_stats": (c_bool, c_void_p, POINTER(RetainStats)),
+    "layers": (c_int32, c_void_p, _i32s, c_int32),
+    "n_head_kv": (c_int32, c_void_p, c_int32),
+    "get_cells": (c_int64, c_void_p, c_int32, c_int32, c_int32, _i32s, _f32s, c_int64),
+    "n_cells": (c_int64, c_void_p, c_int32),
+    "pin": (c_bool, c_void_p, c_int32, c_int32, c_int32),
+    "unpin": (c_bool, c_void_p, c_int32, c_int32, c_int32),
+    "set_budget": (c_bool, c_void_p, c_int32, c_int32),
+    "get_budget": (c_int32, c_void_p, c_int32),
+    "hold": (c_bool, c_void_p, c_int32, c_bool),
+    "rollback_limit": (c_int32, c_void_p, c_int32),
+    "policy_name": (c_char_p, c_int32),
+    "policy_description": (c_char_p, c_int32),
+    "set_policy": (c_bool, c_void_p, c_char_p),
+    "get_policy": (c_char_p, c_void_p),
+    "set_callback": (c_bool, c_void_p, ScoreCallback, c_void_p),
+}
 
 
-def _declare(name: str, restype: Any, *argtypes: Any) -> Any:
-    function = getattr(_lib, name)
-    function.restype, function.argtypes = restype, list(argtypes)
+@functools.cache
+def _function(name: str) -> Any:
+    function = getattr(load(), f"retain_{name}")
+    function.restype, *function.argtypes = _FUNCTIONS[name]
     return function
 
 
-last_error = _declare("retain_last_error", c_char_p)
-clear_error = _declare("retain_clear_error", None)
-default_params = _declare("retain_default_params", RetainParams)
-set_params = _declare("retain_set_params", c_bool, POINTER(RetainParams))
-gates_check = _declare("retain_gates_check", c_bool, c_void_p, c_char_p)
-is_enabled = _declare("retain_is_enabled", c_bool, c_void_p)
-has_gates = _declare("retain_has_gates", c_bool, c_void_p)
-get_stats = _declare("retain_get_stats", c_bool, c_void_p, POINTER(RetainStats))
-layers = _declare("retain_layers", c_int32, c_void_p, _i32s, c_int32)
-n_head_kv = _declare("retain_n_head_kv", c_int32, c_void_p, c_int32)
-get_cells = _declare("retain_get_cells", c_int64, c_void_p, c_int32, c_int32, c_int32, _i32s, _f32s, c_int64)
-n_cells = _declare("retain_n_cells", c_int64, c_void_p, c_int32)
-pin = _declare("retain_pin", c_bool, c_void_p, c_int32, c_int32, c_int32)
-unpin = _declare("retain_unpin", c_bool, c_void_p, c_int32, c_int32, c_int32)
-set_budget = _declare("retain_set_budget", c_bool, c_void_p, c_int32, c_int32)
-get_budget = _declare("retain_get_budget", c_int32, c_void_p, c_int32)
-hold = _declare("retain_hold", c_bool, c_void_p, c_int32, c_bool)
-rollback_limit = _declare("retain_rollback_limit", c_int32, c_void_p, c_int32)
-policy_name = _declare("retain_policy_name", c_char_p, c_int32)
-policy_description = _declare("retain_policy_description", c_char_p, c_int32)
-set_policy = _declare("retain_set_policy", c_bool, c_void_p, c_char_p)
-get_policy = _declare("retain_get_policy", c_char_p, c_void_p)
-set_callback = _declare("retain_set_callback", c_bool, c_void_p, ScoreCallback, c_void_p)
+def __getattr__(name: str) -> Any:
+    """A function of `retain.h` by its name without `retain_`; the libraries are loaded when the first is asked for."""
+    if name not in _FUNCTIONS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _function(name)
 
 
 def error_text() -> str:
     """Why the last call in this thread failed; "" when none did."""
-    return last_error().decode("utf-8", errors="replace")
+    return _function("last_error")().decode("utf-8", errors="replace")
 
 
 def check(result: Any) -> Any:
@@ -123,6 +132,6 @@ def check(result: Any) -> Any:
 def policies() -> dict[str, str]:
     """Every policy and what it does, in the library's order."""
     found: dict[str, str] = {}
-    while name := policy_name(len(found)):
-        found[name.decode()] = policy_description(len(found)).decode()
+    while name := _function("policy_name")(len(found)):
+        found[name.decode()] = _function("policy_description")(len(found)).decode()
     return found

@@ -12,18 +12,13 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import RetainError
-from .library import load
-
-load()
-
-import llama_cpp  # noqa: E402  needs the libraries
-from llama_cpp.llama_tokenizer import LlamaTokenizer  # noqa: E402
+from . import llama_cpp
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
 _SPECIAL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
 
 
-class SafeTokenizer(LlamaTokenizer):
+class SafeTokenizer(llama_cpp.llama_tokenizer.LlamaTokenizer):
     """`LlamaTokenizer` for any text and any piece.
 
     Raises

@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..bindings import log, retain_h
+from ..bindings import llama_cpp, log, retain_h
 from ..bindings.context import armed
 from ..bindings.interrupt import stoppable
 from ..errors import RetainError
 from ..options import RetentionOptions
 from ..retention import Retention
-
-import llama_cpp  # isort: skip  the modules above have loaded the libraries
 
 if TYPE_CHECKING:
     from ..llama import Llama

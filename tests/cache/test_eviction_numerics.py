@@ -6,16 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from conftest import TinyFiles
-from support.libraries import require_patched
-
-require_patched()
-
-from support.llama_session import Model  # noqa: E402
-from support.retained import RetainedSession  # noqa: E402
-from support.tiny_models import N_VOCAB  # noqa: E402
-
-from retain_local.bindings import retain_h  # noqa: E402
+from retain_local.bindings import retain_h
+from support.llama_session import Model
+from support.retained import RetainedSession
+from support.tiny_models import N_VOCAB
 
 TOKENS = np.random.default_rng(2).integers(3, N_VOCAB, 160).tolist()
 CONTEXT = {"n_ctx": 512, "n_batch": 64, "n_ubatch": 16}

@@ -6,19 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import TinyFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.libraries import require_patched
 
-require_patched()
-
-from support.llama_session import CELL_TYPES, Model  # noqa: E402
-from support.reference import SCOPES, Options  # noqa: E402
-from support.rig import N_BATCH, SMALL, Plan, Rig, open_rig, plans  # noqa: E402
-from support.sequence_state import read_sequence  # noqa: E402
-from support.tiny_models import N_VOCAB, TINY_MODELS  # noqa: E402
-from support.watch import KEY_POLICIES, N_QUERIES, Watch  # noqa: E402
+from conftest import TinyFiles
+from support.llama_session import CELL_TYPES, Model
+from support.reference import SCOPES, Options
+from support.rig import N_BATCH, SMALL, Plan, Rig, open_rig, plans
+from support.sequence_state import read_sequence
+from support.tiny_models import N_VOCAB, TINY_MODELS
+from support.watch import KEY_POLICIES, N_QUERIES, Watch
 
 TOKENS = np.random.default_rng(4).integers(3, N_VOCAB, 600).tolist()
 

@@ -10,18 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.libraries import require_patched
 
+from retain_local.bindings import retain_h
 from retain_local.gates import GateInfo, base_fingerprint, write_sidecar
-
-require_patched()
-
-from support.llama_session import Model  # noqa: E402
-from support.retained import RetainedSession  # noqa: E402
-from support.tiny_models import TinyModel, write_tiny_model  # noqa: E402
-from support.wrong_sidecars import BASE, WRONG_SIDECARS, gates_of, write_changed_sidecar  # noqa: E402
-
-from retain_local.bindings import retain_h  # noqa: E402
+from support.llama_session import Model
+from support.retained import RetainedSession
+from support.tiny_models import TinyModel, write_tiny_model
+from support.wrong_sidecars import BASE, WRONG_SIDECARS, gates_of, write_changed_sidecar
 
 
 @pytest.fixture(scope="module")

@@ -8,21 +8,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.libraries import require_patched
 
+from retain_local.bindings import retain_h
+from retain_local.bindings.capture import Capture
 from retain_local.errors import RetainError
-
-require_patched()
-
-from support.llama_session import Session  # noqa: E402
-from support.reference import Options  # noqa: E402
-from support.retained import RetainedSession, assert_same_cells, retain_fields  # noqa: E402
-from support.rig import GATES, SMALL, Plan, Rig, advance, cache_for, open_rig, plans  # noqa: E402
-from support.tiny_models import N_VOCAB  # noqa: E402
-
-from retain_local.bindings import retain_h  # noqa: E402
-from retain_local.bindings.capture import Capture  # noqa: E402
-from retain_local.options import POLICIES  # noqa: E402
+from retain_local.options import POLICIES
+from support.llama_session import Session
+from support.reference import Options
+from support.retained import RetainedSession, assert_same_cells, retain_fields
+from support.rig import GATES, SMALL, Plan, Rig, advance, cache_for, open_rig, plans
+from support.tiny_models import N_VOCAB
 
 REGISTRY = tuple(retain_h.policies())
 TOKENS = np.random.default_rng(0).integers(3, N_VOCAB, 300).tolist()

@@ -11,20 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from support.libraries import require_patched
 
+from retain_local.bindings.capture import Capture
 from retain_local.gates import log_beta, read_sidecar
-
-require_patched()
-
-from support.llama_session import CELL_TYPES  # noqa: E402
-from support.reference import Options  # noqa: E402
-from support.retained import RetainedSession, assert_same_cells, retain_fields  # noqa: E402
-from support.rig import N_BATCH, N_CTX, SMALL, Plan, Rig, advance, cache_for, open_rig, plans  # noqa: E402
-from support.tiny_gates import random_gates, write_tiny_gates  # noqa: E402
-from support.tiny_models import N_VOCAB  # noqa: E402
-
-from retain_local.bindings.capture import Capture  # noqa: E402
+from support.llama_session import CELL_TYPES
+from support.reference import Options
+from support.retained import RetainedSession, assert_same_cells, retain_fields
+from support.rig import N_BATCH, N_CTX, SMALL, Plan, Rig, advance, cache_for, open_rig, plans
+from support.tiny_gates import random_gates, write_tiny_gates
+from support.tiny_models import N_VOCAB
 
 
 @pytest.fixture(scope="module")

@@ -7,20 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from conftest import TinyFiles
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from support.libraries import require_patched
 
-require_patched()
-
-from support.llama_session import Model  # noqa: E402
-from support.reference import Cache, Options  # noqa: E402
-from support.retained import RetainedSession, assert_same_cells, retain_fields  # noqa: E402
-from support.tiny_models import N_VOCAB, TINY_MODELS  # noqa: E402
-
-from retain_local.bindings.capture import Capture  # noqa: E402
+from conftest import TinyFiles
+from retain_local.bindings.capture import Capture
+from support.llama_session import Model
+from support.reference import Cache, Options
+from support.retained import RetainedSession, assert_same_cells, retain_fields
+from support.tiny_models import N_VOCAB, TINY_MODELS
 
 ARCH = "qwen2"
 SHAPE = TINY_MODELS[ARCH]

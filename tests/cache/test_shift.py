@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from conftest import TinyFiles
-from support.libraries import require_patched
-
-require_patched()
-
-from support.llama_session import Model, Session  # noqa: E402
-from support.retained import RetainedSession  # noqa: E402
-from support.tiny_models import N_VOCAB  # noqa: E402
-
-from retain_local.bindings import retain_h  # noqa: E402
+from retain_local.bindings import retain_h
+from support.llama_session import Model, Session
+from support.retained import RetainedSession
+from support.tiny_models import N_VOCAB
 
 TOKENS = np.random.default_rng(4).integers(3, N_VOCAB, 120).tolist()
 

@@ -7,21 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TinyFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.libraries import require_patched
+
+from conftest import TinyFiles
+from retain_local.bindings import retain_h
+from retain_local.errors import RetainError
+from support.libraries import PATCHED
+from support.llama_session import Model
+from support.retained import RetainedSession
 from support.tiny_models import N_VOCAB, TINY_MODELS
 from support.worker import run_worker
-
-from retain_local.errors import RetainError
-
-PATCHED = require_patched()
-
-from support.llama_session import Model  # noqa: E402
-from support.retained import RetainedSession  # noqa: E402
-
-from retain_local.bindings import retain_h  # noqa: E402
 
 BUDGET, BUFFER, N_UBATCH = 32, 16, 16
 CONTEXT = {"n_ctx": 512, "n_batch": 64, "n_ubatch": N_UBATCH}

@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from rich.console import Console
-from support.libraries import require_patched
 
-require_patched()
-
-from retain_local.chat.cache_map import kept_share, render_cache_map  # noqa: E402  needs the libraries
+from retain_local.chat.cache_map import kept_share, render_cache_map
 
 
 class Streams:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import pytest
+
 from conftest import TinyFiles
-from support.data import require_data
-from support.libraries import require_patched
-from support.llamas import load
-
+from retain_local.chat.template import ChatTemplate
 from retain_local.errors import RetainError
-
-require_patched()
-
-from retain_local.chat.template import ChatTemplate  # noqa: E402  needs the libraries
+from support.data import require_data
+from support.llamas import load
 
 HELLO = [{"role": "user", "content": "hello"}]
 LATER = [*HELLO, {"role": "assistant", "content": "hi"}, {"role": "user", "content": "more"}]

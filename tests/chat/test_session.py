@@ -8,16 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import TinyFiles
-from support.libraries import require_patched
-from support.llamas import DEFAULTS, kept, load, text
-
 from retain_local.chat.generation import Sampling
+from retain_local.chat.session import Session
 from retain_local.errors import RetainError
-
-require_patched()
-
-from retain_local.chat.session import Session  # noqa: E402  needs the libraries
+from support.llamas import DEFAULTS, kept, load, text
 
 GREEDY = Sampling(temp=0, max_tokens=12)
 SMALL = {"budget": 64, "buffer": 16}

@@ -8,12 +8,10 @@ from typing import Any
 
 import pexpect
 import pytest
+
 from conftest import TinyFiles
 from support.command_line import COMMAND, FAST, TIMEOUT_S, environment, run
-from support.libraries import require_patched
 from support.llamas import text
-
-require_patched()
 
 OPTIONS = ["--threads", "1", "--ubatch", "16", "--buffer", "16"]
 

@@ -9,12 +9,10 @@ from pathlib import Path
 
 import pexpect
 import pytest
+
 from conftest import TinyFiles
 from support.command_line import COMMAND, FAST, TIMEOUT_S, environment, run
-from support.libraries import require_patched
 from support.llamas import text
-
-require_patched()
 
 OPTIONS = [
     *FAST,

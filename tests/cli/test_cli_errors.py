@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from conftest import TinyFiles
 from support.command_line import run
-from support.libraries import require_patched
-
-require_patched()
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conftest import TinyFiles
 from support.command_line import COMMAND, TIMEOUT_S, environment, run
-from support.libraries import require_patched
 from support.llamas import text
-
-require_patched()
 
 ARCH = "qwen3"
 # a token of the tiny models is a character: short texts

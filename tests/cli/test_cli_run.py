@@ -7,12 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pexpect
+
 from conftest import TinyFiles
 from support.command_line import COMMAND, FAST, TIMEOUT_S, environment, run
-from support.libraries import require_patched
 from support.llamas import text
-
-require_patched()
 
 OPTIONS = [*FAST, "--temp", "0", "--max-tokens", "20"]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from support.command_line import TIMEOUT_S, environment
 
 from retain_local.cli import main
+from support.command_line import TIMEOUT_S, environment
 
 TRAIN_PACKAGES = ("torch", "transformers", "safetensors", "tokenizers")
 # a finder that finds what is installed, the packages of the extra aside
@@ -51,7 +51,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def base(home: Path) -> Path:
-    pytest.importorskip("torch")
     from support.tiny_bases import FAMILIES, save_base, tiny_base
 
     return save_base(home / "base", tiny_base(FAMILIES["qwen3"]))

@@ -6,14 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+
+from retain_local.demo.conversation import make_conversation
+from retain_local.errors import RetainError, UsageError
+from retain_local.tasks import count_words
 from support.command_line import run
-from support.libraries import require_patched
-
-require_patched()
-
-from retain_local.demo.conversation import make_conversation  # noqa: E402  needs the libraries
-from retain_local.errors import RetainError, UsageError  # noqa: E402
-from retain_local.tasks import count_words  # noqa: E402
 
 
 @pytest.fixture(scope="module")

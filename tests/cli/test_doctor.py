@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from support.command_line import run
-from support.libraries import require_patched
 
 from retain_local.bindings import library
+from support.command_line import run
+from support.libraries import PATCHED
 
 
 def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,6 @@ except RetainError as error:
 
 
 def test_a_good_installation(tmp_path: Path) -> None:
-    require_patched()
     done = run(tmp_path, "doctor")
     for word in (
         "Python",
@@ -93,8 +92,7 @@ def test_stock_libraries_are_named_as_such() -> None:
 
 
 def test_llama_cpp_may_come_first_with_our_libraries() -> None:
-    folder = require_patched()
-    done = python("import llama_cpp\n" + REPORT, LLAMA_CPP_LIB_PATH=str(folder))
+    done = python("import llama_cpp\n" + REPORT, LLAMA_CPP_LIB_PATH=str(PATCHED))
     assert "class 'retain_local.llama.Llama'" in done.stdout
 
 

@@ -9,22 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGUFReader
-from support.libraries import STOCK_VARIABLE, require_patched
 
+from retain_local import Llama
+from retain_local.evaluation.arms import make_arms
+from retain_local.evaluation.plan import Plan, prepare_tasks
+from retain_local.evaluation.records import RecordFile
+from retain_local.evaluation.run import run_units, units_left
+from retain_local.evaluation.source import find_sources
+from retain_local.gates import base_fingerprint, read_sidecar
 from retain_local.paths import BUNDLED_MODEL
-
-PATCHED = require_patched()
-
-from support.worker import run_worker  # noqa: E402
-
-from retain_local import Llama  # noqa: E402  needs the libraries
-from retain_local.evaluation.arms import make_arms  # noqa: E402
-from retain_local.evaluation.plan import Plan, prepare_tasks  # noqa: E402
-from retain_local.evaluation.records import RecordFile  # noqa: E402
-from retain_local.evaluation.run import run_units, units_left  # noqa: E402
-from retain_local.evaluation.source import find_sources  # noqa: E402
-from retain_local.gates import base_fingerprint, read_sidecar  # noqa: E402
-from retain_local.tasks import TASKS, count_words  # noqa: E402
+from retain_local.tasks import TASKS, count_words
+from support.libraries import PATCHED, STOCK_VARIABLE
+from support.worker import run_worker
 
 GATES = BUNDLED_MODEL.with_suffix(".gates.gguf")
 LOAD = {"n_ubatch": 64, "n_batch": 64, "buffer": 16, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
@@ -64,7 +60,6 @@ def test_any_text_can_be_tokenized(llm: Llama) -> None:
 
 
 def test_llama_cpp_splits_texts_as_training_did(llm: Llama) -> None:
-    pytest.importorskip("transformers")
     from tokenizers import models
 
     from retain_local.gates.bundled.tokenizer import CHAT_TEMPLATE, new_tokenizer

@@ -10,17 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from retain_local.gates.checkpoint.layout import CheckpointError
 from retain_local.gates.checkpoint.safetensors import read_safetensors, read_shards
 from retain_local.gates.checkpoint.tensor import StoredTensor
 from retain_local.gates.checkpoint.torch_file import read_torch
-
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-
-from safetensors.torch import save_file  # noqa: E402
 
 FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

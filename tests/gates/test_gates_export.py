@@ -9,20 +9,18 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from conftest import TinyFiles
+import torch
 
+from conftest import TinyFiles
 from retain_local.gates import base_fingerprint, read_sidecar
 from retain_local.gates.checkpoint.architecture import _ARCHITECTURES, gguf_architecture
 from retain_local.gates.checkpoint.layout import CheckpointConfig, parse_gate_name, state_dict
 from retain_local.gates.checkpoint.read import read_checkpoint
 from retain_local.gates.export import export_checkpoint
-
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-
-from support.checkpoints import DTYPES, FORMATS, N_FF, GatedModel, assert_holds, config_for, nested, save_checkpoint  # noqa: E402
-from support.command_line import TIMEOUT_S, environment, run  # noqa: E402
-from support.tiny_gates import random_gates  # noqa: E402
-from support.tiny_models import TINY_MODELS  # noqa: E402
+from support.checkpoints import DTYPES, FORMATS, N_FF, GatedModel, assert_holds, config_for, nested, save_checkpoint
+from support.command_line import TIMEOUT_S, environment, run
+from support.tiny_gates import random_gates
+from support.tiny_models import TINY_MODELS
 
 MODEL = TINY_MODELS["qwen3"]
 KINDS = [("rg10", True), ("rg10", False), ("rg", False)]

@@ -8,9 +8,6 @@ from pathlib import Path
 import pytest
 
 from retain_local.gates import read_sidecar
-
-pytest.importorskip("torch", reason="PyTorch is not installed")
-
 from support.checkpoints import GatedModel, assert_holds, config_for, save_checkpoint
 from support.command_line import run
 from support.hub_server import COMMIT, Hub, serving

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyFiles
+import torch
 
+from conftest import TinyFiles
 from retain_local.errors import RetainError
 from retain_local.gates.checkpoint.layout import CheckpointError
 from retain_local.gates.checkpoint.read import read_checkpoint
 from retain_local.gates.export import export_checkpoint
-
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-
-from support.checkpoints import GatedModel, config_for, save_checkpoint  # noqa: E402
-from support.command_line import COMMAND, TIMEOUT_S, environment, run  # noqa: E402
-from support.tiny_models import TINY_MODELS, TinyModel, write_tiny_model  # noqa: E402
+from support.checkpoints import GatedModel, config_for, save_checkpoint
+from support.command_line import COMMAND, TIMEOUT_S, environment, run
+from support.tiny_models import TINY_MODELS, TinyModel, write_tiny_model
 
 MODEL = TINY_MODELS["qwen3"]
 

@@ -8,27 +8,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import TinyFiles
-from support.libraries import require_patched
+import torch
 
+from conftest import TinyFiles
+from retain_local.bindings.capture import Capture
 from retain_local.errors import RetainError
 from retain_local.gates import GateSet, LayerGate, Linear, read_sidecar, write_sidecar
 from retain_local.gates.checkpoint.layout import state_dict
+from retain_local.gates.export import export_checkpoint
+from retain_local.gates.verify import DEFAULT_TEXT, TOLERANCES, verify_sidecar
 from retain_local.models.gguf_header import read_header
-
-require_patched()
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-
-from support.checkpoints import GatedModel, config_for, save_checkpoint  # noqa: E402
-from support.command_line import run  # noqa: E402
-from support.llama_session import Model  # noqa: E402
-from support.retained import RetainedSession  # noqa: E402
-from support.tiny_gates import write_tiny_gates  # noqa: E402
-from support.tiny_models import N_VOCAB, TINY_MODELS, write_tiny_model  # noqa: E402
-
-from retain_local.bindings.capture import Capture  # noqa: E402
-from retain_local.gates.export import export_checkpoint  # noqa: E402
-from retain_local.gates.verify import DEFAULT_TEXT, TOLERANCES, verify_sidecar  # noqa: E402
+from support.checkpoints import GatedModel, config_for, save_checkpoint
+from support.command_line import run
+from support.llama_session import Model
+from support.retained import RetainedSession
+from support.tiny_gates import write_tiny_gates
+from support.tiny_models import N_VOCAB, TINY_MODELS, write_tiny_model
 
 KINDS = [("rg10", True), ("rg10", False), ("rg", False)]
 SHAPE = TINY_MODELS["qwen3"]

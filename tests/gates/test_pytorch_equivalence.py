@@ -7,22 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from retain_local.bindings.capture import Capture
 from retain_local.gates import log_beta, read_sidecar
-
-pytest.importorskip("torch", reason="PyTorch is not installed")
-pytest.importorskip("transformers", reason="transformers is not installed")
-
-from support.libraries import require_patched
-
-require_patched()
-
-from support.llama_session import Model  # noqa: E402
-from support.retained import RetainedSession  # noqa: E402
-from support.tiny_gates import random_gates, write_tiny_gates  # noqa: E402
-from support.tiny_models import N_VOCAB, TinyModel, write_tiny_model  # noqa: E402
-from support.torch_qwen3 import forward, load_qwen3  # noqa: E402
-
-from retain_local.bindings.capture import Capture  # noqa: E402
+from support.llama_session import Model
+from support.retained import RetainedSession
+from support.tiny_gates import random_gates, write_tiny_gates
+from support.tiny_models import N_VOCAB, TinyModel, write_tiny_model
+from support.torch_qwen3 import forward, load_qwen3
 
 QWEN3 = TinyModel("qwen3", n_layer=3, n_embd=96, n_head=6, n_head_kv=2, head_size=32, n_ff=128, qk_norm="head")
 BUDGET = 24

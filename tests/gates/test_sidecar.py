@@ -14,9 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from support.tiny_gates import random_gates
-from support.tiny_models import TINY_MODELS, TinyModel, write_tiny_model
-from support.wrong_sidecars import WRONG_SIDECARS, gates_of, write_changed_sidecar
 
 from retain_local.errors import RetainError
 from retain_local.gates import (
@@ -33,6 +30,9 @@ from retain_local.gates import (
     write_sidecar,
 )
 from retain_local.gates.sidecar.fingerprint import fnv1a64
+from support.tiny_gates import random_gates
+from support.tiny_models import TINY_MODELS, TinyModel, write_tiny_model
+from support.wrong_sidecars import WRONG_SIDECARS, gates_of, write_changed_sidecar
 
 INFO = GateInfo(
     "llama",
@@ -270,7 +270,8 @@ def test_a_file_without_vocabulary_has_no_fingerprint(tmp_path: Path) -> None:
 @pytest.mark.parametrize("activation", ["silu", "gelu", "relu"])
 @pytest.mark.parametrize(("variant", "tied"), KINDS)
 def test_log_beta_is_the_formula(variant: str, tied: bool, activation: str) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     gates = replace(gates_of(variant, tied), activation=activation)
     hidden = np.random.default_rng(0).standard_normal((5, gates.n_embd))
     act = {

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from support.tiny_bases import FAMILIES, REFUSED, tiny_base  # noqa: E402
-
-from retain_local.errors import RetainError  # noqa: E402
-from retain_local.gates.sidecar.forward import log_beta as numpy_log_beta  # noqa: E402
-from retain_local.gates.train.base import BaseModel  # noqa: E402
-from retain_local.gates.train.modules import RetentionGates  # noqa: E402
+from retain_local.errors import RetainError
+from retain_local.gates.sidecar.forward import log_beta as numpy_log_beta
+from retain_local.gates.train.base import BaseModel
+from retain_local.gates.train.modules import RetentionGates
+from support.tiny_bases import FAMILIES, REFUSED, tiny_base
 
 T = 24
 

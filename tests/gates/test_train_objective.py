@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from support.direct_objective import direct_attention, direct_capacity, direct_divergences  # noqa: E402
-from support.tiny_bases import FAMILIES, tiny_base  # noqa: E402
-
-from retain_local.gates.train import attention, capacity, objective  # noqa: E402
-from retain_local.gates.train.attention import fading_attention  # noqa: E402
-from retain_local.gates.train.base import BaseModel  # noqa: E402
-from retain_local.gates.train.capacity import capacity_excess, cells_left  # noqa: E402
-from retain_local.gates.train.modules import RetentionGates  # noqa: E402
-from retain_local.gates.train.objective import gate_losses  # noqa: E402
-from retain_local.gates.train.options import TrainOptions  # noqa: E402
-from retain_local.gates.train.rows import Batch  # noqa: E402
+from retain_local.gates.train import attention, capacity, objective
+from retain_local.gates.train.attention import fading_attention
+from retain_local.gates.train.base import BaseModel
+from retain_local.gates.train.capacity import capacity_excess, cells_left
+from retain_local.gates.train.modules import RetentionGates
+from retain_local.gates.train.objective import gate_losses
+from retain_local.gates.train.options import TrainOptions
+from retain_local.gates.train.rows import Batch
+from support.direct_objective import direct_attention, direct_capacity, direct_divergences
+from support.tiny_bases import FAMILIES, tiny_base
 
 LENGTHS = ((9, 5), (14,))  # documents of two rows; the first row has a token of padding in 15
 T = 15

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from support.tiny_bases import tiny_tokenizer  # noqa: E402
-
-from retain_local.errors import RetainError  # noqa: E402
-from retain_local.gates.train.documents import read_documents  # noqa: E402
-from retain_local.gates.train.rows import Rows, make_batch  # noqa: E402
+from retain_local.errors import RetainError
+from retain_local.gates.train.documents import read_documents
+from retain_local.gates.train.rows import Rows, make_batch
+from support.tiny_bases import tiny_tokenizer
 
 CHAT = [
     {"role": "user", "content": "one two"},
@@ -50,7 +48,6 @@ def test_lines_of_texts_and_conversations(tmp_path: Path) -> None:
 
 def test_folder_of_a_data_set(tmp_path: Path) -> None:
     """Read by the package that reads data sets of the Hub."""
-    pytest.importorskip("datasets")
     write_lines(tmp_path / "train.jsonl", {"messages": CHAT}, {"messages": CHAT[:2]})
     assert list(read_documents(str(tmp_path))) == [CHAT, CHAT[:2]]
 

@@ -8,26 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from support.libraries import require_patched  # noqa: E402
-from support.tiny_bases import save_base  # noqa: E402
-from support.tiny_models import TINY_MODELS  # noqa: E402
-from support.torch_qwen3 import load_qwen3  # noqa: E402
-
-from retain_local.errors import RetainError, UsageError  # noqa: E402
-from retain_local.gates.checkpoint.read import read_checkpoint  # noqa: E402
-from retain_local.gates.sidecar.file import read_sidecar  # noqa: E402
-from retain_local.gates.train.options import TrainOptions  # noqa: E402
-from retain_local.gates.train.trainer import learning_rate  # noqa: E402
-from retain_local.gates.train.training import train_gates  # noqa: E402
-
-require_patched()
-
-from retain_local import Llama  # noqa: E402
-from retain_local.gates.train.base import BaseModel  # noqa: E402
-from retain_local.gates.verify import verify_sidecar  # noqa: E402
+from retain_local import Llama
+from retain_local.errors import RetainError, UsageError
+from retain_local.gates.checkpoint.read import read_checkpoint
+from retain_local.gates.sidecar.file import read_sidecar
+from retain_local.gates.train.base import BaseModel
+from retain_local.gates.train.options import TrainOptions
+from retain_local.gates.train.trainer import learning_rate
+from retain_local.gates.train.training import train_gates
+from retain_local.gates.verify import verify_sidecar
+from support.tiny_bases import save_base
+from support.tiny_models import TINY_MODELS
+from support.torch_qwen3 import load_qwen3
 
 TEXT = "The cache holds what the gates let it hold. What fades is gone, and what stays is read again and again. " * 6
 OPTIONS = TrainOptions(

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retain_local.gates.checkpoint.layout import CheckpointError
 from retain_local.gates.checkpoint.torch_file import read_torch
-
-torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 MEMORY = 400_000_000  # bytes that no file may take more of
 

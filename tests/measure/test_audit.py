@@ -9,27 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from conftest import TinyFiles
+from retain_local import Llama
+from retain_local.audit.as_json import audit_as_dict
+from retain_local.audit.reading import audit_texts
+from retain_local.audit.tables import shown
+from retain_local.audit.verdict import DEFAULT_MAX_KL, Bound, recommend
+from retain_local.audit.worst import APART, BEFORE, worst_places
+from retain_local.divergence.texts import make_texts, read_files, token_text
+from retain_local.errors import RetainError, UsageError
+from retain_local.evaluation.arms import Budget
+from retain_local.options import RetentionOptions
+from runtime.test_safe_tokenizer import write_vocabulary
 from support.audits import letter, make_audit, make_budget
 from support.divergences import made_up
-from support.libraries import require_patched
 from support.llamas import load, text
-
-from retain_local.errors import RetainError, UsageError
-from retain_local.options import RetentionOptions
-
-require_patched()
-
-from runtime.test_safe_tokenizer import write_vocabulary  # noqa: E402
-
-from retain_local import Llama  # noqa: E402  needs the libraries
-from retain_local.audit.as_json import audit_as_dict  # noqa: E402
-from retain_local.audit.reading import audit_texts  # noqa: E402
-from retain_local.audit.tables import shown  # noqa: E402
-from retain_local.audit.verdict import DEFAULT_MAX_KL, Bound, recommend  # noqa: E402
-from retain_local.audit.worst import APART, BEFORE, worst_places  # noqa: E402
-from retain_local.divergence.texts import make_texts, read_files, token_text  # noqa: E402
-from retain_local.evaluation.arms import Budget  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from conftest import TinyFiles
+from retain_local.bench.measure import OURS, PLAIN, SHALLOW, STOCK, Depth, Measured, Measurement
+from retain_local.bench.side import Side
+from retain_local.bench.summary import summarise
+from retain_local.models.gguf_header import read_header
 from support.command_line import run
-from support.libraries import STOCK_VARIABLE, require_patched
+from support.libraries import STOCK_VARIABLE
 from support.tiny_models import TINY_MODELS
-
-PATCHED = require_patched()
-
-from retain_local.bench.measure import OURS, PLAIN, SHALLOW, STOCK, Depth, Measured, Measurement  # noqa: E402
-from retain_local.bench.side import Side  # noqa: E402
-from retain_local.bench.summary import summarise  # noqa: E402
-from retain_local.models.gguf_header import read_header  # noqa: E402
 
 ARCH = "qwen3"
 BUDGET, BUFFER, UBATCH = 64, 16, 32

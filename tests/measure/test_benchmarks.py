@@ -8,17 +8,13 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from conftest import TinyFiles
+from retain_local.errors import RetainError, UsageError
+from retain_local.evaluation.benchmarks import load_benchmark, metrics
 from support.command_line import run
 from support.data import require_data
 from support.hub_server import Hub, serving
-from support.libraries import require_patched
-
-from retain_local.errors import RetainError, UsageError
-
-require_patched()
-
-from retain_local.evaluation.benchmarks import load_benchmark, metrics  # noqa: E402  needs the libraries
 
 SAMPLES = Path(__file__).parents[1] / "support" / "benchmarks"
 

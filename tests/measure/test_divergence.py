@@ -9,25 +9,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TinyFiles
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import log_softmax as scipy_log_softmax
-from support.divergences import N_UBATCH, kl_of_logits, made_up, nll_of_logits, saved_logits
-from support.libraries import require_patched
-from support.llamas import load, prompt
 
+from conftest import TinyFiles
+from retain_local.bindings import retain_h
+from retain_local.divergence import distributions, lockstep
+from retain_local.divergence.distributions import kl_divergence, log_softmax, row_blocks
+from retain_local.divergence.lockstep import diverge
+from retain_local.divergence.summary import summarize
 from retain_local.errors import RetainError, UsageError
 from retain_local.options import RetentionOptions
-
-require_patched()
-
-from retain_local.bindings import retain_h  # noqa: E402  needs the libraries
-from retain_local.divergence import distributions, lockstep  # noqa: E402
-from retain_local.divergence.distributions import kl_divergence, log_softmax, row_blocks  # noqa: E402
-from retain_local.divergence.lockstep import diverge  # noqa: E402
-from retain_local.divergence.summary import summarize  # noqa: E402
+from support.divergences import N_UBATCH, kl_of_logits, made_up, nll_of_logits, saved_logits
+from support.llamas import load, prompt
 
 N_TOKENS = 400
 EXACT = 1e-9  # nats: what float32 logits leave of 0

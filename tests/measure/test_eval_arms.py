@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from support.libraries import require_patched
 
 from retain_local.errors import UsageError
-
-require_patched()
-
-from retain_local.evaluation.arms import Arm, Budget, make_arms  # noqa: E402  needs the libraries
+from retain_local.evaluation.arms import Arm, Budget, make_arms
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from support.libraries import require_patched
 
-require_patched()
-
-from retain_local.evaluation.intervals import (  # noqa: E402
+from retain_local.evaluation.intervals import (
     mean_interval,
     normal_interval,
     paired_difference,

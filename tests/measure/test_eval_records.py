@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.libraries import require_patched
 
 from retain_local.errors import RetainError
-
-require_patched()
-
-from retain_local.evaluation.merge import read_results  # noqa: E402  needs the libraries
-from retain_local.evaluation.points import points_by_task, points_together  # noqa: E402
-from retain_local.evaluation.records import Record, RecordFile, read_records  # noqa: E402
+from retain_local.evaluation.merge import read_results
+from retain_local.evaluation.points import points_by_task, points_together
+from retain_local.evaluation.records import Record, RecordFile, read_records
 
 SETTINGS = {"model": "tiny.gguf", "seed": 0}
 

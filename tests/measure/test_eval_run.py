@@ -7,25 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from conftest import TinyFiles
-from support.libraries import require_patched
+from retain_local.chat.template import ChatTemplate
+from retain_local.errors import RetainError, UsageError
+from retain_local.evaluation.arms import make_arms
+from retain_local.evaluation.benchmarks.benchmark import BenchmarkItem, BenchmarkQuestion
+from retain_local.evaluation.benchmarks.metrics import BestOf, contains
+from retain_local.evaluation.conversation import Script, ask_all, write_script
+from retain_local.evaluation.plan import Plan, prepare_tasks
+from retain_local.evaluation.records import Record, RecordFile
+from retain_local.evaluation.run import run_units, units_left
+from retain_local.evaluation.source import find_sources
+from retain_local.tasks import TASKS
 from support.llamas import DEFAULTS, load, text
 from support.tiny_models import TINY_MODELS
-
-from retain_local.errors import RetainError, UsageError
-
-require_patched()
-
-from retain_local.chat.template import ChatTemplate  # noqa: E402  needs the libraries
-from retain_local.evaluation.arms import make_arms  # noqa: E402
-from retain_local.evaluation.benchmarks.benchmark import BenchmarkItem, BenchmarkQuestion  # noqa: E402
-from retain_local.evaluation.benchmarks.metrics import BestOf, contains  # noqa: E402
-from retain_local.evaluation.conversation import Script, ask_all, write_script  # noqa: E402
-from retain_local.evaluation.plan import Plan, prepare_tasks  # noqa: E402
-from retain_local.evaluation.records import Record, RecordFile  # noqa: E402
-from retain_local.evaluation.run import run_units, units_left  # noqa: E402
-from retain_local.evaluation.source import find_sources  # noqa: E402
-from retain_local.tasks import TASKS  # noqa: E402
 
 ARCH = "qwen3"  # whose replies differ from question to question
 

@@ -8,26 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
+
 from conftest import TinyFiles
 from measure.test_eval_run import ARCH, LOAD, make_plan, results
-from rich.console import Console
-from support.divergences import kl_of_logits, nll_of_logits
-from support.libraries import require_patched
-from support.llamas import load, text
-
 from retain_local.errors import RetainError, UsageError
-
-require_patched()
-
-from retain_local.evaluation import text_run  # noqa: E402  needs the libraries
-from retain_local.evaluation.arms import make_arms  # noqa: E402
-from retain_local.evaluation.markdown import render_markdown  # noqa: E402
-from retain_local.evaluation.plan import Plan, prepare_tasks  # noqa: E402
-from retain_local.evaluation.points import points_by_task, points_together  # noqa: E402
-from retain_local.evaluation.records import Record  # noqa: E402
-from retain_local.evaluation.source import find_sources  # noqa: E402
-from retain_local.evaluation.table import print_results  # noqa: E402
-from retain_local.evaluation.text_points import text_points  # noqa: E402
+from retain_local.evaluation import text_run
+from retain_local.evaluation.arms import make_arms
+from retain_local.evaluation.markdown import render_markdown
+from retain_local.evaluation.plan import Plan, prepare_tasks
+from retain_local.evaluation.points import points_by_task, points_together
+from retain_local.evaluation.records import Record
+from retain_local.evaluation.source import find_sources
+from retain_local.evaluation.table import print_results
+from retain_local.evaluation.text_points import text_points
+from support.divergences import kl_of_logits, nll_of_logits
+from support.llamas import load, text
 
 WINDOW = {"n_tokens": 150}
 ARMS = make_arms(["gate", "window:head", "snapkv"], ["1/2", "20"])

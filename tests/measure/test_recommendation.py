@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import TinyFiles
 
+from conftest import TinyFiles
 from retain_local.errors import RetainError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import file_fingerprint, read_model_file

@@ -11,18 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+
 from conftest import TinyFiles
+from retain_local.errors import RetainError, UsageError
+from retain_local.report.coloured_text import LEVELS, ColouredText
+from retain_local.report.files import ReportFiles
 from support.command_line import run
-from support.libraries import require_patched
 from support.llamas import kept, load, text
 from support.pages import CHROMIUM, Page, browse
-
-pytest.importorskip("matplotlib")
-require_patched()
-
-from retain_local.errors import RetainError, UsageError  # noqa: E402  needs the libraries
-from retain_local.report.coloured_text import LEVELS, ColouredText  # noqa: E402
-from retain_local.report.files import ReportFiles  # noqa: E402
 
 N_UBATCH = 16
 COMMON = ["--threads", "1", "--ubatch", str(N_UBATCH), "--buffer", "16", "--report", "page.html", "--png", "pictures"]

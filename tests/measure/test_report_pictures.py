@@ -9,24 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+from retain_local.audit.pictures import divergence_pictures
+from retain_local.audit.verdict import Bound
+from retain_local.evaluation.pictures import score_picture, text_picture
+from retain_local.evaluation.points import Point
+from retain_local.evaluation.text_points import TextPoint
+from retain_local.report import measures
+from retain_local.report.coloured_text import ColouredText
+from retain_local.report.coloured_text import text_picture as text_as_picture
+from retain_local.report.recorder import HELD, Trace
+from retain_local.report.retention_pictures import retention_pictures
+from retain_local.report.style import Picture, save_png, to_svg
 from support.audits import make_audit, make_budget
 from support.divergences import made_up
-from support.libraries import require_patched
-
-pytest.importorskip("matplotlib")
-require_patched()
-
-from retain_local.audit.pictures import divergence_pictures  # noqa: E402
-from retain_local.audit.verdict import Bound  # noqa: E402  needs the libraries
-from retain_local.evaluation.pictures import score_picture, text_picture  # noqa: E402
-from retain_local.evaluation.points import Point  # noqa: E402
-from retain_local.evaluation.text_points import TextPoint  # noqa: E402
-from retain_local.report import measures  # noqa: E402
-from retain_local.report.coloured_text import ColouredText  # noqa: E402
-from retain_local.report.coloured_text import text_picture as text_as_picture  # noqa: E402
-from retain_local.report.recorder import HELD, Trace  # noqa: E402
-from retain_local.report.retention_pictures import retention_pictures  # noqa: E402
-from retain_local.report.style import Picture, save_png, to_svg  # noqa: E402
 
 
 def point(method: str, budget: str, cells: float, accuracy: tuple[float, float, float]) -> Point:

@@ -6,17 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from conftest import TinyFiles
-from support.libraries import require_patched
+from retain_local.bindings import retain_h
+from retain_local.report import measures
+from retain_local.report.recorder import HELD, Recorder, Trace
 from support.llamas import kept, load, prompt
 from support.reference import SCOPES, Cache, Options
 from support.tiny_models import TINY_MODELS
-
-require_patched()
-
-from retain_local.bindings import retain_h  # noqa: E402  needs the libraries
-from retain_local.report import measures  # noqa: E402
-from retain_local.report.recorder import HELD, Recorder, Trace  # noqa: E402
 
 N, N_CHUNK = 300, 32
 EVICTS = [policy for policy in retain_h.policies() if policy != "none"]

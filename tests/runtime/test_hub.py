@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import TinyFiles
-from support.command_line import FAST, run
-from support.hub_server import Hub, serving
 
+from conftest import TinyFiles
 from retain_local.commands.loading import find_model
 from retain_local.errors import RetainError
 from retain_local.models.hub import choose_file
+from support.command_line import FAST, run
+from support.hub_server import Hub, serving
 
 MODEL = os.urandom(25_000_000)
 CHUNK = 10 * 1024 * 1024  # what the client writes at once
@@ -155,9 +155,6 @@ def test_without_a_connection(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_the_command_line_takes_a_name(hub: Hub, tmp_path: Path, tiny: TinyFiles) -> None:
-    from support.libraries import require_patched
-
-    require_patched()
     hub.repos["ann/real"] = {
         "m-F32.gguf": tiny.model("llama").read_bytes(),
         "m-F32.gates.gguf": tiny.gates("llama").read_bytes(),

@@ -8,18 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import llama_cpp
 import pytest
+
 from conftest import TinyFiles
-from support.libraries import require_patched
-from support.llamas import greedy, load, prompt, text
-
+from retain_local import Llama
 from retain_local.errors import RetainError, UsageError
-
-require_patched()
-
-import llama_cpp  # noqa: E402  needs the libraries
-
-from retain_local import Llama  # noqa: E402
+from support.llamas import greedy, load, prompt, text
 
 
 def test_it_is_the_parents_class(tiny: TinyFiles) -> None:

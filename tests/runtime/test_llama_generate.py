@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from llama_cpp import LlamaGrammar
+
 from conftest import TinyFiles
-from support.libraries import require_patched
-from support.llamas import greedy, kept, load, prompt, text
-
 from retain_local.errors import RetainError
-
-require_patched()
-
-from llama_cpp import LlamaGrammar  # noqa: E402  needs the libraries
+from support.llamas import greedy, kept, load, prompt, text
 
 
 def small(tiny: TinyFiles, **options):

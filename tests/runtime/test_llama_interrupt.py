@@ -8,11 +8,9 @@ import threading
 import time
 
 import pytest
-from conftest import TinyFiles
-from support.libraries import require_patched
-from support.llamas import greedy, kept, load, prompt
 
-require_patched()
+from conftest import TinyFiles
+from support.llamas import greedy, kept, load, prompt
 
 
 def small(tiny: TinyFiles, **options):

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import TinyFiles
-from support.libraries import require_patched
-from support.llamas import greedy, kept, load, prompt
 
+from conftest import TinyFiles
 from retain_local.errors import RetainError, UsageError
 from retain_local.options import POLICIES
-
-require_patched()
+from support.llamas import greedy, kept, load, prompt
 
 
 def small(tiny: TinyFiles, **options):

@@ -9,13 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from conftest import TinyFiles
-from support.libraries import require_patched
-from support.llamas import DEFAULTS, greedy, kept, load, prompt
-
 from retain_local.errors import RetainError
-
-require_patched()
+from support.llamas import DEFAULTS, greedy, kept, load, prompt
 
 
 def small(tiny: TinyFiles, **options):

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from support.libraries import require_patched
+
+from support.libraries import PATCHED
 from support.tiny_gates import random_gates, write_tiny_gates
 from support.tiny_models import TinyModel, write_tiny_model
 from support.worker import run_worker
-
-PATCHED = require_patched()
 
 TINIEST = TinyModel("llama", n_layer=1, n_embd=32, n_head=2, n_head_kv=1, n_ff=32)
 N_TOKENS, N_BATCH = 200_000, 512

@@ -7,8 +7,8 @@ from typing import Any
 
 import gguf
 import pytest
-from conftest import TinyFiles
 
+from conftest import TinyFiles
 from retain_local.errors import RetainError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import read_model_file

@@ -6,13 +6,9 @@ from pathlib import Path
 
 import gguf
 import pytest
-from support.libraries import require_patched
 
+from retain_local import Llama
 from retain_local.errors import RetainError
-
-require_patched()
-
-from retain_local import Llama  # noqa: E402  needs the libraries
 
 LONG = "=" * 100
 

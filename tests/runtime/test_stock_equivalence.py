@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from conftest import TinyFiles
-from support.libraries import require_patched, require_stock
+from support.libraries import PATCHED, require_stock
 from support.tiny_models import N_VOCAB, TINY_MODELS, WRITTEN
 from support.worker import run_worker
 
-PATCHED, STOCK = require_patched(), require_stock()
+STOCK = require_stock()
 
 N_PROMPT, N_GREEDY, N_TAIL = 200, 256, 20
 N_CTX = 1024

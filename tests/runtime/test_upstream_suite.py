@@ -8,18 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from support.libraries import require_patched
+from support.libraries import PATCHED
 from support.upstream import find_upstream
 
-PATCHED = require_patched()
 TESTS = Path(__file__).parents[1]
 
 N_TESTS = 8  # those that need no download
 
 
 def test_upstream_tests_pass(tmp_path: Path) -> None:
-    pytest.importorskip("scipy", reason="llama-cpp-python's tests need scipy")
     upstream = find_upstream(tmp_path)
     # not in the distribution's own folder, whose `llama_cpp` is not the installed one
     workplace = tmp_path / "workplace"

@@ -1,4 +1,4 @@
-"""Where the native libraries are, for tests that skip without them."""
+"""Where the native libraries are: the patched ones of the package, and the stock ones of the same release."""
 
 from __future__ import annotations
 
@@ -8,18 +8,9 @@ from pathlib import Path
 import pytest
 
 from retain_local.bindings import library
-from retain_local.errors import RetainError
 
 STOCK_VARIABLE = "RETAIN_STOCK_LIB_DIR"
-
-
-def require_patched() -> Path:
-    """Load the patched libraries and return their folder; called at the top of a module, skips it without them."""
-    try:
-        library.load()
-    except RetainError as error:
-        pytest.skip(f"the patched libraries are not there: {error}", allow_module_level=True)
-    return library.directory().absolute()
+PATCHED = library.directory().absolute()
 
 
 def require_stock() -> Path:
