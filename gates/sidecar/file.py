@@ -55,6 +55,7 @@ class GateInfo:
 
 # metadata key, GGUF type and GateInfo field of what may be absent
 _OPTIONAL = (
+    ("general.name", STRING, "name"),
     (f"{PREFIX}.trained_budget", U32, "trained_budget"),
     (f"{PREFIX}.trained_context_length", U32, "trained_context_length"),
     (f"{PREFIX}.base_name", STRING, "base_name"),
@@ -129,7 +130,6 @@ def write_sidecar(path: str | os.PathLike[str], gates: GateSet, info: GateInfo, 
 def _add_metadata(writer: gguf.GGUFWriter, gates: GateSet, info: GateInfo) -> None:
     writer.add_type("adapter")
     writer.add_string("adapter.type", PREFIX)
-    writer.add_name(info.name)
     writer.add_uint32(f"{PREFIX}.version", VERSION)
     writer.add_string(f"{PREFIX}.variant", gates.variant)
     writer.add_bool(f"{PREFIX}.tied", gates.tied)
@@ -195,11 +195,10 @@ def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
         if name not in loader.types:
             raise GateFileError(f"{path}: unexpected tensor '{name}'")
 
-    info = GateInfo(
-        architecture=header.require("general.architecture", STRING),
-        name=header.get("general.name", STRING, GateInfo.name),
-        **{field: header.get(key, type) for key, type, field in _OPTIONAL},
-    )
+    if header.end > header.size:
+        raise GateFileError(f"{path}: the file is truncated: its last tensor is not padded")
+    given = {field: header.require(key, type) for key, type, field in _OPTIONAL if key in header.fields}
+    info = GateInfo(header.require("general.architecture", STRING), **given)
     if info.base_fingerprint is not None and not re.fullmatch("[0-9a-f]{16}", info.base_fingerprint):
         raise GateFileError(f"{path}: base_fingerprint '{info.base_fingerprint}' is not 16 hex digits")
     return Sidecar(info, GateSet(layers, score, activation), loader.types, header.size)
@@ -236,7 +235,7 @@ class _TensorLoader:
         info = self.header.tensors.get(name)
         if info is None:
             raise GateFileError(f"{path}: tensor '{name}' is missing")
-        if info.shape != shape:
+        if not info.has_shape(*shape):
             raise GateFileError(f"{path}: tensor '{name}' has shape {list(info.shape)}, expected {list(shape)}")
         type_name = next((key for key, type in allowed.items() if type == info.type), None)
         if type_name is None:
@@ -249,13 +248,8 @@ class _TensorLoader:
 
     def _rows(self, info: TensorInfo, n_in: int) -> np.ndarray:
         """The tensor's data as it lies in the file: [n_out, numbers or bytes of a row]."""
-        path, block = self.header.path, Q8_0_BLOCK if info.type == _GGML.Q8_0 else 1
-        if n_in % block:
-            raise GateFileError(f"{path}: tensor '{info.name}' is q8_0 with rows of {n_in}")
         dtype = {_GGML.F32: np.dtype("<f4"), _GGML.F16: np.dtype("<f2"), _GGML.Q8_0: np.dtype("u1")}[_GGML(info.type)]
-        n_row = n_in if block == 1 else n_in // block * Q8_0_BYTES
-        n_rows = int(np.prod(info.shape[1:], dtype=object))
-        n_bytes = n_row * n_rows * dtype.itemsize
-        if info.offset + n_bytes > self.header.size:
-            raise GateFileError(f"{path}: the file is truncated: tensor '{info.name}' ends beyond it")
-        return np.fromfile(path, dtype, n_row * n_rows, offset=info.offset).reshape(n_rows, n_row)
+        n_row = n_in // Q8_0_BLOCK * Q8_0_BYTES if info.type == _GGML.Q8_0 else n_in
+        return np.fromfile(self.header.path, dtype, info.n_bytes // dtype.itemsize, offset=info.offset).reshape(
+            -1, n_row
+        )

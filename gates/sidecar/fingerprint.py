@@ -11,6 +11,8 @@ import os
 import struct
 from collections.abc import Iterable
 
+import numpy as np
+
 from ...models.gguf_header import STRING, U32, GateFileError, Header, read_header
 
 FNV_OFFSET = 0xCBF29CE484222325
@@ -67,10 +69,12 @@ def _first_of(header: Header, key: str, default: int) -> int:
     field = header.fields.get(key)
     if field is None:
         return default
-    values = field.value if field.is_array else [field.value]
-    if not values or not isinstance(values[0], int) or not 0 <= values[0] < 2**32:
+    first = next(iter(field.value), None) if field.is_array else field.value
+    if isinstance(first, np.integer):
+        first = int(first)
+    if not isinstance(first, int) or not 0 <= first < 2**32:
         raise GateFileError(f"{header.path}: metadata key '{key}' is not a count")
-    return values[0]
+    return first
 
 
 def _token_text(i: int, raw: bytes) -> bytes:

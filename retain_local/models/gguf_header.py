@@ -1,13 +1,16 @@
 """Read the header of a GGUF file, trusting none of it.
 
 A sidecar or a model can come from anywhere, so every count and offset is checked against the bytes that are really
-there before it is used; a damaged file is one clear error and never a long loop or a large allocation.
+there before it is used; a damaged file is one clear error and never a long loop or a large allocation. What ggml reads is
+read here, and what ggml refuses is refused: the list of it is in docs/gate-sidecar.md.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +22,21 @@ from ..errors import RetainError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-MAX_DIMS = 4
-MAX_ALIGNMENT = 1 << 20
+MAX_DIMS, MAX_NAME, MAX_ARRAY = 4, 63, 1 << 30
 
 STRING, ARRAY = 8, 9
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-U32, BOOL = 4, 7
+U16, U32, BOOL = 2, 4, 7
+_INT64 = 1 << 63
+
+# numbers in a block of each ggml type, and bytes of the block
+GGML_TYPES = {
+    0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 36),
+    10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292), 16: (256, 66),
+    17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82), 23: (256, 136),
+    24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8), 29: (256, 56), 30: (1, 2), 34: (256, 54),
+    35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18), 42: (64, 18),
+}  # fmt: skip
 
 
 class GateFileError(RetainError):
@@ -35,7 +47,8 @@ class GateFileError(RetainError):
 class Field:
     """One metadata value: its GGUF type (of the elements, for an array) and the value in Python.
 
-    Strings are kept as bytes: a vocabulary may hold pieces that are not valid UTF-8.
+    Strings are kept as bytes: a vocabulary may hold pieces that are not valid UTF-8. An array is a list of them, or a
+    NumPy array of numbers.
     """
 
     type: int
@@ -45,36 +58,46 @@ class Field:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor: shape in ggml order (ne0 first), ggml type, and offset of its data from the start of the file."""
+    """One tensor: shape in ggml order (ne0 first), ggml type, place of its data in the file and their number of bytes."""
 
     name: str
     shape: tuple[int, ...]
     type: int
     offset: int
+    n_bytes: int
+
+    def has_shape(self, *shape: int) -> bool:
+        """Whether this is the tensor's shape; dimensions that are not given are 1."""
+        rest = (1,) * MAX_DIMS
+        return (*self.shape, *rest)[:MAX_DIMS] == (*shape, *rest)[:MAX_DIMS]
 
 
 @dataclass(frozen=True)
 class Header:
-    """All metadata and tensor infos of a GGUF file, and the file's size in bytes."""
+    """All metadata and tensor infos of a GGUF file.
+
+    size : bytes of the file.
+    end : first byte behind the data of all tensors, the padding of the last one included; never beyond the file but for
+        that padding.
+    """
 
     path: Path
     size: int
     fields: dict[str, Field]
     tensors: dict[str, TensorInfo]
+    end: int
 
     def get(self, key: str, type: int, default: Any = None) -> Any:
-        """Return a scalar or string value, or `default` when absent; GateFileError when it has another type."""
+        """Return a scalar or string value, or `default` when absent; GateFileError when it has another type.
+
+        A string ends at its first NUL, and what is not UTF-8 in it becomes a replacement character.
+        """
         field = self.fields.get(key)
         if field is None:
             return default
         if field.type != type or field.is_array:
             raise GateFileError(f"{self.path}: metadata key '{key}' has the wrong type")
-        if type != STRING:
-            return field.value
-        try:
-            return field.value.decode("utf-8")
-        except UnicodeDecodeError:
-            raise GateFileError(f"{self.path}: metadata key '{key}' is not valid UTF-8") from None
+        return field.value if type != STRING else text(field.value)
 
     def require(self, key: str, type: int) -> Any:
         """Like `get`, and GateFileError when the key is absent."""
@@ -109,12 +132,6 @@ class _Cursor:
     def string(self) -> bytes:
         return self.take(self.count(1))
 
-    def text(self) -> str:
-        try:
-            return self.string().decode("utf-8")
-        except UnicodeDecodeError:
-            raise GateFileError(f"{self.path}: a name in the file is not valid UTF-8") from None
-
     def value(self, type: int) -> Any:
         if type == STRING:
             return self.string()
@@ -133,14 +150,35 @@ class _Cursor:
             raise GateFileError(f"{self.path}: unknown array type {type} at byte {self.at}")
         dtype = np.dtype(SCALARS[type])
         values = np.frombuffer(self.take(self.count(dtype.itemsize) * dtype.itemsize), dtype)
-        return Field(type, values.tolist(), is_array=True)
+        return Field(type, values, is_array=True)
 
-    def tensor(self) -> TensorInfo:
-        name, n_dims = self.text(), self.scalar("<I")
-        if not 1 <= n_dims <= MAX_DIMS:
-            raise GateFileError(f"{self.path}: tensor '{name}' has {n_dims} dimensions")
+    def tensor(self) -> tuple[bytes, tuple[int, ...], int, int, int]:
+        """Name, shape, type, offset among the data, and number of bytes."""
+        name, n_dims = self.string(), self.scalar("<I")
+        shown = text(name[: MAX_NAME + 1])
+        if len(name) > MAX_NAME:
+            raise GateFileError(f"{self.path}: the name of tensor '{shown}...' is too long")
+        if n_dims > MAX_DIMS:
+            raise GateFileError(f"{self.path}: tensor '{shown}' has {n_dims} dimensions")
         shape = tuple(self.scalar("<Q") for _ in range(n_dims))
-        return TensorInfo(name, shape, self.scalar("<I"), self.scalar("<Q"))
+        type, offset = self.scalar("<I"), self.scalar("<Q")
+        if type not in GGML_TYPES:
+            raise GateFileError(f"{self.path}: tensor '{shown}' has a type, {type}, that this program does not know")
+        block, n_block = GGML_TYPES[type]
+        row = shape[0] if shape else 1
+        if max((*shape, math.prod(n or 1 for n in shape))) >= _INT64 or row % block:
+            raise GateFileError(f"{self.path}: tensor '{shown}' cannot have shape {list(shape)}")
+        return name, shape, type, offset, math.prod(shape) // block * n_block
+
+
+def text(raw: bytes) -> str:
+    """A text of a file as llama.cpp takes it, up to its first NUL; for one that is not UTF-8, what can be shown of it."""
+    return raw.split(b"\0", 1)[0].decode("utf-8", errors="replace")
+
+
+def _key(raw: bytes) -> str:
+    """A key or name: as `text`, but different bytes stay different."""
+    return raw.split(b"\0", 1)[0].decode("utf-8", errors="surrogateescape")
 
 
 def read_header(path: str | os.PathLike[str]) -> Header:
@@ -152,8 +190,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
 
     Returns
     -------
-    Header, whose tensor offsets count from the start of the file (not yet checked against its size: that needs the
-    types, which only the caller knows).
+    Header, whose tensors lie within the file, one behind the other.
 
     Raises
     ------
@@ -161,6 +198,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     """
     path = Path(path)
     try:
+        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+            raise GateFileError(f"{path}: not an ordinary file")  # to open a pipe would wait for ever
         with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(_Cursor(data, path))
     except ValueError:  # mmap refuses an empty file
@@ -177,25 +216,39 @@ def _parse(cursor: _Cursor) -> Header:
     version = cursor.scalar("<I")
     if version not in VERSIONS:
         raise GateFileError(f"{path}: GGUF version {version} is not supported")
-    n_tensors, n_fields = cursor.count(24), cursor.count(13)
-
-    fields: dict[str, Field] = {}
-    for _ in range(n_fields):
-        key = cursor.text()
-        if key in fields:
-            raise GateFileError(f"{path}: metadata key '{key}' is given twice")
-        fields[key] = cursor.field()
+    n_tensors, n_fields = cursor.count(24), cursor.count(14)
+    fields = _fields(cursor, n_fields)
     infos = [cursor.tensor() for _ in range(n_tensors)]
 
-    header = Header(path, len(cursor.data), fields, {})
-    alignment = header.get("general.alignment", U32, 32)
-    if not 1 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-        raise GateFileError(f"{path}: general.alignment is {alignment}, not a power of two")
-    start = -(-cursor.at // alignment) * alignment
-    for info in infos:
-        if info.name in header.tensors:
-            raise GateFileError(f"{path}: tensor '{info.name}' is given twice")
-        if info.offset % alignment:
-            raise GateFileError(f"{path}: tensor '{info.name}' is not aligned to {alignment} bytes")
-        header.tensors[info.name] = TensorInfo(info.name, info.shape, info.type, start + info.offset)
-    return header
+    field = fields.get("general.alignment", Field(U32, 32))
+    if field.type != U32 or field.is_array or field.value.bit_count() != 1:
+        raise GateFileError(f"{path}: general.alignment is not a power of two")
+    alignment = field.value
+    at = -(-cursor.at // alignment) * alignment if infos else cursor.at
+    tensors: dict[str, TensorInfo] = {}
+    start = at
+    for raw, shape, type, offset, n_bytes in infos:
+        name = _key(raw)
+        if name in tensors:
+            raise GateFileError(f"{path}: tensor '{text(raw)}' is given twice")
+        if start + offset != at:
+            raise GateFileError(f"{path}: tensor '{text(raw)}' is not where the one before it ends")
+        if at + n_bytes > len(cursor.data):
+            raise GateFileError(f"{path}: the file is truncated: tensor '{text(raw)}' ends beyond it")
+        tensors[name] = TensorInfo(name, shape, type, at, n_bytes)
+        at += -(-n_bytes // alignment) * alignment
+    return Header(path, len(cursor.data), fields, tensors, at)
+
+
+def _fields(cursor: _Cursor, n: int) -> dict[str, Field]:
+    """The metadata; of keys that are equal up to a NUL, which ends a text for llama.cpp, the first counts."""
+    fields: dict[str, Field] = {}
+    seen: set[bytes] = set()
+    for _ in range(n):
+        raw = cursor.string()
+        if not raw or raw in seen:
+            problem = f"'{text(raw)}' is given twice" if raw else "is empty"
+            raise GateFileError(f"{cursor.path}: metadata key {problem}")
+        seen.add(raw)
+        fields.setdefault(_key(raw), cursor.field())
+    return fields

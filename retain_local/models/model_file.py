@@ -14,10 +14,11 @@ from pathlib import Path
 
 from ..errors import RetainError
 from ..kv_types import KVType
-from .gguf_header import BOOL, STRING, Header, read_header
+from .gguf_header import BOOL, STRING, U16, Header, read_header, text
+from .model_checks import check_model, count, per_layer
 
 SIDECAR_SUFFIX = ".gates.gguf"
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
+_PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _SAMPLE_BYTES = 1 << 20
 
 _RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
@@ -49,6 +50,7 @@ class ModelFile:
     n_head_kv : KV heads of each layer, [n_layer].
     head_k, head_v : numbers in a K row and a V row of one head.
     size : bytes of the file.
+    n_parts : files that the model is split into, as its header says.
     """
 
     path: Path
@@ -60,11 +62,12 @@ class ModelFile:
     head_k: int
     head_v: int
     size: int
+    n_parts: int = 1
 
     @property
     def stem(self) -> str:
         """File name without `.gguf` and, for a split model, without the number of the part."""
-        return _SHARD.sub("", self.path.stem)
+        return _PART.sub("", self.path.stem) if self.n_parts > 1 else self.path.stem
 
     def sidecar_path(self) -> Path:
         """Where the gates of this model are looked for when none are named."""
@@ -104,8 +107,8 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     Raises
     ------
     RetainError : no such file, a folder, not a GGUF, truncated header, not a language model (a gate sidecar, an
-        adapter, a vision projector), a later part of a split model, a part that is missing, or an attention that the
-        cache does not serve.
+        adapter, a vision projector), a later part of a split model, a part that is missing or damaged, sizes that
+        llama.cpp cannot take, or an attention that the cache does not serve.
     """
     path = Path(path)
     if path.is_dir():
@@ -113,50 +116,79 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     if not path.exists():
         raise RetainError(f"{path}: no such file")
     header = read_header(path)
+    n_parts = _check_parts(header)
+    arch = _architecture(header)
+    _check_kind(header, arch)
+    check_model(header, arch)
+    _check_attention(header, arch)
+    return _describe(header, arch, n_parts)
+
+
+def _architecture(header: Header) -> str:
     arch = header.get("general.architecture", STRING)
     if arch is None:
-        raise RetainError(f"{path}: the file names no architecture, so it is not a language model")
-    _check_kind(header, arch)
-    _check_parts(header)
-    _check_attention(header, arch)
-    return _describe(header, arch)
+        raise RetainError(f"{header.path}: the file names no architecture, so it is not a language model")
+    return arch
 
 
 def _check_kind(header: Header, arch: str) -> None:
-    kind = header.get("general.type", STRING, "model")
-    if header.get("adapter.type", STRING) == "retention_gate":
-        raise RetainError(f"{header.path} is a gate sidecar, not a model; name the model, and this file with --gates")
-    if kind == "mmproj" or arch == "clip":
+    """Say what a file is that is no model. llama.cpp does not look at its kind, so one with layers is left to it."""
+    if arch == "clip":
         raise RetainError(f"{header.path} is a vision or audio projector, not a language model")
-    if kind != "model":
+    if f"{arch}.block_count" in header.fields:
+        return
+    if _text(header, "adapter.type") == "retention_gate":
+        raise RetainError(f"{header.path} is a gate sidecar, not a model; name the model, and this file with --gates")
+    kind = _text(header, "general.type")
+    if kind not in (None, "model"):
         raise RetainError(f"{header.path} is not a model but a GGUF of type '{kind}'")
 
 
-def _check_parts(header: Header) -> None:
-    match = _SHARD.search(header.path.stem)
-    if match is None:
-        return
-    number, count = int(match[1]), int(match[2])
+def _text(header: Header, key: str) -> str | None:
+    """A text that decides nothing for llama.cpp; None when absent, or when it is something else."""
+    field = header.fields.get(key)
+    return text(field.value) if field is not None and field.type == STRING and not field.is_array else None
+
+
+def _check_parts(header: Header) -> int:
+    """How many files the model is in, every other one of which was looked into as well.
+
+    That decides its header, as for llama.cpp, and not the file's name.
+    """
+    count = header.get("split.count", U16, 0)
+    if count <= 1:
+        return 1
+    number = header.get("split.no", U16, 0) + 1
+    match = _PART.search(header.path.stem)
+    if match is None or (int(match[1]), int(match[2]), header.path.suffix) != (number, count, ".gguf"):
+        raise RetainError(
+            f"{header.path} is part {number} of a model split into {count}, and must be named so:"
+            f" NAME-{number:05d}-of-{count:05d}.gguf"
+        )
     base = header.path.stem[: match.start()]
-    names = [f"{base}-{i:05d}-of-{count:05d}{header.path.suffix}" for i in range(1, count + 1)]
+    paths = [header.path.with_name(f"{base}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)]
     if number != 1:
-        raise RetainError(f"{header.path} is part {number} of a split model; name its first part, {names[0]}")
-    for name in names:
-        if not header.path.with_name(name).exists():
-            raise RetainError(f"{header.path.with_name(name)}: this part of the split model is missing")
+        raise RetainError(f"{header.path} is part {number} of a split model; name its first part, {paths[0].name}")
+    for i, path in enumerate(paths[1:], 1):
+        if not path.exists():
+            raise RetainError(f"{path}: this part of the split model is missing")
+        if read_header(path).get("split.no", U16) != i:
+            raise RetainError(f"{path} is another part of a split model than its name says, or of none")
+    return count
 
 
 def _check_attention(header: Header, arch: str) -> None:
-    window = _count(header, f"{arch}.attention.sliding_window")
+    slides = arch in _SLIDES or arch in _MAY_SLIDE
+    window = count(header, f"{arch}.attention.sliding_window") if slides else None
     if arch in _RECURRENT:
         reason = "is recurrent: it has no KV cache to keep in a budget"
     elif arch in _HYBRID:
         reason = "mixes attention with recurrent layers, which is not supported yet"
-    elif arch in _NOT_CAUSAL or header.get(f"{arch}.attention.causal", BOOL) is False:
+    elif arch in _NOT_CAUSAL or _is_false(header, f"{arch}.attention.causal"):
         reason = "is an encoder, embedding or diffusion model: it does not generate token by token from a KV cache"
     elif arch == "t5":
         reason = "is an encoder-decoder model, which is not supported"
-    elif _count(header, f"{arch}.attention.key_length_mla"):
+    elif _has_count(header, f"{arch}.attention.key_length_mla"):
         reason = "uses multi-head latent attention (MLA), which is not supported"
     elif (arch in _SLIDES and window != 0) or (arch in _MAY_SLIDE and window):
         reason = "uses sliding-window attention in some layers (iSWA), which is not supported yet"
@@ -165,47 +197,35 @@ def _check_attention(header: Header, arch: str) -> None:
     raise RetainError(f"{header.path}: the architecture '{arch}' {reason}")
 
 
-def _describe(header: Header, arch: str) -> ModelFile:
-    n_layer = _count(header, f"{arch}.block_count") or 0
-    n_head = _per_layer(header, f"{arch}.attention.head_count", n_layer, (0,) * n_layer)
-    n_head_kv = _per_layer(header, f"{arch}.attention.head_count_kv", n_layer, n_head)
-    n_embd = _count(header, f"{arch}.embedding_length") or 0
+def _has_count(header: Header, key: str) -> bool:
+    field = header.fields.get(key)
+    return field is not None and isinstance(field.value, int) and field.value > 0
+
+
+def _is_false(header: Header, key: str) -> bool:
+    field = header.fields.get(key)
+    return field is not None and field.type == BOOL and field.value is False
+
+
+def _describe(header: Header, arch: str, n_parts: int) -> ModelFile:
+    n_layer = count(header, f"{arch}.block_count") or 0
+    n_head = per_layer(header, f"{arch}.attention.head_count", n_layer, (0,) * n_layer)
+    n_head_kv = per_layer(header, f"{arch}.attention.head_count_kv", n_layer, n_head)
+    n_embd = count(header, f"{arch}.embedding_length") or 0
     head = n_embd // max(1, *n_head, 1)
-    head_k = _count(header, f"{arch}.attention.key_length") or head
-    head_v = _count(header, f"{arch}.attention.value_length") or head
+    head_k = count(header, f"{arch}.attention.key_length") or head
+    head_v = count(header, f"{arch}.attention.value_length") or head
     if not sum(n_head_kv) * head_k * head_v:
         raise RetainError(f"{header.path}: the file does not say how many layers and heads the model has")
     return ModelFile(
         path=header.path,
         architecture=arch,
-        name=header.get("general.name", STRING, header.path.stem),
-        n_ctx_train=_count(header, f"{arch}.context_length") or 0,
+        name=_text(header, "general.name") or header.path.stem,
+        n_ctx_train=count(header, f"{arch}.context_length") or 0,
         n_embd=n_embd,
         n_head_kv=n_head_kv,
         head_k=head_k,
         head_v=head_v,
         size=header.size,
+        n_parts=n_parts,
     )
-
-
-def _count(header: Header, key: str) -> int | None:
-    """A count given as one number of any integer type; None when absent."""
-    field = header.fields.get(key)
-    if field is None or field.is_array:
-        return None
-    if not isinstance(field.value, int) or not 0 <= field.value < 2**32:
-        raise RetainError(f"{header.path}: metadata key '{key}' is not a count")
-    return field.value
-
-
-def _per_layer(header: Header, key: str, n_layer: int, default: tuple[int, ...]) -> tuple[int, ...]:
-    """A count that a file gives once or once per layer."""
-    field = header.fields.get(key)
-    if field is None:
-        return default
-    if not field.is_array:
-        return (_count(header, key) or 0,) * n_layer
-    values = tuple(field.value)
-    if len(values) != n_layer or not all(isinstance(value, int) and value >= 0 for value in values):
-        raise RetainError(f"{header.path}: metadata key '{key}' is not a count per layer")
-    return values

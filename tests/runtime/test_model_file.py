@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +16,18 @@ from conftest import TinyFiles
 from retain_local.errors import RetainError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import read_model_file
+from support.gguf_file import Entry, GGUFFile, build, parse
 
 
 def write_header(path: Path, arch: str | None = "llama", type: str | None = None, **keys: Any) -> Path:
-    """A GGUF with metadata and no tensors; `keys` are of the architecture, with `__` for dots."""
+    """A GGUF with metadata and no tensors; `keys` are of the architecture, with `__` for dots, None leaves one out."""
     writer = gguf.GGUFWriter(path, arch or "none")
     if type is not None:
         writer.add_type(type)
     for name, value in ({"block_count": 2, "embedding_length": 64, "attention__head_count": 4} | keys).items():
         key = f"{arch}.{name.replace('__', '.')}"
+        if value is None:
+            continue
         if isinstance(value, list):
             writer.add_array(key, value)
         elif isinstance(value, bool):
@@ -119,26 +126,161 @@ def test_other_kinds_of_gguf(tmp_path: Path, tiny: TinyFiles) -> None:
     with pytest.raises(RetainError, match="gate sidecar, not a model"):
         read_model_file(tiny.gates("llama"))
     with pytest.raises(RetainError, match="type 'adapter'"):
-        read_model_file(write_header(tmp_path / "lora.gguf", type="adapter"))
+        read_model_file(write_header(tmp_path / "lora.gguf", type="adapter", block_count=None))
     with pytest.raises(RetainError, match="projector"):
         read_model_file(write_header(tmp_path / "mmproj.gguf", "clip"))
     with pytest.raises(RetainError, match="how many layers"):
-        read_model_file(write_header(tmp_path / "m.gguf", block_count=0))
+        read_model_file(write_header(tmp_path / "m.gguf", block_count=None))
 
 
-def test_absurd_counts(tmp_path: Path) -> None:
-    with pytest.raises(RetainError, match="not a count per layer"):
-        read_model_file(write_header(tmp_path / "m.gguf", attention__head_count_kv=[1, 2, 3]))
+def test_a_kind_that_llama_cpp_does_not_look_at(tmp_path: Path) -> None:
+    assert read_model_file(write_header(tmp_path / "m.gguf", type="merge")).architecture == "llama"
 
 
-def test_split_models(tmp_path: Path) -> None:
-    first = write_header(tmp_path / "big-00001-of-00002.gguf")
-    with pytest.raises(RetainError, match="big-00002-of-00002.gguf: this part of the split model is missing"):
-        read_model_file(first)
-    second = write_header(tmp_path / "big-00002-of-00002.gguf")
-    assert read_model_file(first).sidecar_path().name == "big.gates.gguf"
+@pytest.mark.parametrize("n_layer", [0, 513, 2**30, 2**32 - 1])
+def test_layers_that_llama_cpp_has_no_room_for(tmp_path: Path, n_layer: int) -> None:
+    path = write_header(tmp_path / "m.gguf", block_count=n_layer)
+    assert path.stat().st_size < 400
+    tracemalloc.start()
+    with pytest.raises(RetainError, match=f"'llama.block_count' is {n_layer}; llama.cpp takes 1 to 512"):
+        read_model_file(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 << 20  # it was 18 GB
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"attention__head_count_kv": [1, 2, 3]}, "not a count per layer"),
+        ({"attention__head_count_kv": 3}, "4 heads cannot share 3 KV heads"),
+        ({"attention__head_count_kv": [4, 3]}, "4 heads cannot share 3 KV heads"),
+        ({"embedding_length": 2**31}, "'llama.embedding_length' is 2147483648"),
+        ({"expert_count": 1025}, "'llama.expert_count' is 1025"),
+        ({"expert_count": 4}, "0 of 4 experts"),
+        ({"expert_used_count": 2}, "2 of 0 experts"),
+        ({"expert_count": 4, "expert_used_count": [1, 5]}, "5 of 4 experts"),
+        (
+            {"expert_count": 4, "expert_used_count": 2, "expert_group_count": 3, "expert_group_used_count": 1},
+            "3 groups",
+        ),
+        ({"expert_group_count": 1}, "'llama.expert_group_count' is 1"),
+        ({"rope__dimension_count": 17}, "17 of the 16 numbers of a head cannot be rotated"),
+        ({"nextn_predict_layers": 3}, "'llama.nextn_predict_layers' is 3"),
+    ],
+)
+def test_sizes_that_llama_cpp_does_not_survive(tmp_path: Path, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(RetainError, match=message):
+        read_model_file(write_header(tmp_path / "m.gguf", **keys))
+
+
+def changed_model(path: Path, tiny: TinyFiles, change: Callable[[GGUFFile], None]) -> Path:
+    """The tiny model with its metadata or tensors changed."""
+    file = parse(tiny.model("llama").read_bytes())
+    change(file)
+    path.write_bytes(build(file))
+    return path
+
+
+def set_value(key: str, type: int, value: Any) -> Callable[[GGUFFile], None]:
+    def change(file: GGUFFile) -> None:
+        file.entries = [entry for entry in file.entries if entry.key != key.encode()]
+        if value is not None:
+            file.entries.append(Entry(key.encode(), type, value))
+
+    return change
+
+
+UNUSUAL = [
+    set_value("general.name", 8, b"caf\xe9 \xff"),
+    set_value("general.name", 8, None),
+    set_value("general.type", 8, b"\xff"),
+    set_value("general.type", 4, 7),
+    set_value("adapter.type", 4, 7),
+    set_value("llama.attention.sliding_window", 5, -1),
+    set_value("llama.attention.sliding_window", 6, 0.5),
+    set_value("llama.attention.key_length_mla", 5, -1),
+    set_value("llama.attention.head_count_kv", 4, 2),
+    set_value("some.key\0of no use", 4, 1),
+    set_value("general.alignment\0", 4, 32),
+    lambda file: file.entries.append(Entry(b"\xff\xfe", 4, 1)),
+    lambda file: file.entries.append(Entry(b"general.architecture\0", 8, b"mamba")),
+    lambda file: setattr(file, "version", 2),
+    lambda file: setattr(file.tensor("blk.0.attn_norm.weight"), "shape", [128, 1, 1, 1]),
+]
+
+
+@pytest.mark.parametrize("change", UNUSUAL)
+def test_what_llama_cpp_loads_is_taken(tmp_path: Path, tiny: TinyFiles, change: Callable[[GGUFFile], None]) -> None:
+    pytest.importorskip("retain_local.llama")
+    path = changed_model(tmp_path / "m.gguf", tiny, change)
+    assert read_model_file(path).n_head_kv == (2, 2, 2)
+    from retain_local import Llama
+
+    llm = Llama(path, n_ctx=32, n_batch=32, n_ubatch=32, n_threads=1, budget=32)
+    llm.eval([1, 5, 6])
+    llm.close()
+
+
+def test_a_whole_model_whose_name_is_that_of_a_part(tmp_path: Path, tiny: TinyFiles) -> None:
+    path = tmp_path / "x-00002-of-00003.gguf"
+    shutil.copy(tiny.model("llama"), path)
+    model = read_model_file(path)
+    assert model.sidecar_path().name == "x-00002-of-00003.gates.gguf"
+    one = changed_model(tmp_path / "y-00001-of-00002.gguf", tiny, set_value("split.count", 2, 1))
+    assert read_model_file(one).n_parts == 1
+
+
+def write_parts(folder: Path, name: str, tiny: TinyFiles) -> list[Path]:
+    """The tiny model in two files, as llama.cpp splits one."""
+    whole = parse(tiny.model("llama").read_bytes())
+    paths = []
+    for i in range(2):
+        split = [Entry(b"split.no", 2, i), Entry(b"split.count", 2, 2)]
+        split.append(Entry(b"split.tensors.count", 5, len(whole.tensors)))
+        tensors = whole.tensors[:10] if i == 0 else whole.tensors[10:]
+        paths.append(folder / f"{name}-{i + 1:05d}-of-00002.gguf")
+        paths[-1].write_bytes(build(GGUFFile([*(whole.entries if i == 0 else []), *split], tensors)))
+    return paths
+
+
+def test_split_models(tmp_path: Path, tiny: TinyFiles) -> None:
+    first, second = write_parts(tmp_path, "big", tiny)
+    model = read_model_file(first)
+    assert model.n_parts == 2
+    assert model.sidecar_path().name == "big.gates.gguf"
     with pytest.raises(RetainError, match="part 2 .* name its first part, big-00001-of-00002.gguf"):
         read_model_file(second)
+    with pytest.raises(RetainError, match="must be named so: NAME-00001-of-00002.gguf"):
+        read_model_file(first.rename(tmp_path / "renamed.gguf"))
+
+
+def test_damage_in_a_later_part_is_told_of_that_part(tmp_path: Path, tiny: TinyFiles) -> None:
+    first, second = write_parts(tmp_path, "big", tiny)
+    whole = second.read_bytes()
+    second.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RetainError, match="big-00002-of-00002.gguf: the file is truncated"):
+        read_model_file(first)
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(RetainError, match="big-00002-of-00002.gguf is another part"):
+        read_model_file(first)
+    second.unlink()
+    with pytest.raises(RetainError, match="big-00002-of-00002.gguf: this part of the split model is missing"):
+        read_model_file(first)
+
+
+def test_two_tokens_of_one_text(tmp_path: Path, tiny: TinyFiles) -> None:
+    def change(file: GGUFFile) -> None:
+        file.entry("tokenizer.ggml.tokens").value[7] = b"<s>\0"
+
+    with pytest.raises(RetainError, match="tokens 1 and 7 of the vocabulary have the same text"):
+        read_model_file(changed_model(tmp_path / "m.gguf", tiny, change))
+
+
+def test_a_pipe_is_no_model(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.gguf")
+    with pytest.raises(RetainError, match="not an ordinary file"):
+        read_model_file(tmp_path / "m.gguf")
 
 
 def test_fingerprint_tells_files_apart(tmp_path: Path, tiny: TinyFiles) -> None:
