@@ -4,36 +4,110 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import RetainError
 from ..paths import data_dir
+from .entry import Entry, entries_of_lines, is_open_block
+from .history import PrivateHistory
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+
+_PROMPT = "> "
 
 
-def read_messages(interactive: bool, words: Sequence[str] = ()) -> Iterator[str]:
-    """Messages until the input ends, without empty ones.
+class ChatInput:
+    """Where the entries of a chat come from.
 
     Parameters
     ----------
-    interactive : edit lines at a terminal: Enter sends, Alt+Enter or a backslash at the end of a line goes on with
-        another one, Ctrl-C drops the line, Ctrl-D ends. Otherwise each line of stdin is a message, and a backslash at
-        its end joins the next line to it.
-    words : what Tab completes at the beginning of a line.
+    commands : what Tab completes at the beginning of a line.
+    file_commands : those of them that are followed by the name of a file, which Tab completes too.
+
+    Attributes
+    ----------
+    is_terminal : bool
+        Somebody types: Enter sends, Alt+Enter or a backslash at the end begins a new line, Ctrl-C drops what was typed,
+        Ctrl-Z suspends the program, Ctrl-D ends the chat. Otherwise lines of stdin are read, as `entries_of_lines` says.
     """
-    lines = _terminal_lines(words) if interactive else _piped_lines()
-    message: list[str] = []
-    for line in lines:
-        if line is None:  # Ctrl-C
-            message.clear()
-        elif line.endswith("\\"):
-            message.append(line[:-1])
+
+    def __init__(self, commands: Sequence[str] = (), file_commands: Sequence[str] = ()) -> None:
+        self.is_terminal = sys.stdin.isatty()
+        # with both outputs in files there is no screen to edit on
+        self._edits = self.is_terminal and (sys.stdout.isatty() or sys.stderr.isatty())
+        self._commands, self._file_commands = commands, file_commands
+
+    def entries(self) -> Iterator[Entry]:
+        """What is said until the input ends, without empty entries."""
+        return self._edited_entries() if self._edits else entries_of_lines(_piped_lines())
+
+    def confirm(self, question: str) -> bool:
+        """Whether the user says yes to a question. A script is not asked: what it says is meant."""
+        if not self._edits:
+            return True
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.output import create_output
+
+        session: PromptSession[str] = PromptSession(output=create_output(always_prefer_tty=True))
+        try:
+            return session.prompt(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        except (KeyboardInterrupt, EOFError):
+            return False
+
+    def _edited_entries(self) -> Iterator[Entry]:
+        session = self._prompt_session()
+        while True:
+            try:
+                entry = Entry.of(session.prompt(_PROMPT))
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                return
+            if entry.text:
+                yield entry
+
+    def _prompt_session(self) -> PromptSession[str]:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.completion import NestedCompleter, PathCompleter
+        from prompt_toolkit.output import create_output
+
+        files = PathCompleter(expanduser=True)
+        return PromptSession(
+            history=PrivateHistory(data_dir() / "history"),
+            completer=NestedCompleter(
+                {name: files if name in self._file_commands else None for name in self._commands}
+            ),
+            complete_while_typing=False,
+            enable_suspend=True,
+            key_bindings=_keys(),
+            multiline=True,
+            prompt_continuation=" " * len(_PROMPT),
+            output=create_output(always_prefer_tty=True),  # stdout may be a file
+        )
+
+
+def _keys() -> Any:
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _send(event: Any) -> None:
+        buffer = event.current_buffer
+        if is_open_block(buffer.text):
+            buffer.insert_text("\n")
+        elif buffer.document.text_before_cursor.endswith("\\"):
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
         else:
-            text = "\n".join([*message, line]).strip()
-            message.clear()
-            if text:
-                yield text
-    if message:
-        yield "\n".join(message)
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def _new_line(event: Any) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
 
 
 def _piped_lines() -> Iterator[str]:
@@ -42,41 +116,3 @@ def _piped_lines() -> Iterator[str]:
             yield line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError:
             raise RetainError(f"line {number} of stdin is not UTF-8 text") from None
-
-
-def _terminal_lines(words: Sequence[str]) -> Iterator[str | None]:
-    """Lines typed at the terminal; None where Ctrl-C dropped one."""
-    session = _prompt_session(words)
-    while True:
-        try:
-            yield session.prompt("> ")
-        except KeyboardInterrupt:
-            yield None
-        except EOFError:
-            return
-
-
-def _prompt_session(words: Sequence[str]) -> Any:
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import WordCompleter
-    from prompt_toolkit.history import FileHistory
-    from prompt_toolkit.key_binding import KeyBindings
-
-    keys = KeyBindings()
-
-    @keys.add("enter")
-    def _send(event: Any) -> None:
-        event.current_buffer.validate_and_handle()
-
-    @keys.add("escape", "enter")
-    def _new_line(event: Any) -> None:
-        event.current_buffer.insert_text("\n")
-
-    return PromptSession(
-        history=FileHistory(str(data_dir() / "history")),
-        completer=WordCompleter(list(words), sentence=True),
-        complete_while_typing=False,
-        key_bindings=keys,
-        multiline=True,
-        prompt_continuation="  ",
-    )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import sys
 
-from rich.console import Console
-
 from ..llama import Llama
 from ..terminal.progress import PromptProgress
+from ..terminal.safe_text import safe_text
+from ..terminal.stderr import stderr_console
+from ..terminal.text_output import TextOutput
 from .generation import Generation, Sampling
 from .stats import as_json, stats_line
 from .template import ChatTemplate
@@ -35,18 +36,23 @@ def run_prompt(llm: Llama, prompt: str, sampling: Sampling, *, chat: bool, syste
         tokens = llm.tokenize(prompt.encode(), add_bos=True, special=True)
     progress = llm.on_prompt = PromptProgress()
     generation = Generation(llm, tokens, sampling, stop)
+    output = TextOutput()
     try:
         for piece in generation:
             if not as_object:
-                sys.stdout.write(piece)
-                sys.stdout.flush()
+                output.write(piece)
+    except KeyboardInterrupt:
+        if not as_object:
+            output.end()
+        raise
     finally:
         progress.close()
     stats = llm.retention.stats()
     if as_object:
-        json.dump(as_json(generation, stats, llm.retention.policy), sys.stdout, ensure_ascii=False)
-        sys.stdout.write("\n")
+        found = json.dumps(as_json(generation, stats, llm.retention.policy), ensure_ascii=False)
+        print(safe_text(found) if sys.stdout.isatty() else found)
         return
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[dim]{stats_line(generation, stats)}[/]")
+    output.end()
+    console = stderr_console()
+    width = console.width if sys.stderr.isatty() else None
+    console.print(f"[dim]{stats_line(generation, stats, llm.n_ctx(), width)}[/]")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -30,10 +33,15 @@ class Command:
     usage: str
     help: str
     run: Callable[[ChatUI, str], None]
+    aliases: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return self.usage.split()[0]
+
+    @property
+    def takes_file(self) -> bool:
+        return self.usage.endswith("FILE")
 
 
 def run_command(ui: ChatUI, line: str) -> None:
@@ -44,25 +52,30 @@ def run_command(ui: ChatUI, line: str) -> None:
     ExitChat : the line asks to leave.
     RetainError : there is no such command, or it cannot be done.
     """
-    name, _, argument = line.partition(" ")
-    command = COMMANDS.get(name)
+    name, *argument = line.split(maxsplit=1)
+    command = _BY_NAME.get(name)
     if command is None:
-        raise RetainError(f"there is no command {name}; /help lists them")
-    command.run(ui, argument.strip())
+        near = difflib.get_close_matches(name, _BY_NAME, n=1)
+        meant = f"did you mean {near[0]}?" if near else "/help lists them;"
+        raise RetainError(f"there is no command {name}; {meant} A space before the slash sends the line as a message.")
+    command.run(ui, argument[0] if argument else "")
 
 
 def _help(ui: ChatUI, argument: str) -> None:
     table = Table.grid(padding=(0, 2))
-    for command in COMMANDS.values():
-        table.add_row(command.usage, command.help)
+    for command in COMMANDS:
+        table.add_row(", ".join([command.usage, *command.aliases]), command.help)
+    table.add_section()
+    for keys, meaning in _KEYS:
+        table.add_row(keys, meaning)
     ui.show(table)
-    ui.note("Alt+Enter, or a backslash at the end of a line, begins a new line; Ctrl-C stops a reply, Ctrl-D leaves.")
 
 
 def _system(ui: ChatUI, argument: str) -> None:
     if argument:
-        ui.session.restart(argument)
-        ui.note("new system message; the conversation begins anew")
+        if ui.may_drop_conversation():
+            ui.restart(argument)
+            ui.note("new system message; the conversation begins anew")
     else:
         ui.note(ui.session.system or "there is no system message; /system TEXT sets one")
 
@@ -101,25 +114,43 @@ def _cache(ui: ChatUI, argument: str) -> None:
 
 
 def _save(ui: ChatUI, argument: str) -> None:
-    size = ui.session.save(_file_name(argument, "/save"))
-    ui.note(f"saved {argument} ({format_bytes(size)})")
+    path = _file_name(argument, "/save")
+    if path.exists() and path != ui.saved_as and not ui.input.confirm(f"{path} is there already. Replace it?"):
+        return
+    size = ui.session.save(path)
+    ui.is_saved_as(path)
+    ui.note(f"saved {path} ({format_bytes(size)})")
 
 
 def _load(ui: ChatUI, argument: str) -> None:
-    ui.session.load(_file_name(argument, "/load"))
+    path = _file_name(argument, "/load")
+    if not ui.may_drop_conversation():
+        return
+    ui.session.load(path)
+    ui.is_saved_as(path)
     budget = ui.session.llm.retention.budget
     counts = f"{len(ui.session.messages)} messages, {len(ui.session.tokens):,} tokens"
-    ui.note(f"loaded {argument}: {counts}, budget {budget:,}")
+    ui.note(f"loaded {path}: {counts}, budget {budget:,}")
 
 
-def _file_name(argument: str, command: str) -> str:
+def _file_name(argument: str, command: str) -> Path:
+    """The file that was named: quotation marks around it and backslashes in it are those of a shell, ~ is the home folder."""
     if not argument:
         raise RetainError(f"name a file: {command} FILE")
-    return argument
+    try:
+        words = shlex.split(argument)
+    except ValueError:  # a quotation mark that is part of the name
+        words = []
+    # more than one word is a name with spaces
+    name = words[0] if len(words) == 1 else argument
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise RetainError(f"{name} names the home folder of a user that is not known here") from None
 
 
 def _clear(ui: ChatUI, argument: str) -> None:
-    ui.session.restart(ui.session.system)
+    ui.restart(ui.session.system)
     ui.note("the conversation begins anew")
 
 
@@ -131,18 +162,24 @@ def _exit(ui: ChatUI, argument: str) -> None:
     raise ExitChat
 
 
-COMMANDS = {
-    command.name: command
-    for command in (
-        Command("/help", "list the commands", _help),
-        Command("/system [TEXT]", "show the system message, or set it and begin anew", _system),
-        Command("/budget [N]", "show the budget, or change it: cells, 25% or 512MiB", _budget),
-        Command("/stats", "what the cache holds, and what keeping it so took", _stats),
-        Command("/cache", "draw what is kept, by layer, head and position", _cache),
-        Command("/save FILE", "write the conversation and its cache to a file", _save),
-        Command("/load FILE", "go on with a saved conversation", _load),
-        Command("/clear", "begin anew with the same system message", _clear),
-        Command("/regen", "write the last reply again", _regen),
-        Command("/exit", "leave", _exit),
-    )
-}
+COMMANDS = (
+    Command("/help", "list the commands", _help, ("/?",)),
+    Command("/system [TEXT]", "show the system message, or set it and begin anew", _system),
+    Command("/budget [N]", "show the budget, or change it: cells, 25% or 512MiB", _budget),
+    Command("/stats", "what the cache holds, and what keeping it so took", _stats),
+    Command("/cache", "draw what is kept, by layer, head and position", _cache),
+    Command("/save FILE", "write the conversation and its cache to a file", _save),
+    Command("/load FILE", "go on with a saved conversation", _load),
+    Command("/clear", "begin anew with the same system message", _clear),
+    Command("/regen", "write the last reply again", _regen),
+    Command("/exit", "leave", _exit, ("/quit", "/bye")),
+)
+_BY_NAME = {name: command for command in COMMANDS for name in (command.name, *command.aliases)}
+_KEYS = (
+    ("Alt+Enter, \\", "a new line; the backslash at the end of a line"),
+    ('"""', "begins and ends a message of several lines"),
+    ("a space and /", "a message that begins with a slash"),
+    ("Ctrl-C", "stop a reply, or drop what was typed"),
+    ("Ctrl-Z", "back to the shell; fg returns"),
+    ("Ctrl-D", "leave"),
+)

@@ -9,15 +9,37 @@ from ..retention import RetentionStats
 from ..terminal.byte_format import format_bytes
 from .generation import Generation
 
+_NEARLY_FULL = 0.75  # of the context
 
-def stats_line(generation: Generation, stats: RetentionStats) -> str:
-    """Speed of a reply and state of the cache after it."""
-    return (
-        f"prompt {generation.n_prompt} tok, {generation.prompt_rate:,.1f} tok/s"
-        f" · reply {len(generation.tokens)} tok, {generation.generation_rate:,.1f} tok/s"
-        f" · {cells_kept(stats)}"
-        f" · KV {format_bytes(stats.bytes_used)} of {format_bytes(stats.bytes_full)}"
-    )
+
+def stats_line(generation: Generation, stats: RetentionStats, n_ctx: int, width: int | None = None) -> str:
+    """Speed of a reply, and state of the cache after it where there is something to say.
+
+    Parameters
+    ----------
+    generation : a reply that has begun.
+    n_ctx : tokens of the context, which is mentioned when little of it is left.
+    width : columns that the line may take; what matters least is left out until it fits. None: any number.
+    """
+    prompt = f"prompt {generation.n_prompt:,} tok, {_rate(generation.prompt_rate)}"
+    parts = [f"reply {len(generation.tokens):,} tok"]
+    if generation.generation_rate:
+        parts[0] += f", {_rate(generation.generation_rate)}"
+    if stats.tokens_seen >= _NEARLY_FULL * n_ctx:
+        parts.append(f"context {stats.tokens_seen:,} of {n_ctx:,}")
+    if stats.cells_kept < stats.cells_seen:
+        parts.append(f"KV {format_bytes(_bytes_kept(stats))} of {format_bytes(stats.bytes_full)}")
+    lines = [" · ".join([prompt, *parts]), *(" · ".join(parts[:n]) for n in range(len(parts), 0, -1))]
+    return next((line for line in lines if width is None or len(line) <= width), lines[-1])
+
+
+def _rate(rate: float) -> str:
+    return f"{rate:,.{0 if rate >= 100 else 1}f} tok/s"
+
+
+def _bytes_kept(stats: RetentionStats) -> int:
+    """Bytes of the cells themselves; pages that are part full take more."""
+    return stats.cells_kept * stats.bytes_cell
 
 
 def cells_kept(stats: RetentionStats) -> str:
@@ -34,7 +56,8 @@ def stats_rows(stats: RetentionStats, policy: str) -> list[tuple[str, str]]:
         ("tokens seen", f"{stats.tokens_seen:,}"),
         ("cells", f"{cells_kept(stats)}; most ever {stats.cells_peak:,}, never more than {stats.cells_limit:,}"),
         ("evicted", f"{stats.cells_evicted:,} cells in {stats.evictions:,} evictions, {stats.cells_moved:,} moved"),
-        ("KV in use", f"{format_bytes(stats.bytes_used)}; a full cache would take {format_bytes(stats.bytes_full)}"),
+        ("KV kept", f"{format_bytes(_bytes_kept(stats))}; a full cache would take {format_bytes(stats.bytes_full)}"),
+        ("KV in use", f"{format_bytes(stats.bytes_used)}, part-filled pages included"),
         ("KV allocated", f"{format_bytes(stats.bytes_pool)}, {stats.pages:,} pages of {stats.page_size} cells"),
         ("selecting", f"{stats.select_seconds:.3f} s"),
         ("moving", f"{stats.move_seconds:.3f} s"),

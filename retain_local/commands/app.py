@@ -8,11 +8,11 @@ import sys
 from typing import NoReturn
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from ..errors import RetainError, UsageError
 from ..terminal.safe_text import safe_line, safe_text
+from ..terminal.stderr import stderr_console
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -51,8 +51,7 @@ class _Notes(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         style = "yellow" if record.levelno >= logging.WARNING else "dim"
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
-        console.print(f"[{style}]{escape(safe_text(record.getMessage()))}[/]")
+        stderr_console().print(f"[{style}]{escape(safe_text(record.getMessage()))}[/]")
 
 
 def _show_log() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +18,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+from .stderr import BarConsole, below_lines
 
 _SHORT_PROMPT = 128  # tokens that are read too soon for a bar
 
@@ -33,23 +35,26 @@ class _Rate(ProgressColumn):
 class _Bar:
     """A bar on stderr that vanishes when it is done; nothing where stderr is not a terminal."""
 
-    def __init__(self, console: Console, *columns: ProgressColumn) -> None:
+    def __init__(self, console: BarConsole, *columns: ProgressColumn) -> None:
         self._progress = Progress(
             *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
         )
-        self._visible = console.is_terminal
+        self._console = console
+        self._shown = ExitStack()
         self._task: int | None = None
 
     def show(self, label: str, done: float, total: float) -> None:
-        if not self._visible:
+        if not self._console.is_terminal:
             return
         if self._task is None:
             self._progress.start()
+            self._shown.enter_context(below_lines(self._console))
             self._task = self._progress.add_task(label, total=total)
         self._progress.update(self._task, completed=done, total=total)
 
     def hide(self) -> None:
         if self._task is not None:
+            self._shown.close()
             self._progress.stop()
             self._progress.remove_task(self._task)
             self._task = None
@@ -64,7 +69,7 @@ class LoadProgress:
     def __enter__(self) -> LoadProgress:
         # the bindings point the standard streams elsewhere while they load, so the bar writes to a copy
         self._stream = os.fdopen(os.dup(sys.__stderr__.fileno()), "w", encoding="utf-8", errors="replace")
-        console = Console(file=self._stream, force_terminal=sys.__stderr__.isatty())
+        console = BarConsole(file=self._stream, force_terminal=sys.__stderr__.isatty(), highlight=False)
         self._bar = _Bar(
             console,
             SpinnerColumn(),
@@ -90,7 +95,7 @@ class PromptProgress:
 
     def __init__(self) -> None:
         self._bar = _Bar(
-            Console(stderr=True),
+            BarConsole(stderr=True, highlight=False),
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
@@ -117,7 +122,7 @@ class AuditProgress:
 
     def __enter__(self) -> AuditProgress:
         self._bar = _Bar(
-            Console(stderr=True),
+            BarConsole(stderr=True, highlight=False),
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
@@ -144,7 +149,7 @@ class EvalProgress:
     """
 
     def __init__(self, done: int, total: int) -> None:
-        console = Console(stderr=True)
+        console = self._console = BarConsole(stderr=True, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -158,11 +163,14 @@ class EvalProgress:
         self._task = self._progress.add_task("", completed=done, total=total)
 
     def __enter__(self) -> EvalProgress:
-        self._progress.start()
+        self._shown = ExitStack()
+        self._shown.enter_context(self._progress)
+        if self._console.is_terminal:
+            self._shown.enter_context(below_lines(self._console))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._shown.close()
 
     def label(self, text: str = "") -> None:
         """Say what is worked on."""
