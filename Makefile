@@ -9,6 +9,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
 BUILD  := $(PY) native/builder
+LIBS   := retain_local/lib/built
 LOG    := $(VENV)/make.log
 
 # One exact release, so that every machine tests against the same one; where an index has a CPU build of it, that is
@@ -16,9 +17,9 @@ LOG    := $(VENV)/make.log
 TORCH ?= torch==2.13.0
 
 # a variable, because the comma would end an argument of $(call)
-EXTRAS := .[train,test]
+EXTRAS := retain-local[train,test]
 
-SOURCES := $(shell find retain_local gates native cli.py -type f -not -name '*.pyc')
+NATIVE := $(shell find native -type f -not -name '*.pyc' -not -path 'native/package/*')
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -33,12 +34,12 @@ endef
 
 all: install
 
-install: $(VENV)/installed
+install: $(VENV)/installed $(LIBS)
 
 demo: install
 	@$(VENV)/bin/retain-local demo
 
-test: $(VENV)/installed $(VENV)/extras
+test: install $(VENV)/extras
 	@$(BUILD) test
 	@$(BUILD) test --sanitize
 	@RETAIN_STOCK_LIB_DIR="$$($(BUILD) stock)" && export RETAIN_STOCK_LIB_DIR && $(VENV)/bin/pytest -q tests $(PYTEST_ARGS)
@@ -54,7 +55,7 @@ stock: $(VENV)/tools
 	@$(BUILD) stock
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) retain_local/lib
 
 clean-cache:
 	@$(PYTHON) native/builder clean
@@ -65,7 +66,7 @@ $(PY):
 	@$(PYTHON) -m venv $(VENV) || { echo "retain-local: no venv (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 
 $(VENV)/tools: pyproject.toml | $(PY)
-	$(call quietly,installing the build tools,$(PIP) install 'scikit-build-core>=0.11' $$($(BUILD) missing-tools))
+	$(call quietly,installing the build tools,$(PIP) install 'scikit-build-core>=1.0' $$($(BUILD) missing-tools))
 	@touch $@
 
 # The bindings alone, without a native build of their own: ours takes its place.
@@ -75,11 +76,16 @@ $(VENV)/bindings: pyproject.toml $(VENV)/tools
 		$(PIP) install --no-build-isolation "$$(cat $(VENV)/sdist)")
 	@touch $@
 
-$(VENV)/installed: $(SOURCES) pyproject.toml $(VENV)/bindings
-	@$(BUILD) libs >/dev/null
-	$(call quietly,installing retain-local,$(PIP) install --no-build-isolation .)
+# Python is imported from the checkout: an edit of it needs no installation.
+$(VENV)/installed: pyproject.toml native/package/CMakeLists.txt $(VENV)/bindings | $(LIBS)
+	$(call quietly,installing retain-local,$(PIP) install --no-build-isolation --editable .)
 	@touch $@
 
+$(LIBS): $(NATIVE) $(VENV)/tools
+	@$(BUILD) libs --out retain_local/lib
+	@touch $@
+
+# The package is there already, so that pip takes what its extras ask for, in the ordinary way.
 $(VENV)/extras: pyproject.toml | $(VENV)/installed
-	$(call quietly,installing what the tests need,$(PIP) install --no-build-isolation "$(TORCH)" "$(EXTRAS)")
+	$(call quietly,installing what the tests need,$(PIP) install "$(TORCH)" "$(EXTRAS)")
 	@touch $@
