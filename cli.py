@@ -334,7 +334,7 @@ def bench(
         bool,
         typer.Option(
             "--vs-stock",
-            help="Also run the unpatched llama.cpp of the same version, in turn; built into the cache the first time.",
+            help="Also run stock llama.cpp of the same version, in turn; built into the cache the first time.",
         ),
     ] = False,
     anyway: Annotated[bool, typer.Option("--anyway", help="Measure on a busy machine too.")] = False,

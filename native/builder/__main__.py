@@ -3,7 +3,7 @@
     python native/builder libs --out DIR       build the libraries and copy them to DIR
     python native/builder test [-R REGEX]      build and run the native tests (--sanitize: with ASan and UBSan)
     python native/builder bench                build the micro-benchmarks, print their directory
-    python native/builder stock                build the unpatched libraries, print their directory
+    python native/builder stock                build the stock libraries to compare with, print their directory
     python native/builder sdist                print the path of the checked source distribution of upstream
     python native/builder missing-tools        print the PyPI packages of build tools that this machine lacks
     python native/builder clean                remove everything that was built or downloaded
@@ -40,7 +40,7 @@ def parse_arguments():
     test.add_argument("--sanitize", action="store_true", help="with AddressSanitizer and UBSan")
     test.add_argument("-R", dest="regex", default=".", help="only the tests whose name matches")
     commands.add_parser("bench", parents=[common], help="build the micro-benchmarks")
-    commands.add_parser("stock", parents=[common], help="build the unpatched libraries")
+    commands.add_parser("stock", parents=[common], help="build the stock libraries")
     commands.add_parser("sdist", help="print the path of the source distribution of upstream")
     commands.add_parser("missing-tools", help="print the PyPI packages of missing build tools")
     commands.add_parser("clean", help="remove everything that was built or downloaded")

@@ -1,7 +1,7 @@
 """One build of the native libraries, in a directory of the user's cache.
 
     <cache>/sdist/                       the source distribution of upstream
-    <cache>/<variant>-<key>/llama.cpp/   upstream, patched unless the variant is stock
+    <cache>/<variant>-<key>/llama.cpp/   upstream with the patches; the variant stock has those of STOCK_PATCHES alone
                             native/      a copy of our sources
                             build/       CMake's directory; the libraries are in build/bin
                             build.log    the output of the last build
@@ -27,6 +27,8 @@ from console import run_logged, say
 NATIVE = pathlib.Path(__file__).resolve().parent.parent
 # parts of native/ that are not compiled
 SKIPPED = ("builder", "package", "patches")
+# what stock needs too, to run at all on some CPUs
+STOCK_PATCHES = ("0005-ggml-amx-tile-config.patch",)
 
 VARIANTS = {
     "release": {"CMAKE_BUILD_TYPE": "Release"},
@@ -111,7 +113,11 @@ class Build:
             yield self
 
     def update_upstream(self):
-        patches = [] if self.stock else sorted((NATIVE / "patches").glob("*.patch"))
+        patches = [
+            path
+            for path in sorted((NATIVE / "patches").glob("*.patch"))
+            if not self.stock or path.name in STOCK_PATCHES
+        ]
         local = upstream.local_directory()
         content = [upstream.SHA256, *upstream.PARTS, *(f"{p.name}\n{p.read_text(encoding='utf-8')}" for p in patches)]
         wanted = hashlib.sha256("\0".join(content).encode()).hexdigest()
@@ -120,8 +126,7 @@ class Build:
             return
         stamp.unlink(missing_ok=True)
         files = upstream.read_directory(local) if local else upstream.read_sdist(upstream.sdist(self.cache))
-        if patches:
-            files = tree.apply_patches(files, patches)
+        files = tree.apply_patches(files, patches)
         tree.sync(self.root / "llama.cpp", files)
         if not local:
             stamp.write_text(wanted)

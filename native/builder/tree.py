@@ -4,11 +4,7 @@ The tree lives in the cache, at the same path whichever clone asks for it. Files
 their timestamps, so another clone, or an edit of one patch, recompiles only what differs.
 """
 
-import os
-import pathlib
-import shutil
-import subprocess
-import tempfile
+import re
 
 from console import BuildError
 
@@ -33,40 +29,38 @@ def sync(directory, files):
             path.write_bytes(content)
 
 
-def patched_names(patch):
-    """Paths that a patch changes, without their a/ and b/."""
-    lines = patch.read_text(encoding="utf-8").splitlines()
-    return {line[6:].split("\t")[0] for line in lines if line.startswith(("--- a/", "+++ b/"))}
-
-
-def patch_command(patch):
-    if git := shutil.which("git"):
-        return [git, "-c", "core.autocrlf=false", "apply", "-p1", str(patch)]
-    if program := shutil.which("patch"):
-        return [program, "-p1", "--batch", "--forward", "--fuzz=0", "-i", str(patch)]
-    raise BuildError(
-        "neither git nor patch is installed; one of them is needed to patch llama.cpp "
-        "(Debian, Ubuntu: apt install patch; macOS: xcode-select --install)."
-    )
+HUNK = re.compile(r"@@ -(\d+)(?:,\d+)? \+\d+(?:,\d+)? @@")
 
 
 def apply_patches(files, patches):
-    """Return the files with all patches applied, in the order given."""
-    names = set().union(*map(patched_names, patches))
-    with tempfile.TemporaryDirectory() as name:
-        directory = pathlib.Path(name)
-        sync(directory, {name: content for name, content in files.items() if name in names})
-        for patch in patches:
-            # git must not take a repository around the directory for the one to patch
-            env = {**os.environ, "GIT_CEILING_DIRECTORIES": str(directory.resolve().parent)}
-            result = subprocess.run(
-                patch_command(patch.resolve()),
-                cwd=directory,
-                env=env,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-            if result.returncode:
-                raise BuildError(f"{patch.name} does not apply to llama.cpp:\n{result.stdout.strip()}")
-        return {**{name: content for name, content in files.items() if name not in names}, **read_tree(directory)}
+    """Return the files with all patches applied, in the order given.
+
+    The patches are unified diffs of this one upstream, so every line that they name must be there, at its place. That
+    needs no program that a fresh machine may lack.
+    """
+    files = dict(files)
+    for patch in patches:
+        for section in re.split(r"^diff .*\n", patch.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
+            header, *lines = section.split("\n@@ ")
+            name = re.search(r"^\+\+\+ b/(\S+)", header, re.MULTILINE).group(1)
+            try:
+                files[name] = apply_hunks(files[name], [f"@@ {hunk}" for hunk in lines])
+            except (KeyError, ValueError) as error:
+                raise BuildError(f"{patch.name} does not apply to {name} of llama.cpp: {error}") from None
+    return files
+
+
+def apply_hunks(content, hunks):
+    """Return the content of a file with the hunks of its patch applied; ValueError where it is not what they expect."""
+    lines = content.decode().split("\n")
+    shift = 0
+    for hunk in hunks:
+        head, *body = hunk.rstrip("\n").split("\n")
+        at = int(HUNK.match(head).group(1)) - 1 + shift
+        old = [line[1:] for line in body if line[:1] != "+"]
+        new = [line[1:] for line in body if line[:1] != "-"]
+        if lines[at : at + len(old)] != old:
+            raise ValueError(f"line {at + 1} and those after it are not as in {head}")
+        lines[at : at + len(old)] = new
+        shift += len(new) - len(old)
+    return "\n".join(lines).encode()

@@ -1,4 +1,4 @@
-"""The unpatched llama.cpp of the same version: found, or built into the cache directory."""
+"""Stock llama.cpp of the same version: found, or built into the cache directory."""
 
 from __future__ import annotations
 

@@ -1,0 +1,79 @@
+"""What the builder of the native libraries does before a compiler runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BUILDER = Path(__file__).parents[2] / "native" / "builder"
+
+PATCH = """\
+diff --git a/one.c b/one.c
+--- a/one.c
++++ b/one.c
+@@ -1,3 +1,4 @@
+ first
++between
+ second
+ third
+@@ -7,2 +8,1 @@ third
+ seventh
+-eighth
+diff --git a/folder/two.c b/folder/two.c
+--- a/folder/two.c
++++ b/folder/two.c
+@@ -1 +1 @@
+-old
++new
+"""
+ONE = "first\nsecond\nthird\n4\n5\n6\nseventh\neighth\n"
+
+
+def patched(folder: Path, one: str, two: str = "old\n") -> subprocess.CompletedProcess[str]:
+    """Apply the patch in a process of its own, as the builder's modules have names that others have too."""
+    (folder / "0001-it.patch").write_text(PATCH)
+    script = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import console, tree
+files = {"one.c": sys.argv[3].encode(), "folder/two.c": sys.argv[4].encode(), "three.c": b"\\xff"}
+try:
+    changed = tree.apply_patches(files, [pathlib.Path(sys.argv[2])])
+except console.BuildError as error:
+    sys.exit(str(error))
+print(changed["one.c"].decode(), changed["folder/two.c"].decode(), changed["three.c"] == b"\\xff", sep="|", end="")
+"""
+    arguments = [str(BUILDER), str(folder / "0001-it.patch"), one, two]
+    # without the programs that could patch: a fresh machine has neither
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, env={"PATH": "/nonexistent"}
+    )
+
+
+def test_patches_need_no_other_program(tmp_path: Path) -> None:
+    done = patched(tmp_path, ONE)
+    assert done.stdout == "first\nbetween\nsecond\nthird\n4\n5\n6\nseventh\n|new\n|True", done.stderr
+
+
+@pytest.mark.parametrize(
+    "one, two, message",
+    [
+        (
+            ONE.replace("third", "other"),
+            "old\n",
+            "to one.c of llama.cpp: line 1 and those after it are not as in @@ -1,3",
+        ),
+        (
+            ONE.replace("eighth\n", ""),
+            "old\n",
+            "to one.c of llama.cpp: line 8 and those after it are not as in @@ -7,2",
+        ),
+        (ONE, "older\n", "to folder/two.c of llama.cpp: line 1"),
+    ],
+)
+def test_a_patch_that_does_not_fit(tmp_path: Path, one: str, two: str, message: str) -> None:
+    done = patched(tmp_path, one, two)
+    assert done.returncode == 1 and done.stderr.startswith("0001-it.patch does not apply " + message), done.stderr
