@@ -29,7 +29,7 @@ define quietly
 	@{ $(2); } >$(LOG) 2>&1 || { tail -n 30 $(LOG); echo "retain-local: failed: $(1); the whole log: $(LOG)"; exit 1; }
 endef
 
-.PHONY: all install demo test native-test sanitize stock clean clean-cache
+.PHONY: all install demo test lint native-test sanitize stock clean clean-cache
 .DEFAULT_GOAL := all
 
 all: install
@@ -39,10 +39,14 @@ install: $(VENV)/installed $(LIBS)
 demo: install
 	@$(VENV)/bin/retain-local demo
 
-test: install $(VENV)/extras
+test: lint
 	@$(BUILD) test
 	@$(BUILD) test --sanitize
 	@RETAIN_STOCK_LIB_DIR="$$($(BUILD) stock)" && export RETAIN_STOCK_LIB_DIR && $(VENV)/bin/pytest -q tests $(PYTEST_ARGS)
+
+lint: install $(VENV)/extras
+	@ruff check --quiet . && ruff format --quiet --check . || { echo "retain-local: run ruff check --fix . && ruff format ."; exit 1; }
+	@lint-imports >$(LOG) || { cat $(LOG); exit 1; }
 
 native-test: $(VENV)/tools
 	@$(BUILD) test

@@ -10,7 +10,7 @@ from .budget import AUTO_BUDGET, parse_budget
 from .errors import RetainError, UsageError
 from .kv_types import KVType
 from .models.model_file import ModelFile
-from .recommendation import recommended_budget, settings_of
+from .recommendation import recommended_budget
 
 # auto, and those of the native library in its order; written out, since reading the help does not load it
 POLICIES = ("auto", "gate", "window", "knorm", "keydiff", "snapkv", "random", "none")
@@ -19,6 +19,10 @@ PREFILLS = ("bounded", "full")
 
 # whole numbers and the least that each may be
 _LEAST = {"policy_seed": 0, "buffer": 0, "sinks": 0, "recent": 0, "min_per_head": 0, "lookahead": 1}
+
+
+# what else than policy, scope and budget decides what a cache predicts
+_SETTINGS = ("buffer", "sinks", "recent", "min_per_head", "lookahead")
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,11 @@ class RetentionOptions:
         # scoring costs time in every layer: a policy that does not use it is not given gates it did not ask for
         path = model.sidecar_path()
         return path if self.policy in ("auto", "gate") and path.is_file() else None
+
+
+def settings_of(options: RetentionOptions, type_k: KVType, type_v: KVType) -> dict[str, int | str]:
+    """What else than policy, scope and budget decides what a cache predicts, by name."""
+    return {name: getattr(options, name) for name in _SETTINGS} | {"type_k": type_k.name, "type_v": type_v.name}
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -20,12 +20,9 @@ from .models.model_file import ModelFile, file_fingerprint
 from .paths import data_dir
 
 if TYPE_CHECKING:
-    from .kv_types import KVType
     from .options import RetentionOptions
 
 logger = logging.getLogger("retain_local")
-
-_SETTINGS = ("buffer", "sinks", "recent", "min_per_head", "lookahead")
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Recommendation:
     bound : in words.
     kl_mean, agreement : over all texts.
     texts, longest : how many files, and the tokens of the longest text.
-    settings : see `settings_of`.
+    settings : see `options.settings_of`.
     model : name of the file.
     """
 
@@ -129,7 +126,7 @@ def recommended_budget(
     Parameters
     ----------
     options : with policy and gates resolved.
-    settings : what the cache is to have, from `settings_of`.
+    settings : what the cache is to have, from `options.settings_of`.
 
     Raises
     ------
@@ -152,11 +149,6 @@ def recommended_budget(
         f"; measured with {', '.join(differs)}" if differs else "",
     )
     return min(found.cells, n_ctx)
-
-
-def settings_of(options: RetentionOptions, type_k: KVType, type_v: KVType) -> dict[str, int | str]:
-    """What else than policy, scope and budget decides what a cache predicts, by name."""
-    return {name: getattr(options, name) for name in _SETTINGS} | {"type_k": type_k.name, "type_v": type_v.name}
 
 
 def _checked(found: Any) -> dict[str, Any]:

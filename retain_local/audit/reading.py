@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..budget import Budget
 from ..divergence.lockstep import diverge
 from ..divergence.texts import AuditText
 from ..errors import UsageError
-from ..evaluation.arms import Budget
 from ..kv_types import KVType, kv_type
-from ..options import RetentionOptions
-from ..recommendation import settings_of
+from ..options import RetentionOptions, settings_of
 from .result import Audit, BudgetAudit
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ..budget import Budget
 from ..divergence.divergence import Divergence
 from ..divergence.summary import Summary, summarize
 from ..divergence.texts import AuditText
-from ..evaluation.arms import Budget
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..report.style import shown, shown_token
 from ..terminal.byte_format import format_bytes
 from .result import Audit, BudgetAudit
 from .verdict import Bound
@@ -26,8 +27,6 @@ _PLAIN = {
 }
 _MARKS = {"covers": "dim", "within": "green", "out": "red"}
 _BETTER = 0.98  # a perplexity ratio below it is no accident
-_SPACE = "␣"  # in a token, where one at the end would not be seen
-_SHOWN = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
 
 
 def print_audit(console: Console, audit: Audit, bound: Bound, n_worst: int, piece: Callable[[int], str]) -> None:
@@ -126,13 +125,3 @@ def short_names(audit: Audit) -> dict[str, str]:
     files = list(audit.budgets[0].files)
     names = [Path(file).name for file in files]
     return dict(zip(files, names if len(set(names)) == len(names) else files))
-
-
-def shown(text: str) -> str:
-    """A text in one line: ends of lines and tabs as signs, a replacement for what a terminal must not get."""
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text.translate(_SHOWN))
-
-
-def shown_token(text: str) -> str:
-    """A token in one line, with a sign for its spaces."""
-    return shown(text).replace(" ", _SPACE)

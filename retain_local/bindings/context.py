@@ -6,9 +6,12 @@ import ctypes
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from ..options import RetentionOptions
 from . import retain_h
+
+if TYPE_CHECKING:
+    from ..options import RetentionOptions
 
 _SCOPES = {"global": retain_h.SCOPE_GLOBAL, "layer": retain_h.SCOPE_LAYER, "head": retain_h.SCOPE_HEAD}
 

@@ -18,9 +18,9 @@ from ..audit.as_json import audit_as_dict
 from ..audit.result import Audit, BudgetAudit
 from ..audit.tables import print_audit
 from ..audit.verdict import Bound, conclusion, recommend
+from ..budget import Budget
 from ..divergence.texts import make_texts, read_files, token_text
 from ..errors import RetainError, UsageError
-from ..evaluation.arms import Budget
 from ..models.model_file import ModelFile
 from ..options import RetentionOptions
 from ..recommendation import Recommendation, Shelf

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -16,10 +17,29 @@ from ..terminal.byte_format import format_bytes
 from .conversation import Conversation
 
 if TYPE_CHECKING:
-    from .show import ArmResult
+    from ..evaluation.conversation import Replies
+    from ..retention import RetentionStats
 
 _FACT, _DECOY, _NOISE = "green", "yellow", "dim"
 _SMALL_TALK = {said for said, _ in SMALL_TALK}
+
+
+@dataclass(frozen=True)
+class ArmResult:
+    """What became of one cache.
+
+    label : how it is called.
+    replies : to the questions, in their order, and speeds.
+    stats : after the conversation and the last question.
+    n_read : tokens of the conversation.
+    cache_map : what was kept after the conversation.
+    """
+
+    label: str
+    replies: Replies
+    stats: RetentionStats
+    n_read: int
+    cache_map: Group
 
 
 def show_conversation(console: Console, conversation: Conversation) -> None:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console
 
 from ..chat.cache_map import render_cache_map
 from ..chat.template import ChatTemplate
 from ..errors import RetainError, UsageError
-from ..evaluation.conversation import Replies, ask_all, write_script
+from ..evaluation.conversation import ask_all, write_script
 from ..llama import Llama
 from ..paths import BUNDLED_MODEL
-from ..retention import RetentionStats
 from .conversation import Conversation, make_conversation
-from .screen import show_conversation, show_results
+from .screen import ArmResult, show_conversation, show_results
 
 LEAST_TOKENS, MOST_TOKENS = 256, 832  # with room for turns and a question, the context that the model was trained for
 LEAST_BUDGET = 8
@@ -25,24 +23,6 @@ _REPLY_TOKENS = 48
 _ROOM = 192  # tokens for turns, a question and its reply
 _UBATCH, _BUFFER = 64, 16  # small, so that the cache is never far over its budget
 _MAP_HEIGHT = 12
-
-
-@dataclass(frozen=True)
-class ArmResult:
-    """What became of one cache.
-
-    label : how it is called.
-    replies : to the questions, in their order, and speeds.
-    stats : after the conversation and the last question.
-    n_read : tokens of the conversation.
-    cache_map : what was kept after the conversation.
-    """
-
-    label: str
-    replies: Replies
-    stats: RetentionStats
-    n_read: int
-    cache_map: Group
 
 
 def run_demo(budget: int, n_tokens: int, seed: int) -> None:

@@ -2,55 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from fractions import Fraction
 
+from ..budget import Budget
 from ..errors import UsageError
 from ..options import POLICIES, SCOPES
 
 FULL = "full"
 COMPARED = tuple(name for name in POLICIES if name not in ("auto", "none"))
-_SHARE = re.compile(r"(\d+)/(\d+)|(\d+(?:\.\d+)?)%")
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Cells per (layer, KV head): a number, or a share of the prompt."""
-
-    cells: int = 0
-    share: Fraction | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Budget:
-        """Read ``512``, ``1/8`` or ``12.5%``.
-
-        Raises
-        ------
-        UsageError : none of these, or not more than 0 and, as a share, at most 1.
-        """
-        text = text.strip()
-        if match := _SHARE.fullmatch(text):
-            if match[2] is not None and int(match[2]) == 0:
-                raise UsageError(f"budget {text!r} divides by zero")
-            share = Fraction(int(match[1]), int(match[2])) if match[1] else Fraction(match[3]) / 100
-            if not 0 < share <= 1:
-                raise UsageError(f"budget {text!r} is not a share of the prompt: it must be more than 0 and at most 1")
-            return cls(share=share)
-        if text.isdecimal() and int(text) > 0:
-            return cls(cells=int(text))
-        raise UsageError(f"budget {text!r} is not a number of cells (512) or a share of the prompt (1/8, 12.5%)")
-
-    def of(self, n_prompt: int) -> int:
-        """Cells for a prompt of so many tokens, at least 1."""
-        return max(1, int(n_prompt * self.share)) if self.share is not None else self.cells
-
-    def __str__(self) -> str:
-        if self.share is None:
-            return str(self.cells)
-        if self.share.numerator == 1 and self.share != 1:
-            return str(self.share)
-        return f"{float(100 * self.share):g}%"
 
 
 @dataclass(frozen=True)

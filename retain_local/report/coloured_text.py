@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..audit.tables import shown
-from .style import Picture, new_figure, styled
+from .style import Picture, new_figure, shown, styled
 
 LEVELS = 16  # shades between held by none (0) and by all
 OPACITIES = [0.0, *(0.12 + 0.88 * level / LEVELS for level in range(1, LEVELS + 1))]  # the first shade is seen, too

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..evaluation.arms import Budget
+from ..budget import Budget
 from . import measures
 from .coloured_text import ColouredText, text_picture
 from .recorder import Trace

@@ -8,9 +8,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from ..audit.tables import shown, shown_token
 from .coloured_text import OPACITIES
-from .style import Picture, to_svg
+from .style import Picture, shown, shown_token, to_svg
 
 
 def render(template: str, **values: Any) -> str:

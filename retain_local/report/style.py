@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 INK, FAINT = "#1b1e23", "#b9bfc8"
 SHARES = "viridis"
 
+_SHOWN = str.maketrans({"\n": "⏎", "\t": "⇥", "\r": "␍"})
+_SPACE = "␣"  # in a token, where one at the end would not be seen
 _LEGEND_COLUMNS = 5
 _BLUE, _SKY = "#0072b2", "#56b4e9"
 _COLOURS = (_BLUE, "#d55e00", "#009e73", "#e69f00", "#cc79a7", _SKY)
@@ -131,3 +133,13 @@ def save_png(picture: Picture, folder: Path) -> None:
     """
     with styled():
         picture.figure.savefig(folder / f"{picture.name}.png", facecolor="white")
+
+
+def shown(text: str) -> str:
+    """A text in one line: ends of lines and tabs as signs, a replacement for what a terminal must not get."""
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text.translate(_SHOWN))
+
+
+def shown_token(text: str) -> str:
+    """A token in one line, with a sign for its spaces."""
+    return shown(text).replace(" ", _SPACE)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pexpect
 import pytest
+
 from conftest import TinyFiles
 from support.command_line import FAST
 from support.libraries import require_patched

@@ -9,9 +9,9 @@ import gguf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.command_line import run
 
 from retain_local.terminal.safe_text import safe_line, safe_text
+from support.command_line import run
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202eevil"
 

@@ -15,8 +15,8 @@ from conftest import TinyFiles
 from retain_local.errors import RetainError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import file_fingerprint, read_model_file
-from retain_local.options import RetentionOptions
-from retain_local.recommendation import Recommendation, Shelf, settings_of
+from retain_local.options import RetentionOptions, settings_of
+from retain_local.recommendation import Recommendation, Shelf
 
 F16 = kv_type("f16")
 WINDOW = RetentionOptions(gates=None, policy="window")
