@@ -11,11 +11,8 @@ import pytest
 
 from conftest import TinyFiles
 from support.command_line import FAST
-from support.libraries import require_patched
 from support.llamas import text
 from support.terminal import PROMPT, plain, spawn, spawn_shell
-
-require_patched()
 
 OPTIONS = [*FAST, "--temp", "0", "--budget", "64", "--buffer", "16"]
 # every token is as likely as any other, control characters among them
