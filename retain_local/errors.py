@@ -7,3 +7,11 @@ class RetainError(Exception):
 
 class UsageError(RetainError):
     """The arguments themselves are wrong, whatever the files and the machine: the command line exits with 2."""
+
+
+class ContextFullError(RetainError):
+    """A text does not fit the context; `n_tokens` is its length."""
+
+    def __init__(self, message: str, n_tokens: int) -> None:
+        super().__init__(message)
+        self.n_tokens = n_tokens

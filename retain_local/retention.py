@@ -302,6 +302,14 @@ class Retention:
 
     # what Llama does around an evaluation
 
+    def _move_to(self, ctx: int) -> None:
+        """Go on with the cache of another context. Policy and scorer go along, and pins when the next tokens are read."""
+        policy = self.policy
+        self._open_ctx, self._pins_applied = ctx, False
+        self.policy = policy
+        if self._callback is not None:
+            retain_h.check(retain_h.set_callback(ctx, self._callback, None))
+
     def _raise_scorer_error(self) -> None:
         error, self._scorer_error = self._scorer_error, None
         if error is not None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RetainError, UsageError
+from ..errors import ContextFullError, RetainError, UsageError
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -88,8 +88,9 @@ class Generation:
             raise RetainError("the prompt is empty")
         room = llm.n_ctx() - len(prompt)
         if room < 1:
-            raise RetainError(
-                f"the text is {len(prompt)} tokens long and the context {llm.n_ctx()}; use a longer context (--ctx)"
+            raise ContextFullError(
+                f"the text is {len(prompt)} tokens long and the context {llm.n_ctx()}; use a longer context (--ctx)",
+                len(prompt),
             )
         self.text = ""
         self.tokens: list[int] = []

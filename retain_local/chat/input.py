@@ -42,18 +42,25 @@ class ChatInput:
         """What is said until the input ends, without empty entries."""
         return self._edited_entries() if self._edits else entries_of_lines(_piped_lines())
 
-    def confirm(self, question: str) -> bool:
-        """Whether the user says yes to a question. A script is not asked: what it says is meant."""
+    def confirm(self, question: str, *, usual: bool = False, unasked: bool = True) -> bool:
+        """Whether the user says yes to a question.
+
+        Parameters
+        ----------
+        usual : what Enter alone means.
+        unasked : the answer where nobody can be asked, as in a script, of which every line is meant.
+        """
         if not self._edits:
-            return True
+            return unasked
         from prompt_toolkit import PromptSession
         from prompt_toolkit.output import create_output
 
         session: PromptSession[str] = PromptSession(output=create_output(always_prefer_tty=True))
         try:
-            return session.prompt(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+            answer = session.prompt(f"{question} {'[Y/n]' if usual else '[y/N]'} ").strip().lower()
         except (KeyboardInterrupt, EOFError):
             return False
+        return answer in ("y", "yes") or (usual and not answer)
 
     def _edited_entries(self) -> Iterator[Entry]:
         session = self._prompt_session()

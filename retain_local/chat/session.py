@@ -82,6 +82,28 @@ class Session:
         # the same seed would write the same reply
         yield from self._reply(messages, tokens, replace(self.sampling, seed=None))
 
+    def is_cut(self) -> bool:
+        """Whether the last reply ended because the context did."""
+        cut = self.last is not None and self.last.finish_reason == "length"
+        return cut and len(self.tokens) >= self.llm.n_ctx()
+
+    def go_on(self) -> Iterator[str]:
+        """Go on with the last reply where it was cut; iterate for the pieces that follow.
+
+        Raises
+        ------
+        RetainError : the context is full.
+        """
+        generation = self.last = Generation(self.llm, self.tokens, self.sampling, self.template.stop)
+        try:
+            yield from generation
+        finally:
+            reply = self.messages[-1]
+            self.messages = [*self.messages[:-1], reply | {"content": reply["content"] + generation.text}]
+            self.tokens = self.tokens + generation.tokens
+            self._reply_length += len(generation.tokens)
+            self._ending = generation.stopped_by
+
     def _prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         if self.tokens:
             return self.tokens + self.template.next_turn(messages, self._ending)

@@ -16,6 +16,7 @@ from ..errors import RetainError
 from ..kv_types import kv_type
 from ..terminal.byte_format import format_bytes
 from .cache_map import render_cache_map
+from .context_size import change_context, goes_beyond_training
 from .stats import stats_rows
 
 if TYPE_CHECKING:
@@ -83,7 +84,6 @@ def _system(ui: ChatUI, argument: str) -> None:
 def _budget(ui: ChatUI, argument: str) -> None:
     llm = ui.session.llm
     if argument:
-        made_with = llm.options.budget
         # sizes given in bytes cover the pool as it was made
         budget = parse_budget(
             argument,
@@ -93,12 +93,24 @@ def _budget(ui: ChatUI, argument: str) -> None:
             ),
             n_room=max(llm.options.buffer, llm.context_params.n_ubatch),
         )
-        if budget > made_with:
-            raise RetainError(
-                f"the cache was made for a budget of {made_with:,} cells and cannot grow; start with --budget {budget}"
-            )
-        llm.retention.set_budget(budget)
+        if budget > llm.options.budget:
+            change_context(llm, budget=budget)
+        else:
+            llm.retention.set_budget(budget)
     ui.note(f"budget: {llm.retention.budget:,} cells for each (layer, KV head)")
+
+
+def _ctx(ui: ChatUI, argument: str) -> None:
+    llm = ui.session.llm
+    n_train = llm.model_file.n_ctx_train
+    if argument:
+        if not argument.isdecimal():
+            raise RetainError(f"{argument!r} is no number of tokens, as in /ctx {2 * llm.n_ctx()}")
+        n_ctx = int(argument) or n_train
+        if goes_beyond_training(llm, n_ctx):
+            ui.warn(f"the model was trained for {n_train:,} tokens; expect worse text beyond")
+        change_context(llm, n_ctx=n_ctx)
+    ui.note(f"context: {llm.n_tokens:,} of {llm.n_ctx():,} tokens; the model was trained for {n_train:,}")
 
 
 def _stats(ui: ChatUI, argument: str) -> None:
@@ -166,6 +178,7 @@ COMMANDS = (
     Command("/help", "list the commands", _help, ("/?",)),
     Command("/system [TEXT]", "show the system message, or set it and begin anew", _system),
     Command("/budget [N]", "show the budget, or change it: cells, 25% or 512MiB", _budget),
+    Command("/ctx [N]", "show the context, or change its length in tokens; the conversation goes on", _ctx),
     Command("/stats", "what the cache holds, and what keeping it so took", _stats),
     Command("/cache", "draw what is kept, by layer, head and position", _cache),
     Command("/save FILE", "write the conversation and its cache to a file", _save),

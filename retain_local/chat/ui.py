@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.markup import escape
 
-from ..errors import RetainError
+from ..errors import ContextFullError, RetainError
 from ..terminal.progress import PromptProgress
 from ..terminal.safe_text import safe_text
 from ..terminal.stderr import stderr_console
 from ..terminal.text_output import TextOutput
+from .context_size import change_context, full_context, goes_beyond_training, longer_context
 from .entry import Entry
 from .input import ChatInput
 from .session import Session
@@ -64,7 +65,7 @@ class ChatUI:
             if entry.is_command:
                 run_command(self, entry.text)
             else:
-                self.reply(self.session.send(entry.text))
+                self._send(entry.text)
         except RetainError as error:
             self._failed = True
             stderr_console().print(f"[red]error:[/] {escape(safe_text(str(error)))}")
@@ -72,6 +73,29 @@ class ChatUI:
             if not self.input.is_terminal:
                 raise
             self.note("(stopped)")
+
+    def _send(self, text: str) -> None:
+        try:
+            self.reply(self.session.send(text))
+        except ContextFullError as error:
+            if not self._is_given_longer_context(error.n_tokens):
+                raise RetainError(full_context(self.session.llm, error.n_tokens)) from None
+            self.reply(self.session.send(text))
+
+    def _is_given_longer_context(self, n_tokens: int) -> bool:
+        """Ask whether to go on in a context that a text of `n_tokens` fits, and do so."""
+        llm = self.session.llm
+        longer = longer_context(llm, n_tokens)
+        doubt = (
+            " Beyond what the model was trained for its text may get worse."
+            if goes_beyond_training(llm, longer)
+            else ""
+        )
+        question = f"The context of {llm.n_ctx():,} tokens is full. Go on with {longer:,}?{doubt}"
+        if not self.input.confirm(question, usual=True, unasked=False):
+            return False
+        change_context(llm, n_ctx=longer)
+        return True
 
     def reply(self, pieces: Iterator[str]) -> None:
         """Print a reply as it is written, and the line about it. Ctrl-C stops it and keeps what was written."""
@@ -99,6 +123,11 @@ class ChatUI:
         llm = self.session.llm
         width = stderr_console().width if sys.stderr.isatty() else None
         self.note(stats_line(self.session.last, llm.retention.stats(), llm.n_ctx(), width))
+        if self.session.is_cut():
+            if self._is_given_longer_context(len(self.session.tokens)):
+                self.reply(self.session.go_on())
+            else:
+                self.note(f"(cut: {full_context(llm, len(self.session.tokens))})")
 
     def restart(self, system: str) -> None:
         """Begin a new conversation, which is in no file."""
@@ -122,3 +151,7 @@ class ChatUI:
     def note(self, text: str) -> None:
         """Print a remark."""
         stderr_console().print(f"[dim]{escape(safe_text(text))}[/]")
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        stderr_console().print(f"[yellow]{escape(safe_text(text))}[/]")

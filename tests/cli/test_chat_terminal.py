@@ -221,3 +221,30 @@ def test_ctrl_z_and_back(tmp_path: Path, tiny: TinyFiles) -> None:
     child.send("/exit\r")
     child.expect(r"shell\$ ")
     child.close(force=True)
+
+
+def test_a_full_context_is_no_dead_end(tmp_path: Path, tiny: TinyFiles) -> None:
+    child = spawn(tmp_path, "chat", *model_options(tiny), "--ctx", 256, "--max-tokens", 100)
+    child.expect(PROMPT)
+    say(child, text(100), "reply 100 tok")
+    child.send(f"{text(150)}\r")
+    child.expect(r"The context of 256 tokens is full. Go on with 1,024\? \[Y/n\]")
+    child.send("\r")
+    child.expect("reply 100 tok")
+    child.expect(PROMPT)
+    say(child, "/ctx 5000", "expect worse text beyond")
+    say(child, "/ctx", r"of 5,120 tokens; the model was trained for 4,096")
+    child.close(force=True)
+
+
+def test_a_reply_that_the_context_cuts_goes_on(tmp_path: Path, tiny: TinyFiles) -> None:
+    child = spawn(tmp_path, "chat", *model_options(tiny), "--ctx", 256)
+    child.expect(PROMPT)
+    child.send("hello\r")
+    child.expect(r"The context of 256 tokens is full. Go on with 768\? \[Y/n\]")
+    child.send("\r")
+    child.expect(r"The context of 768 tokens is full. Go on with 1,536\? \[Y/n\]")
+    child.send("n\r")
+    child.expect(r"cut: the context of 768 tokens is full; /ctx 1536 goes on in a longer one, /clear begins anew")
+    child.expect(PROMPT)
+    child.close(force=True)

@@ -97,7 +97,7 @@ def test_budget(tmp_path: Path, tiny: TinyFiles) -> None:
     done = chat(tmp_path, tiny, text(150), "/budget 16", "/budget", "/budget 1000", "/budget no", "/stats")
     assert done.returncode == 1
     assert notes(done).count("budget: 16 cells for each (layer, KV head)") == 2
-    assert any("cannot grow; start with --budget 1000" in line for line in notes(done))
+    assert notes(done).count("budget: 1,000 cells for each (layer, KV head)") == 1
     assert any("not a number of cells" in line for line in notes(done))
     assert "kept 96 of" in done.stdout and "tokens seen" in done.stdout
 
@@ -221,3 +221,14 @@ def test_ctrl_c_stops_a_reply_and_keeps_the_session(tmp_path: Path, tiny: TinyFi
     child.expect(pexpect.EOF)
     child.wait()
     assert child.exitstatus == 0
+
+
+def test_a_full_context_says_what_to_do(tmp_path: Path, tiny: TinyFiles) -> None:
+    lines = (text(150), text(150), "/ctx 1024", text(150), "/ctx 200")
+    done = chat(tmp_path, tiny, *lines, options=("--ctx", "256"))
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 2
+    errors = [line for line in notes(done) if line.startswith("error: ")]
+    assert errors[0] == (
+        "error: the context of 256 tokens is full; /ctx 1024 goes on in a longer one, /clear begins anew"
+    )
+    assert len(errors) == 2 and "is too short for the text of" in errors[1]

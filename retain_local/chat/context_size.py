@@ -1,0 +1,122 @@
+"""A longer context, or a larger budget, for a model that is loaded, in the middle of a conversation.
+
+The context's length costs next to nothing: the pool of cells depends on the budget. It is fixed when a llama.cpp context
+is made, though, so another context is made over the same weights, and the cells of the old one are carried over.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ..budget import DEFAULT_BUDGET
+from ..errors import RetainError, UsageError
+from .sequence_state import restore_sequence, save_sequence
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+    from ..options import RetentionOptions
+
+_LONGEST = 2**31 - 1
+_STEP = 256  # llama.cpp rounds a context up to a multiple of it
+_LEAST_ROOM = 512  # tokens for the next reply
+
+
+def longer_context(llm: Llama, n_tokens: int) -> int:
+    """Tokens of a context to go on in: twice the present one, but no more than the model was trained for while a text of
+    `n_tokens` and a reply fit that."""
+    needed = n_tokens + _LEAST_ROOM
+    n_ctx = max(2 * llm.n_ctx(), -(-needed // _STEP) * _STEP)
+    n_train = llm.model_file.n_ctx_train
+    return n_train if max(llm.n_ctx(), needed) < n_train < n_ctx else n_ctx
+
+
+def goes_beyond_training(llm: Llama, n_ctx: int) -> bool:
+    """Whether a context would be the first one of this model that is longer than what it was trained for."""
+    return llm.n_ctx() <= llm.model_file.n_ctx_train < n_ctx
+
+
+def full_context(llm: Llama, n_tokens: int) -> str:
+    """Says that the context is full, and what to do about it."""
+    return (
+        f"the context of {llm.n_ctx():,} tokens is full; /ctx {longer_context(llm, n_tokens)} goes on in a longer one,"
+        " /clear begins anew"
+    )
+
+
+def change_context(llm: Llama, *, n_ctx: int | None = None, budget: int | None = None) -> None:
+    """Go on in a context of another length, or with another budget; tokens, cells, pins and policy are carried over.
+
+    Parameters
+    ----------
+    n_ctx : tokens of the context; None: as it is.
+    budget : cells for each (layer, KV head) on average; None: as it is. One that covers the context goes on covering it,
+        up to the usual budget where something can be evicted.
+
+    Raises
+    ------
+    UsageError : a number out of range, or a context shorter than the text.
+    RetainError : the context cannot be made. The model then goes on in the old one.
+    """
+    n_ctx = llm.n_ctx() if n_ctx is None else n_ctx
+    if not 1 <= n_ctx <= _LONGEST:
+        raise UsageError(f"a context of {n_ctx} tokens is out of range: 1 to {_LONGEST}")
+    if n_ctx <= llm.n_tokens:
+        raise UsageError(f"a context of {n_ctx:,} tokens is too short for the text of {llm.n_tokens:,}")
+    in_use = budget  # it can be less than what the pool is made for
+    if budget is None:
+        budget = _budget_in(llm, n_ctx)
+        in_use = min(llm.retention.budget, budget) if llm.retention.budget < llm.options.budget else budget
+    options = replace(llm.options, budget=budget)
+    params = type(llm.context_params).from_buffer_copy(llm.context_params)
+    params.n_ctx = n_ctx
+    tokens = llm.input_ids[: llm.n_tokens].copy()
+    cells = save_sequence(llm) if len(tokens) else None
+    old, new = llm._ctx, _make(llm, params, options)
+    _use(llm, new)
+    try:
+        if cells is not None:
+            restore_sequence(llm, cells, tokens.tolist())
+        if llm.retention.budget != in_use:  # to set one evicts at once
+            llm.retention.set_budget(in_use)
+    except BaseException:
+        _use(llm, old)
+        llm.input_ids[: len(tokens)] = tokens
+        new.close()
+        raise
+    llm._stack.enter_context(closing(new))
+    old.close()
+    llm.context_params, llm.options = params, options
+
+
+def _budget_in(llm: Llama, n_ctx: int) -> int:
+    """The budget that suits a context of another length."""
+    if llm.options.policy == "none":
+        return n_ctx
+    covers_all = llm.options.budget >= llm.context_params.n_ctx
+    return min(max(llm.options.budget, DEFAULT_BUDGET) if covers_all else llm.options.budget, n_ctx)
+
+
+def _make(llm: Llama, params: Any, options: RetentionOptions) -> Any:
+    """A context over the weights of a model."""
+    from llama_cpp._internals import LlamaContext
+
+    from ..bindings import log, retain_h
+    from ..bindings.context import armed
+
+    log.forget_errors()
+    try:
+        with armed(options):
+            return LlamaContext(model=llm._model, params=params, verbose=llm.verbose)
+    except ValueError as error:
+        reason = retain_h.error_text() or log.first_error() or str(error)
+        raise RetainError(f"a context of {params.n_ctx:,} tokens cannot be made: {reason}") from None
+
+
+def _use(llm: Llama, context: Any) -> None:
+    """Make a context the one that the model computes in."""
+    llm._ctx = context
+    llm._n_ctx = llm.n_ctx()
+    llm._fit_buffers()
+    llm.retention._move_to(context.ctx)
