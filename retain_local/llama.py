@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from .bindings import llama_cpp, log, retain_h
+from .bindings import llama_cpp, log, mends, retain_h
 from .bindings.context import armed
 from .bindings.tokenizer import SafeTokenizer
 from .decoding import CachedLlama
@@ -25,6 +25,7 @@ from .retention import Retention
 from .system_prompt import system_length, system_text
 
 log.install()
+mends.install()
 logger = logging.getLogger("retain_local")
 
 _VOCAB_ONLY_CTX = 512
