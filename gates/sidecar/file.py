@@ -240,7 +240,8 @@ class _TensorLoader:
         type_name = next((key for key, type in allowed.items() if type == info.type), None)
         if type_name is None:
             raise GateFileError(f"{path}: tensor '{name}' has ggml type {info.type}, expected {' or '.join(allowed)}")
-        array = dequantize(self._rows(info, shape[0]), allowed[type_name]).astype(np.float32, copy=False)
+        with np.errstate(invalid="ignore"):  # a block whose scale is infinite has numbers that are none
+            array = dequantize(self._rows(info, shape[0]), allowed[type_name]).astype(np.float32, copy=False)
         if not np.isfinite(array).all():
             raise GateFileError(f"{path}: tensor '{name}' has numbers that are not finite")
         self.types[name] = type_name

@@ -1,7 +1,8 @@
-"""The model's own tokenizer, with two faults of the bindings and of llama.cpp kept away.
+"""The model's own tokenizer, with faults of the bindings and of llama.cpp kept away.
 
 llama.cpp throws a C++ exception through its C API, which ends the process, when a SentencePiece vocabulary has no piece
-and no byte tokens for a character. The bindings cut pieces longer than 32 bytes.
+and no byte tokens for a character, and stops the process for a model without a vocabulary. The bindings cut pieces longer
+than 32 bytes, and for every text they fill as much memory as the trained context has tokens, which a file can say is 8 GB.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class SafeTokenizer(llama_cpp.llama_tokenizer.LlamaTokenizer):
 
     Raises
     ------
-    RetainError : from `tokenize`, for a character that the model's vocabulary cannot express.
+    RetainError : from `tokenize`, for a character that the model's vocabulary cannot express, or a model that has none.
     """
 
     def __init__(self, llama: Any) -> None:
@@ -31,9 +32,17 @@ class SafeTokenizer(llama_cpp.llama_tokenizer.LlamaTokenizer):
         self._vocab = self._model.vocab
 
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = True) -> list[int]:
+        if self._model.vocab_type() == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+            raise RetainError("the model has no vocabulary: it reads tokens by their numbers alone")
         if not self._has_all_bytes:
             self._check(text, special)
-        return super().tokenize(text, add_bos, special)
+        size = len(text) + 2  # a token has a byte at least, and the text may get one at each end
+        while True:
+            tokens = (llama_cpp.llama_token * size)()
+            n = llama_cpp.llama_tokenize(self._vocab, text, len(text), tokens, size, add_bos, special)
+            if n >= 0:
+                return tokens[:n]
+            size = -n
 
     def detokenize(
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from retain_local.bindings import library
 from retain_local.models.gguf_header import GGML_TYPES, GateFileError, read_header
 from support.gguf_file import Entry, GGUFFile, Tensor, build
+from support.native_gguf import ggml, ggml_reads
 
 F32_64 = b"\0" * 256
 
@@ -48,11 +47,9 @@ def test_what_is_in_a_file(tmp_path: Path) -> None:
 
 def test_the_types_are_those_of_ggml() -> None:
     """Blocks and bytes of every type, as the library says them."""
-    library.load()
-    ggml = ctypes.CDLL(str(library.directory() / library.file_name("ggml-base")))
-    ggml.ggml_blck_size.restype, ggml.ggml_type_size.restype = ctypes.c_int64, ctypes.c_size_t
     # types that were taken out of ggml have blocks of no numbers
-    known = {i: (ggml.ggml_blck_size(i), ggml.ggml_type_size(i)) for i in range(43) if ggml.ggml_blck_size(i)}
+    known = {i: (ggml().ggml_blck_size(i), ggml().ggml_type_size(i)) for i in range(43)}
+    known = {i: sizes for i, sizes in known.items() if sizes[0]}
     assert known == GGML_TYPES
 
 
@@ -120,38 +117,3 @@ def test_what_ggml_refuses_is_refused(tmp_path: Path, change: Callable[[GGUFFile
     with pytest.raises(GateFileError, match=message):
         read_header(path)
     assert not ggml_reads(path)
-
-
-def ggml_reads(path: Path) -> bool:
-    """Whether ggml itself reads the header, and the tensors lie within the file."""
-
-    class Params(ctypes.Structure):
-        _fields_ = [("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p)]
-
-    library.load()
-    ggml = ctypes.CDLL(str(library.directory() / library.file_name("ggml-base")))
-    ggml.gguf_init_from_file.restype, ggml.gguf_init_from_file.argtypes = ctypes.c_void_p, [ctypes.c_char_p, Params]
-    for name in ("gguf_get_data_offset", "gguf_get_n_tensors"):
-        getattr(ggml, name).restype, getattr(ggml, name).argtypes = ctypes.c_int64, [ctypes.c_void_p]
-    for name in ("gguf_get_tensor_offset", "gguf_get_tensor_size"):
-        getattr(ggml, name).restype = ctypes.c_size_t
-        getattr(ggml, name).argtypes = [ctypes.c_void_p, ctypes.c_int64]
-    ggml.gguf_free.argtypes = [ctypes.c_void_p]
-    found = ggml.gguf_init_from_file(str(path).encode(), Params(True, None))
-    if not found:
-        return False
-    start = ggml.gguf_get_data_offset(found)
-    fits = all(
-        start + ggml.gguf_get_tensor_offset(found, i) + ggml.gguf_get_tensor_size(found, i) <= path.stat().st_size
-        and len(ggml_name(ggml, found, i)) > 0
-        for i in range(ggml.gguf_get_n_tensors(found))
-    )
-    names = [ggml_name(ggml, found, i) for i in range(ggml.gguf_get_n_tensors(found))]
-    ggml.gguf_free(found)
-    return fits and len(set(names)) == len(names)
-
-
-def ggml_name(ggml: ctypes.CDLL, found: int, i: int) -> bytes:
-    ggml.gguf_get_tensor_name.restype = ctypes.c_char_p
-    ggml.gguf_get_tensor_name.argtypes = [ctypes.c_void_p, ctypes.c_int64]
-    return ggml.gguf_get_tensor_name(found, i)

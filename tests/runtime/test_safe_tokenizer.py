@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import gguf
 import pytest
 
+from conftest import TinyFiles
 from retain_local import Llama
 from retain_local.errors import RetainError
+from support.gguf_file import Entry, build, parse
 
 LONG = "=" * 100
 
@@ -84,3 +87,26 @@ def test_long_pieces_stay_whole(bare: Llama) -> None:
     long = bare.n_vocab() - 1
     assert bare.detokenize([5, long]) == b"a" + LONG.encode()
     assert bare.tokenizer().detokenize([long]) == LONG.encode()
+
+
+def test_a_text_takes_no_memory_for_the_trained_context(tmp_path: Path, tiny: TinyFiles) -> None:
+    """The bindings fill four bytes for each token that a model says it was trained for."""
+    file = parse(tiny.model("llama").read_bytes())
+    file.entry("llama.context_length").value = 2**31 - 1
+    (tmp_path / "m.gguf").write_bytes(build(file))
+    llm = Llama(tmp_path / "m.gguf", n_ctx=32, n_batch=32, n_ubatch=32, n_threads=1, budget=32)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    tokens = llm.tokenize(b"Hello, world")
+    assert len(tokens) == 13
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KB
+
+
+def test_a_model_without_a_vocabulary(tmp_path: Path, tiny: TinyFiles) -> None:
+    file = parse(tiny.model("llama").read_bytes())
+    file.entries = [entry for entry in file.entries if not entry.key.startswith(b"tokenizer")]
+    file.entries.append(Entry(b"tokenizer.ggml.model", 8, b"none"))
+    (tmp_path / "m.gguf").write_bytes(build(file))
+    llm = Llama(tmp_path / "m.gguf", n_ctx=32, n_batch=32, n_ubatch=32, n_threads=1, budget=32)
+    llm.eval([1, 2, 3])
+    with pytest.raises(RetainError, match="no vocabulary"):
+        llm.tokenize(b"Hello")
