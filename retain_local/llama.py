@@ -14,7 +14,7 @@ import jinja2
 import numpy as np
 
 from .bindings import llama_cpp, log, mends, retain_h
-from .bindings.context import armed
+from .bindings.context import aborts_as_errors, armed
 from .bindings.tokenizer import SafeTokenizer
 from .decoding import CachedLlama
 from .errors import RetainError, UsageError
@@ -192,8 +192,10 @@ class Llama(CachedLlama):
     def _reported(self, path: str | os.PathLike[str]) -> Iterator[None]:
         """Turn what goes wrong in the parent's constructor into one RetainError with the native reason."""
         log.forget_errors()
+        retain_h.clear_error()
         try:
-            yield
+            with aborts_as_errors():
+                yield
         except jinja2.TemplateError as error:
             raise RetainError(f"{path}: the model's chat template is not valid: {error}") from None
         except MemoryError:

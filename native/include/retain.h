@@ -116,6 +116,11 @@ LLAMA_API struct llama_context * retain_init_from_model(
         struct llama_context_params  cparams,
         const struct retain_params * params);
 
+// While a thread guards, an assertion of llama.cpp that fails in it makes the call fail and does not end the process.
+// For llama_model_load_from_file() and llama_init_from_model() alone, which can fail; what the call had allocated by then
+// may stay allocated. In other threads and calls a failed assertion ends the process as ever, after one line on stderr.
+LLAMA_API void retain_guard_aborts(bool guard);
+
 // Check a gate sidecar against a model without making a context: names, shapes, types, fingerprint.
 LLAMA_API bool retain_gates_check(const struct llama_model * model, const char * path);
 

@@ -67,6 +67,18 @@ struct gate_header {
             }
         }
 
+        // what is optional decides nothing, but has its type where it is given
+        for (const char * key : { "general.name", "general.license", "retention_gate.base_name", "retention_gate.source" }) {
+            if (file.has(key)) {
+                file.get_string(key);
+            }
+        }
+        for (const char * key : { "retention_gate.trained_budget", "retention_gate.trained_context_length" }) {
+            if (file.has(key)) {
+                file.get_u32(key);
+            }
+        }
+
         const std::string variant = file.get_string("retention_gate.variant");
         if (variant != "rg10" && variant != "rg") {
             throw retain_error(retain_format("%s: unknown variant '%s' (rg10 or rg)", file.path.c_str(), variant.c_str()));

@@ -17,6 +17,16 @@ _SCOPES = {"global": retain_h.SCOPE_GLOBAL, "layer": retain_h.SCOPE_LAYER, "head
 
 
 @contextmanager
+def aborts_as_errors() -> Iterator[None]:
+    """A model or context that llama.cpp would end the process for is one that it refuses; for making these alone."""
+    retain_h.guard_aborts(True)
+    try:
+        yield
+    finally:
+        retain_h.guard_aborts(False)
+
+
+@contextmanager
 def armed(options: RetentionOptions) -> Iterator[None]:
     """Every context that this thread makes in the block has a retention cache."""
     params = retain_h.default_params()

@@ -81,6 +81,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "clear_error": (None,),
     "default_params": (RetainParams,),
     "set_params": (c_bool, POINTER(RetainParams)),
+    "guard_aborts": (None, c_bool),
     "gates_check": (c_bool, c_void_p, c_char_p),
     "is_enabled": (c_bool, c_void_p),
     "has_gates": (c_bool, c_void_p),

@@ -13,6 +13,7 @@ import gguf
 import pytest
 
 from conftest import TinyFiles
+from retain_local import Llama
 from retain_local.errors import RetainError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import read_model_file
@@ -212,11 +213,8 @@ UNUSUAL = [
 
 @pytest.mark.parametrize("change", UNUSUAL)
 def test_what_llama_cpp_loads_is_taken(tmp_path: Path, tiny: TinyFiles, change: Callable[[GGUFFile], None]) -> None:
-    pytest.importorskip("retain_local.llama")
     path = changed_model(tmp_path / "m.gguf", tiny, change)
     assert read_model_file(path).n_head_kv == (2, 2, 2)
-    from retain_local import Llama
-
     llm = Llama(path, n_ctx=32, n_batch=32, n_ubatch=32, n_threads=1, budget=32)
     llm.eval([1, 5, 6])
     llm.close()
@@ -291,3 +289,19 @@ def test_fingerprint_tells_files_apart(tmp_path: Path, tiny: TinyFiles) -> None:
     other.write_bytes(whole)
     prints = [read_model_file(path).fingerprint() for path in (tiny.model("llama"), copy, other)]
     assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [("stablelm.attention.key_length", 64, "stablelm.cpp:"), ("general.alignment", 1, "ggml-backend.cpp:")],
+)
+def test_what_only_llama_cpp_finds_is_an_error_too(
+    tmp_path: Path, tiny: TinyFiles, key: str, value: int, place: str
+) -> None:
+    """Heads of 64 numbers where the weights are made for 32; weights at odd addresses. Both ended the process."""
+    file = parse(tiny.model("stablelm").read_bytes())
+    set_value(key, 4, value)(file)
+    file.alignment = 1 if key == "general.alignment" else 32
+    (tmp_path / "m.gguf").write_bytes(build(file))
+    with pytest.raises(RetainError, match=f"llama.cpp cannot take this model \\({place}.*GGML_ASSERT"):
+        Llama(tmp_path / "m.gguf", n_ctx=32, n_batch=32, n_ubatch=32, n_threads=1, budget=32)

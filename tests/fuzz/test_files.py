@@ -1,0 +1,17 @@
+"""A few seconds of the fuzzers of files, the same cases every time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fuzz.models import ModelFuzzer
+from fuzz.run import run
+from fuzz.sidecars import SidecarFuzzer
+
+
+def test_models(tmp_path: Path) -> None:
+    assert run(ModelFuzzer, tmp_path, cases=200) == 200
+
+
+def test_sidecars(tmp_path: Path) -> None:
+    assert run(SidecarFuzzer, tmp_path, cases=600) == 600
