@@ -8,19 +8,25 @@
     python native/builder missing-tools        print the PyPI packages of build tools that this machine lacks
     python native/builder clean                remove everything that was built or downloaded
 
-Options of CMake go behind -D, such as -D RETAIN_CUDA=ON or -D GGML_NATIVE=OFF. RETAIN_UPSTREAM_DIR, an option or an
-environment variable, names an unpacked source distribution of upstream for builds without a network.
+Options of CMake go behind -D, such as -D RETAIN_CUDA=ON or -D GGML_NATIVE=OFF, or into the environment variable
+CMAKE_ARGS, where pip has them. RETAIN_UPSTREAM_DIR, an option or an environment variable, names an unpacked
+source distribution of upstream for builds without a network.
 """
 
 import argparse
 import os
 import pathlib
+import re
+import shlex
 import sys
 
 import toolchain
 import upstream
 from build import Build, cache_directory, clean_cache
 from console import BuildError
+
+# options in CMAKE_ARGS that are for this build, and not for another package's
+OURS = re.compile(r"-D(RETAIN|GGML|CMAKE_CUDA)_")
 
 
 def parse_arguments():
@@ -61,7 +67,8 @@ def run(args):
     variant = {"stock": "stock", "test": "sanitize" if args.command == "test" and args.sanitize else "release"}.get(
         args.command, "release"
     )
-    defines = dict(define.partition("=")[::2] for define in args.defines)
+    from_environment = [word[2:] for word in shlex.split(os.environ.get("CMAKE_ARGS", "")) if OURS.match(word)]
+    defines = dict(define.partition("=")[::2] for define in [*from_environment, *args.defines])
     if directory := defines.pop("RETAIN_UPSTREAM_DIR", None):
         os.environ["RETAIN_UPSTREAM_DIR"] = directory
     with Build(variant, defines, args.cmake, args.jobs).prepared() as build:

@@ -8,10 +8,9 @@ endif()
 
 # those whose instructions a compiler chooses by itself, or that ggml's kernels use; as macro=name
 set(RETAIN_CPU_FEATURES
-    SSE3=pni SSSE3=ssse3 SSE4_1=sse4_1 SSE4_2=sse4_2 SSE4A=sse4a POPCNT=popcnt LZCNT=abm MOVBE=movbe
-    BMI=bmi1 BMI2=bmi2 TBM=tbm ADX=adx AVX=avx AVX2=avx2 FMA=fma FMA4=fma4 XOP=xop F16C=f16c AVXVNNI=avx_vnni
-    AVXVNNIINT8=avx_vnni_int8 AVXIFMA=avx_ifma AVXNECONVERT=avx_ne_convert GFNI=gfni VAES=vaes VPCLMULQDQ=vpclmulqdq
-    AVX512F=avx512f AVX512CD=avx512cd AVX512BW=avx512bw AVX512DQ=avx512dq AVX512VL=avx512vl AVX512IFMA=avx512ifma
+    SSE3=pni SSSE3=ssse3 SSE4_1=sse4_1 SSE4_2=sse4_2 POPCNT=popcnt LZCNT=abm MOVBE=movbe BMI=bmi1 BMI2=bmi2 TBM=tbm
+    AVX=avx AVX2=avx2 FMA=fma FMA4=fma4 XOP=xop F16C=f16c GFNI=gfni AVXVNNI=avx_vnni AVXVNNIINT8=avx_vnni_int8
+    AVXNECONVERT=avx_ne_convert AVX512F=avx512f AVX512CD=avx512cd AVX512BW=avx512bw AVX512DQ=avx512dq AVX512VL=avx512vl
     AVX512VBMI=avx512vbmi AVX512VBMI2=avx512_vbmi2 AVX512VNNI=avx512_vnni AVX512BITALG=avx512_bitalg
     AVX512VPOPCNTDQ=avx512_vpopcntdq AVX512BF16=avx512_bf16 AVX512FP16=avx512_fp16
     AMX_TILE=amx_tile AMX_INT8=amx_int8 AMX_BF16=amx_bf16)

@@ -19,11 +19,12 @@ def stock_libraries() -> Path:
 
     Raises
     ------
-    RetainError : what `RETAIN_STOCK_LIB_DIR` names is none, or they cannot be built.
+    RetainError : what `RETAIN_STOCK_LIB_DIR` names is none or for another CPU, or they cannot be built.
     """
     if named := os.environ.get(VARIABLE):
         if not (Path(named) / library.file_name("llama")).exists():
             raise RetainError(f"{VARIABLE}={named} holds no {library.file_name('llama')}; unset it, and stock is built")
+        library.check_cpu(Path(named).absolute())
         return Path(named).absolute()
     done = subprocess.run([sys.executable, SOURCES / "builder", "stock"], stdout=subprocess.PIPE, text=True)
     if done.returncode:

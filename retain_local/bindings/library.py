@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from ..errors import RetainError
+from . import cpu_features
 
 PACKAGED = Path(__file__).parents[1] / "lib"
 LLAMA_VARIABLE, MTMD_VARIABLE = "LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB"
@@ -21,6 +22,11 @@ LLAMA_VARIABLE, MTMD_VARIABLE = "LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB"
 BINDINGS = "llama-cpp-python"
 BINDINGS_VERSION = "0.3.36"
 API_VERSION = 2
+
+FOR_THIS_CPU = (
+    "build them here (make clean all in the source, or install retain-local again), "
+    "or build for any CPU, with CMAKE_ARGS=-DGGML_NATIVE=OFF"
+)
 
 
 class LibraryError(RetainError):
@@ -64,14 +70,22 @@ def check_bindings() -> None:
         )
 
 
+def check_cpu(folder: Path) -> None:
+    """Raise LibraryError if this CPU lacks instructions that the libraries of a folder were built to use."""
+    if missing := cpu_features.missing_features(folder):
+        raise LibraryError(
+            f"the libraries in {folder} were built for another CPU: this one lacks {', '.join(missing)}", FOR_THIS_CPU
+        )
+
+
 @functools.cache
 def load() -> ctypes.CDLL:
     """Import llama_cpp on our libraries and return libllama.
 
     Raises
     ------
-    LibraryError : bindings missing or of another release, libraries missing, unloadable, without the retention API or
-        with another version of it, or llama_cpp already imported with other libraries.
+    LibraryError : bindings missing or of another release, libraries missing, unloadable, built for another CPU, without
+        the retention API or with another version of it, or llama_cpp already imported with other libraries.
     """
     check_bindings()
     if "llama_cpp" in sys.modules:
@@ -80,6 +94,7 @@ def load() -> ctypes.CDLL:
     path = folder / file_name("llama")
     if not path.exists():
         raise LibraryError(f"the native libraries are not there: {path} is missing", remedy())
+    check_cpu(folder)
     os.environ[LLAMA_VARIABLE] = str(folder)
     os.environ.setdefault(MTMD_VARIABLE, str(folder))
     try:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import ctypes
 import importlib.metadata
 import platform
+import signal
+import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,6 +25,10 @@ _LIBRARIES = {
     "ggml-cpu": "the CPU backend",
     "mtmd": "pictures and sound",
 }
+
+
+TRIAL = [sys.executable, "-m", "retain_local.commands.trial"]
+_TRIAL_TIMEOUT_S = 300
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,10 @@ def examine() -> list[Finding]:
     findings.append(loaded)
     if loaded.is_ok:
         findings += [*_devices(), _cpu_features()]
-    findings.append(_bundled_model())
+    model = _bundled_model()
+    findings.append(model)
+    if loaded.is_ok and model.is_ok:
+        findings.append(_decoding())
     return findings
 
 
@@ -146,3 +156,30 @@ def _bundled_model() -> Finding:
     if BUNDLED_MODEL.exists():
         return Finding("bundled model", str(BUNDLED_MODEL))
     return Finding("bundled model", f"{BUNDLED_MODEL} is missing: no demo", "install retain-local again")
+
+
+def _decoding() -> Finding:
+    """Whether a quantised model can be run, tried in another process: libraries that do not fit the CPU end theirs."""
+    label = "decoding"
+    try:
+        done = subprocess.run(
+            TRIAL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TRIAL_TIMEOUT_S,
+            cwd=Path(__file__).parents[2],
+        )
+    except subprocess.TimeoutExpired:
+        return Finding(
+            label, f"a few tokens are not written in {_TRIAL_TIMEOUT_S} s", "try again on a less busy machine"
+        )
+    if done.returncode == 0:
+        return Finding(label, done.stdout.strip())
+    if done.returncode > 0 and (said := done.stderr.strip()):
+        return Finding(label, said.splitlines()[-1], library.remedy())
+    try:
+        how = signal.Signals(-done.returncode).name
+    except ValueError:
+        how = f"status {done.returncode}"
+    return Finding(label, f"a quantised model ends its process ({how}) with these libraries", library.FOR_THIS_CPU)

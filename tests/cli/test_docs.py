@@ -53,3 +53,4 @@ def test_patch_size_is_as_documented() -> None:
         for line in patch.read_text(encoding="utf-8").splitlines()
     )
     assert f"{changed} changed lines" in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert re.search(rf"a patch of {changed}\s+lines", (ROOT / "README.md").read_text(encoding="utf-8"))

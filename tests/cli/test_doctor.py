@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from retain_local.bindings import library
+from retain_local.bindings import cpu_features, library
+from retain_local.paths import BUNDLED_MODEL
 from support.command_line import run
 from support.libraries import PATCHED
 
@@ -49,8 +52,8 @@ def test_a_good_installation(tmp_path: Path) -> None:
     ):
         assert word in done.stdout
     wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
-    # the bundled model is made by training, and need not be there yet
-    assert done.returncode == (1 if wrong else 0) and all("bundled model" in line for line in wrong)
+    assert done.returncode == 0 and not wrong, wrong
+    assert "decoding          a Q4_0 model reads 61 tokens and writes 8" in done.stdout
 
 
 def test_missing_libraries(tmp_path: Path) -> None:
@@ -66,6 +69,68 @@ def test_a_library_that_is_none(tmp_path: Path) -> None:
     (tmp_path / library.file_name("llama")).write_bytes(b"not a library")
     done = run(tmp_path, "doctor", LLAMA_CPP_LIB_PATH=str(tmp_path))
     assert done.returncode == 1 and "cannot be loaded" in done.stdout
+
+
+# what a process meets on a CPU without the instructions of its libraries, or that they are wrong for
+DIES_AT_A_GRAPH = """
+void ggml_backend_sched_graph_compute_async(void) { %s; }
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a library is put before others with LD_PRELOAD")
+@pytest.mark.parametrize(
+    "signal, code",
+    [("SIGILL", "__builtin_trap()"), ("SIGSEGV", "*(volatile int *) 8 = 1"), ("SIGABRT", "__builtin_abort()")],
+)
+def test_libraries_that_die_when_they_compute(tmp_path: Path, signal: str, code: str) -> None:
+    if not shutil.which("cc"):
+        pytest.skip("no C compiler")
+    source, library_that_dies = tmp_path / "dies.c", tmp_path / "dies.so"
+    source.write_text(DIES_AT_A_GRAPH % code)
+    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(library_that_dies)], check=True)
+    done = run(tmp_path, "doctor", LD_PRELOAD=str(library_that_dies))
+    assert done.returncode == 1 and done.stderr == ""
+    assert f"WRONG decoding          a quantised model ends its process ({signal}) with these libraries" in done.stdout
+    assert "to mend it: build them here" in done.stdout and "CMAKE_ARGS=-DGGML_NATIVE=OFF" in done.stdout
+    assert "1 of 15 are wrong" in done.stdout
+
+
+def test_a_model_that_cannot_be_tried(tmp_path: Path) -> None:
+    """What the process of the trial says about an error is handed on."""
+    (tmp_path / "empty.gguf").write_bytes(b"")
+    script = f"from retain_local.commands import trial\ntrial.BUNDLED_MODEL = {str(tmp_path / 'empty.gguf')!r}\n"
+    done = python(f"{script}raise SystemExit(trial.main())")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == f"{tmp_path}/empty.gguf cannot be quantised"
+
+
+def test_libraries_for_another_cpu(tmp_path: Path) -> None:
+    """One line before anything is loaded, where loading or computing would be an illegal instruction."""
+    if not cpu_features.CPUINFO.is_file() or "\nflags" not in cpu_features.CPUINFO.read_text():
+        pytest.skip("the features of this CPU are not listed")
+
+    for path in PATCHED.glob("*.so"):
+        (tmp_path / path.name).symlink_to(path)
+    listed = tmp_path / cpu_features.FILE_NAME
+    listed.write_text("sse2\nno_such_set\namx_of_tomorrow\n")
+    done = run(tmp_path, "run", BUNDLED_MODEL, "-p", "x", LLAMA_CPP_LIB_PATH=str(tmp_path))
+    assert done.returncode == 1 and done.stderr.splitlines() == [
+        f"retain-local: the libraries in {tmp_path} were built for another CPU: this one lacks no_such_set, amx_of_tomorrow; "
+        "build them here (make clean all in the source, or install retain-local again), "
+        "or build for any CPU, with CMAKE_ARGS=-DGGML_NATIVE=OFF"
+    ]
+    done = run(tmp_path, "doctor", LLAMA_CPP_LIB_PATH=str(tmp_path))
+    assert done.returncode == 1 and "WRONG loading" in done.stdout and "to mend it: build them here" in done.stdout
+    listed.write_text("sse2\n")
+    assert "all is well" in run(tmp_path, "doctor", LLAMA_CPP_LIB_PATH=str(tmp_path)).stdout
+
+
+def test_the_libraries_say_what_they_need() -> None:
+    """The list that the build wrote beside them, on a CPU that has all of it."""
+
+    if platform.machine() not in ("x86_64", "AMD64") or not sys.platform.startswith("linux"):
+        pytest.skip("the list is made for Linux on x86-64")
+    needed = (PATCHED / cpu_features.FILE_NAME).read_text().split()
+    assert {"sse4_2", "avx", "f16c"} <= set(needed) and cpu_features.missing_features(PATCHED) == []
 
 
 def test_bindings_of_another_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +79,19 @@ def test_patches_need_no_other_program(tmp_path: Path) -> None:
 def test_a_patch_that_does_not_fit(tmp_path: Path, one: str, two: str, message: str) -> None:
     done = patched(tmp_path, one, two)
     assert done.returncode == 1 and done.stderr.startswith("0001-it.patch does not apply " + message), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, cmake_args", [(["-D", "RETAIN_CUDA=ON"], ""), ([], "-DLLAMA_BUILD=OFF -DRETAIN_CUDA=ON")]
+)
+def test_options_come_from_the_command_line_and_from_where_pip_has_them(
+    tmp_path: Path, arguments: list[str], cmake_args: str
+) -> None:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    (tmp_path / "cmake").symlink_to(shutil.which("cmake", path=path))
+    # no CUDA toolkit on this path, which is what the option asks for first
+    environment = {"PATH": str(tmp_path), "HOME": str(tmp_path), "CMAKE_ARGS": cmake_args}
+    done = subprocess.run(
+        [sys.executable, str(BUILDER), "libs", *arguments], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 1 and "RETAIN_CUDA is on but nvcc is not on the PATH" in done.stderr
