@@ -7,6 +7,7 @@ imported.
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 import llama_cpp
 import numpy as np
+
+from support import ggml
 
 CELL_TYPES = {
     "f32": llama_cpp.GGML_TYPE_F32,
@@ -29,7 +32,7 @@ llama_cpp.llama_backend_init()
 
 
 @contextmanager
-def _logged_errors() -> Iterator[list[str]]:
+def logged_errors() -> Iterator[list[str]]:
     """Collect the errors that llama.cpp logs meanwhile; whoever had its log has it again afterwards."""
     errors: list[str] = []
 
@@ -47,12 +50,29 @@ def _logged_errors() -> Iterator[list[str]]:
         llama_cpp.llama_log_set(before, data)
 
 
-class Model:
-    """A loaded model."""
+class _BufferTypeOverride(ctypes.Structure):
+    """`struct llama_model_tensor_buft_override`: a pattern of names, and where tensors that match it go."""
 
-    def __init__(self, path: Path) -> None:
+    _fields_ = [("pattern", ctypes.c_char_p), ("buffer_type", ctypes.c_void_p)]
+
+
+class Model:
+    """A loaded model.
+
+    Parameters
+    ----------
+    path : a GGUF file.
+    buffer_type : name of the CPU's buffer type that takes the weights which it can multiply with, the others staying
+        plain; `ggml.PLAIN` keeps all weights plain, and None leaves it to llama.cpp.
+    """
+
+    def __init__(self, path: Path, buffer_type: str | None = None) -> None:
         params = llama_cpp.llama_model_default_params()
-        with _logged_errors() as errors:
+        if buffer_type is not None:
+            params.use_extra_bufts = False
+            overrides = _overrides(path, buffer_type)
+            params.tensor_buft_overrides = ctypes.cast(overrides, ctypes.c_void_p)
+        with logged_errors() as errors:
             self.handle = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
         if not self.handle:
             raise RuntimeError(f"cannot load {path}: {errors}")
@@ -65,6 +85,13 @@ class Model:
 
     def close(self) -> None:
         llama_cpp.llama_model_free(self.handle)
+
+
+def _overrides(path: Path, buffer_type: str) -> ctypes.Array:
+    """Overrides, the empty one at the end included, that put the weights of a file into buffers of a type."""
+    pointer = ggml.rearranging_buffer_types().get(buffer_type)
+    overrides = [(f"^{re.escape(name)}$".encode(), pointer) for name in ggml.weights_of(path, buffer_type)]
+    return (_BufferTypeOverride * (len(overrides) + 1))(*overrides)
 
 
 class Session:
@@ -103,7 +130,7 @@ class Session:
         if capture is not None:
             params.cb_eval = capture.callback
         self.model, self.capture, self.n_batch = model, capture, n_batch
-        with _logged_errors() as errors:
+        with logged_errors() as errors:
             self.handle = llama_cpp.llama_init_from_model(model.handle, params)
         if not self.handle:
             raise RuntimeError(f"cannot make a context: {errors}")
@@ -139,7 +166,7 @@ class Session:
             batch.token[i], batch.pos[i] = token, pos
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, seq_id
             batch.logits[i] = 1
-        with _logged_errors() as errors:
+        with logged_errors() as errors:
             status = llama_cpp.llama_decode(self.handle, batch)
         if status != 0:
             raise RuntimeError(f"llama_decode returned {status}: {errors}")

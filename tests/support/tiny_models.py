@@ -8,7 +8,7 @@ tokens with and without flash attention, and its two best logits never come near
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,7 +109,13 @@ TINY_MODELS = {
 }
 
 
-def write_tiny_model(path: Path, model: TinyModel, vocabulary_seed: int | None = None) -> Path:
+def write_tiny_model(
+    path: Path,
+    model: TinyModel,
+    vocabulary_seed: int | None = None,
+    chat_template: str | None = CHAT_TEMPLATE,
+    tensors: Iterable[tuple[str, np.ndarray]] | None = None,
+) -> Path:
     """Write a tiny model with random weights.
 
     Parameters
@@ -117,11 +123,13 @@ def write_tiny_model(path: Path, model: TinyModel, vocabulary_seed: int | None =
     path : the GGUF file to make.
     model : its shape and seed.
     vocabulary_seed : replaces the text of one piece by a number, for a model of the same shape with another vocabulary.
+    chat_template : None for a model without one.
+    tensors : names and float32 arrays to write in place of the random ones.
     """
     writer = gguf.GGUFWriter(path, model.arch)
     _add_hyperparameters(writer, model)
-    add_vocabulary(writer, vocabulary_seed)
-    for name, array in tiny_tensors(model):
+    add_vocabulary(writer, vocabulary_seed, chat_template)
+    for name, array in tiny_tensors(model) if tensors is None else tensors:
         writer.add_tensor(name, array)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -153,7 +161,9 @@ def _add_hyperparameters(writer: gguf.GGUFWriter, model: TinyModel) -> None:
         add(f"{model.arch}.{key}", value)
 
 
-def add_vocabulary(writer: gguf.GGUFWriter, vocabulary_seed: int | None = None) -> None:
+def add_vocabulary(
+    writer: gguf.GGUFWriter, vocabulary_seed: int | None = None, chat_template: str | None = CHAT_TEMPLATE
+) -> None:
     """A sentencepiece vocabulary: three special tokens, every byte, and one piece per printable ASCII character."""
     kind = gguf.TokenType
     pieces = list(PIECES)
@@ -169,7 +179,8 @@ def add_vocabulary(writer: gguf.GGUFWriter, vocabulary_seed: int | None = None) 
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
 
 
 def tiny_tensors(model: TinyModel) -> Iterator[tuple[str, np.ndarray]]:

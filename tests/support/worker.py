@@ -23,14 +23,16 @@ TESTS = Path(__file__).parents[1]
 TIMEOUT_S = 300
 
 
-def run_worker(folder: Path, model: Path, runs: list[dict[str, Any]], libraries: Path) -> dict[str, np.ndarray]:
+def run_worker(
+    folder: Path, model: Path, runs: list[dict[str, Any]], libraries: Path, buffer_type: str | None = None
+) -> dict[str, np.ndarray]:
     """Run a job in a process that loads llama.cpp from the folder `libraries`; returns its arrays.
 
     Each run is a dict of `context` (arguments of Session), `retain` (fields of retain_params, optional) and `steps`, a
-    list of (name, argument) pairs named after `_STEPS`. `folder` takes the files.
+    list of (name, argument) pairs named after `_STEPS`. `folder` takes the files. `buffer_type` is as for `Model`.
     """
     job, out = folder / "job.json", folder / "out.npz"
-    job.write_text(json.dumps({"model": os.fspath(model), "runs": runs}))
+    job.write_text(json.dumps({"model": os.fspath(model), "buffer_type": buffer_type, "runs": runs}))
     environment = {**os.environ, "LLAMA_CPP_LIB_PATH": os.fspath(libraries), "MTMD_CPP_LIB": os.fspath(libraries)}
     done = subprocess.run(
         [sys.executable, "-m", "support.worker", job, out],
@@ -98,7 +100,7 @@ def main(job_path: str, out_path: str) -> None:
             from support.retained import RetainedSession
         from support.llama_session import Model, Session
 
-        model = model or Model(Path(job["model"]))
+        model = model or Model(Path(job["model"]), job["buffer_type"])
         context = run["context"]
         with Session(model, **context) if retain is None else RetainedSession(model, retain, **context) as session:
             state = _Run(session)
