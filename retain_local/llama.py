@@ -8,9 +8,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from .bindings import llama_cpp, log, mends, retain_h
@@ -21,8 +21,9 @@ from .errors import RetainError, UsageError
 from .kv_types import kv_type
 from .models.model_file import read_model_file
 from .options import RetentionOptions
+from .prompts.chat_format import PromptTokenizer
+from .prompts.completion import DEFAULT_FORMAT, chat_handlers, complete_chat, without_templates
 from .retention import Retention
-from .system_prompt import system_length, system_text
 
 log.install()
 mends.install()
@@ -32,12 +33,12 @@ _VOCAB_ONLY_CTX = 512
 
 
 class RetainedState(llama_cpp.llama.LlamaState):
-    """The parent's state, with the pinned ranges and the tokens pinned as the system message."""
+    """The parent's state, with the pinned ranges and the one pinned as the system message."""
 
-    def __init__(self, pins: Sequence[tuple[int, int]], system_length: int, **fields: Any) -> None:
+    def __init__(self, pins: Sequence[tuple[int, int]], system_pin: tuple[int, int], **fields: Any) -> None:
         super().__init__(**fields)
         self.pins = pins
-        self.system_length = system_length
+        self.system_pin = system_pin
 
 
 class Llama(CachedLlama):
@@ -50,6 +51,8 @@ class Llama(CachedLlama):
     - `type_k`, `type_v`: also names, "f32", "f16", "bf16", "q8_0" or "q4_0". A quantised `type_v` turns flash
       attention on, as llama.cpp demands.
     - `verbose`: False by default.
+    - `chat_format`: by default the model's own template, or plain lines that begin with "User:" and "Assistant:" where
+      it has none. A template that cannot be used is an error of the chat, not of the model.
     - `embedding`, and `draft_model` under a policy that evicts, are refused: embeddings have no cache to keep, and
       rejected draft tokens cannot be taken back exactly once they caused an eviction.
 
@@ -60,6 +63,8 @@ class Llama(CachedLlama):
         `retain_local.options.RetentionOptions`.
     on_load : called with the fraction loaded, 0 to 1, while the model is loaded.
     on_prompt : called with (tokens read, tokens to read) while more than one token is evaluated.
+    control_tokens_in_messages : whether a control token such as `<|im_end|>` is one in the messages of a chat too. By
+        default it is text there, so that nobody can end their message and begin another one as the system.
 
     Attributes
     ----------
@@ -92,6 +97,7 @@ class Llama(CachedLlama):
         pin_system: bool = False,
         on_load: Callable[[float], None] | None = None,
         on_prompt: Callable[[int, int], None] | None = None,
+        control_tokens_in_messages: bool = False,
         n_ctx: int = 0,
         n_batch: int = 512,
         n_ubatch: int = 512,
@@ -107,7 +113,8 @@ class Llama(CachedLlama):
     ) -> None:
         self._stack = ExitStack()  # the parent's __del__ needs it, however early this fails
         self._retention: Retention | None = None
-        self._system_text = ""
+        self._metadata: dict[str, str] | None = None  # None: the parent is not done with it
+        self.control_tokens_in_messages = control_tokens_in_messages
         self._on_load = on_load
         self._load_error: BaseException | None = None
         self.on_prompt = on_prompt
@@ -164,6 +171,10 @@ class Llama(CachedLlama):
             self._tell(context, policy)
         if tokenizer is None:
             self.tokenizer_ = SafeTokenizer(self)
+        self._metadata = self._model.metadata()
+        self._chat_handlers = chat_handlers(self)
+        if kwargs.get("chat_format") is None and self.chat_handler is None:
+            self.chat_format = DEFAULT_FORMAT
 
     # loading
 
@@ -179,6 +190,16 @@ class Llama(CachedLlama):
             self._load_callback = llama_cpp.llama_progress_callback(self._load_progress)
             params.progress_callback = self._load_callback
         self._model_params = params
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The metadata of the model's file, as text."""
+        return without_templates(self._parents_metadata) if self._metadata is None else self._metadata
+
+    @metadata.setter
+    def metadata(self, metadata: dict[str, str]) -> None:
+        # the parent compiles every template at once, in this process: it is shown none
+        self._parents_metadata = metadata
 
     def _load_progress(self, fraction: float, _user: Any) -> bool:
         try:
@@ -196,8 +217,6 @@ class Llama(CachedLlama):
         try:
             with aborts_as_errors():
                 yield
-        except jinja2.TemplateError as error:
-            raise RetainError(f"{path}: the model's chat template is not valid: {error}") from None
         except MemoryError:
             raise RetainError(
                 f"{path}: not enough memory for the logits of every token of the context; use a smaller n_ctx"
@@ -234,24 +253,35 @@ class Llama(CachedLlama):
     # chat
 
     def create_chat_completion(self, messages: Sequence[Mapping[str, Any]], *args: Any, **kwargs: Any) -> Any:
-        """Complete a chat, as the parent does; with `pin_system` its system message is never evicted."""
-        self._system_text = system_text(messages)
-        try:
+        """Complete a chat, as the parent does, from the prompt that `retain-local chat` would make of it.
+
+        With `pin_system` its system message is never evicted; a `chat_handler` of the caller's own makes its prompts
+        itself, and nothing is pinned then.
+
+        Raises
+        ------
+        RetainError : the chat template is not valid, refuses the messages, or takes too much time or memory.
+        """
+        if self.chat_handler is not None:
             return super().create_chat_completion(messages, *args, **kwargs)
-        finally:
-            self._system_text = ""
+        return complete_chat(self, messages, args, kwargs)
 
     def create_completion(self, prompt: str | Sequence[int], *args: Any, **kwargs: Any) -> Any:
-        """Complete a prompt, as the parent does."""
+        """Complete a prompt, as the parent does; the system message of an earlier chat is no longer pinned."""
+        return self.complete_with_system(prompt, (0, 0), *args, **kwargs)
+
+    def complete_with_system(
+        self, prompt: str | Sequence[int], system: tuple[int, int], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Complete a prompt whose positions [start, stop) hold a system message: with `pin_system` they are pinned."""
         if self._retention is not None and self.options.pin_system:
-            tokens = self.tokenize(prompt.encode(), special=True) if isinstance(prompt, str) else prompt
-            self.pin_system_message(tokens, self._system_text)
+            self.retention.pin_system(*system)
         return super().create_completion(prompt, *args, **kwargs)
 
-    def pin_system_message(self, tokens: Sequence[int], text: str) -> None:
-        """Pin the system message `text` of a prompt; an empty text takes an earlier one's pin back."""
-        n_tokens = system_length(tokens, text, lambda part: self.detokenize(list(part), special=True))
-        self.retention.pin_system(n_tokens)
+    @cached_property
+    def prompt_tokenizer(self) -> PromptTokenizer:
+        """The tokenizer of chats."""
+        return PromptTokenizer(self)
 
     def tokenizer(self) -> Any:
         """The tokenizer of this model."""
@@ -271,7 +301,7 @@ class Llama(CachedLlama):
             raise RetainError(f"the state cannot be saved: {retain_h.error_text() or 'llama.cpp gave no reason'}")
         return RetainedState(
             pins=self.retention.own_pins,
-            system_length=self.retention.system_length,
+            system_pin=self.retention.system_pin,
             # without logits_all the rows are never filled
             scores=self._scores.copy() if self._logits_all else np.empty((0, self._n_vocab), np.single),
             input_ids=self.input_ids[: self.n_tokens].copy(),
@@ -302,7 +332,7 @@ class Llama(CachedLlama):
         if self._logits_all:
             self.scores[:n] = state.scores[:n]
         self.adopt_tokens(state.input_ids[:n])
-        self.retention.take_over_pins(state.pins, state.system_length)
+        self.retention.take_over_pins(state.pins, state.system_pin)
         self._seed = state.seed
 
     def adopt_tokens(self, tokens: Sequence[int]) -> None:
@@ -318,7 +348,8 @@ class Llama(CachedLlama):
         super().close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | asdict(self.options)
+        own = {"control_tokens_in_messages": self.control_tokens_in_messages}
+        return super().__getstate__() | asdict(self.options) | own
 
 
 def _check_arguments(n_ctx: int, n_batch: int, n_ubatch: int, embedding: bool) -> None:

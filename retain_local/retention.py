@@ -209,9 +209,9 @@ class Retention:
         return tuple(self._pins)
 
     @property
-    def system_length(self) -> int:
-        """Tokens that are pinned as the system message."""
-        return self._system.stop
+    def system_pin(self) -> PinnedRange:
+        """The range that is pinned as the system message; empty without one."""
+        return self._system
 
     @property
     def pins(self) -> tuple[PinnedRange, ...]:
@@ -241,19 +241,19 @@ class Retention:
         if not stays(self._system):
             self._system = PinnedRange(0, 0)
 
-    def pin_system(self, n_tokens: int) -> None:
-        """Pin the first `n_tokens` positions as the system message, in place of an earlier system message.
+    def pin_system(self, start: int, stop: int) -> None:
+        """Pin positions [start, stop) as the system message, in place of an earlier one; an empty range pins none.
 
         They are pinned when the next tokens are read, since a new prompt clears what comes before it.
         """
-        if n_tokens != self._system.stop:
-            self._system = PinnedRange(0, n_tokens)
+        if (start, stop) != self._system:
+            self._system = PinnedRange(start, stop)
             self._pins_applied = False
 
-    def take_over_pins(self, pins: Sequence[tuple[int, int]], system_length: int) -> None:
-        """Pin these ranges and the first `system_length` positions, and nothing else, when the next tokens are read."""
+    def take_over_pins(self, pins: Sequence[tuple[int, int]], system: tuple[int, int] = (0, 0)) -> None:
+        """Pin these ranges and the system message's, and nothing else, when the next tokens are read."""
         self._pins = [PinnedRange(*pin) for pin in pins]
-        self._system = PinnedRange(0, system_length)
+        self._system = PinnedRange(*system)
         self._pins_applied = False
 
     def set_scorer(self, scorer: Scorer | None) -> None:

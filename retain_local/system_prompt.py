@@ -1,4 +1,4 @@
-"""Finding the system message in a prompt, to pin it."""
+"""Where the system message stands in a prompt, to pin it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .prompts.chat_format import new_word
+
 _ROLES = ("system", "developer")
-_HEADER_TOKENS = 256  # most that a template puts before the system message
+_HEADER_TOKENS = 32  # what a template writes before the system message is pinned with it up to here
+_MOST_CHANGED = 64  # tokens beside the message that may change with it, as a line that says how to think
 
 logger = logging.getLogger("retain_local")
 
@@ -19,26 +22,38 @@ def system_text(messages: Sequence[Mapping[str, Any]]) -> str:
     return content.strip() if first.get("role") in _ROLES and isinstance(content, str) else ""
 
 
-def system_length(tokens: Sequence[int], text: str, to_bytes: Callable[[Sequence[int]], bytes]) -> int:
-    """Tokens from the start of a prompt to the end of its system message; 0 without one.
+def system_range(
+    messages: Sequence[Mapping[str, Any]], to_prompt: Callable[[Sequence[Mapping[str, Any]]], Sequence[int]]
+) -> tuple[int, int]:
+    """Positions [start, stop) of the system message in the prompt of a conversation; (0, 0) without one.
+
+    It is where the prompt changes when the message does. A short header before it counts as part of it.
 
     Parameters
     ----------
-    tokens : the whole prompt.
-    text : the system message.
-    to_bytes : the text of tokens, special tokens included.
+    to_prompt : the tokens of a conversation.
     """
+    text = system_text(messages)
     if not text:
-        return 0
-    wanted = text.encode()
-    head = tokens[: len(wanted) + _HEADER_TOKENS]  # a token is a byte at least
-    pieces = [to_bytes([token]) for token in head]
-    start = b"".join(pieces).find(wanted)
-    if start < 0:
-        logger.warning("the chat template changes the system message, so it is not pinned")
-        return 0
-    end, length = 0, 0
-    while end < start + len(wanted):
-        end += len(pieces[length])
-        length += 1
-    return length
+        return 0, 0
+    word = new_word(messages, unlike=text)
+    tokens, other = to_prompt(messages), to_prompt([{**messages[0], "content": word}, *messages[1:]])
+    start = _common_length(tokens, other)
+    end = _common_length(tokens[start:][::-1], other[start:][::-1])
+    length, other_length = len(tokens) - start - end, len(other) - start - end
+    if not length or not other_length:
+        logger.warning("the chat template leaves the system message out, so there is none to pin")
+        return 0, 0
+    if other_length > len(word) + _MOST_CHANGED:
+        logger.warning("the chat template writes the system message in several places, so it is not pinned")
+        return 0, 0
+    if 0 < start <= _HEADER_TOKENS:
+        others = [{**message, "content": word} for message in messages[1:]]
+        if _common_length(tokens, to_prompt([messages[0], *others])) >= start:
+            start, length = 0, start + length  # no other message stands before it
+    return start, start + length
+
+
+def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    return next((at for at, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))

@@ -28,10 +28,11 @@ def run_prompt(llm: Llama, prompt: str, sampling: Sampling, *, chat: bool, syste
     if chat:
         template = ChatTemplate(llm)
         messages = [{"role": "system", "content": system}] if system else []
-        tokens = template.first_turn([*messages, {"role": "user", "content": prompt}])
+        messages.append({"role": "user", "content": prompt})
+        tokens = template.first_turn(messages)
         stop = template.stop
         if llm.options.pin_system:
-            llm.pin_system_message(tokens, system.strip())
+            llm.retention.pin_system(*template.system_range(messages))
     else:
         tokens = llm.tokenize(prompt.encode(), add_bos=True, special=True)
     progress = llm.on_prompt = PromptProgress()

@@ -12,7 +12,7 @@ from ..system_prompt import system_text
 from .generation import Generation, Sampling
 from .sequence_state import describe_cache, restore_sequence, save_sequence
 from .session_file import SavedSession, read_session, write_session
-from .template import ChatTemplate
+from .template import ChatTemplate, RewrittenHistory
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -53,6 +53,7 @@ class Session:
         """Begin a new conversation."""
         self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
         self.tokens: list[int] = []
+        self._opening = 0  # messages that were rendered together, at the start of the tokens
         self._reply_length = 0
         self._ending = ""  # a stop string that ended the last reply, and is in the cache
         self.llm.reset()
@@ -67,7 +68,8 @@ class Session:
         RetainError : the template refuses the conversation, or the context is full.
         """
         messages = [*self.messages, {"role": "user", "content": text}]
-        yield from self._reply(messages, self._prompt(messages), self.sampling)
+        prompt, opening = self._prompt(messages)
+        yield from self._reply(messages, prompt, opening, self.sampling)
 
     def regenerate(self) -> Iterator[str]:
         """Take the last reply back and write another one.
@@ -80,7 +82,7 @@ class Session:
             raise RetainError("there is no reply to write again")
         messages, tokens = self.messages[:-1], self.tokens[: len(self.tokens) - self._reply_length]
         # the same seed would write the same reply
-        yield from self._reply(messages, tokens, replace(self.sampling, seed=None))
+        yield from self._reply(messages, tokens, self._opening, replace(self.sampling, seed=None))
 
     def is_cut(self) -> bool:
         """Whether the last reply ended because the context did."""
@@ -104,21 +106,27 @@ class Session:
             self._reply_length += len(generation.tokens)
             self._ending = generation.stopped_by
 
-    def _prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def _prompt(self, messages: Sequence[dict[str, str]]) -> tuple[list[int], int]:
+        """The tokens up to the next reply, and how many messages were rendered together at their start."""
         if self.tokens:
-            return self.tokens + self.template.next_turn(messages, self._ending)
-        return self.template.first_turn(messages)
+            try:
+                return self.tokens + self.template.next_turn(messages, self._ending), self._opening
+            except RewrittenHistory:
+                pass  # nothing can be appended: the conversation is read anew, as the template writes it now
+        return self.template.first_turn(messages), len(messages)
 
-    def _reply(self, messages: list[dict[str, str]], prompt: list[int], sampling: Sampling) -> Iterator[str]:
+    def _reply(
+        self, messages: list[dict[str, str]], prompt: list[int], opening: int, sampling: Sampling
+    ) -> Iterator[str]:
         if self.llm.options.pin_system:
-            self.llm.pin_system_message(prompt, system_text(messages))
+            self.llm.retention.pin_system(*self.template.system_range(messages[:opening]))
         generation = self.last = Generation(self.llm, prompt, sampling, self.template.stop)
         try:
             yield from generation
         finally:
             if generation.tokens or generation.finish_reason:
                 self.messages = [*messages, {"role": "assistant", "content": generation.text}]
-                self.tokens = prompt + generation.tokens
+                self.tokens, self._opening = prompt + generation.tokens, opening
                 self._reply_length = len(generation.tokens)
                 self._ending = generation.stopped_by
 
@@ -162,7 +170,7 @@ class Session:
             restore_sequence(self.llm, saved.state, saved.cached_tokens)
         except RetainError as error:
             raise RetainError(f"{path} cannot be loaded: {error}") from None
-        self.llm.retention.take_over_pins([(start, stop) for start, stop in saved.pins], system_length=0)
+        self.llm.retention.take_over_pins([(start, stop) for start, stop in saved.pins])
         self.messages, self.tokens = saved.messages, saved.tokens
         self._reply_length, self._ending = saved.reply_length, saved.ending
         self.last = None

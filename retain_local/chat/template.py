@@ -1,38 +1,26 @@
-"""A model's chat template, and how a conversation grows without being read again.
+"""The turns of a chat, and how a conversation grows without being read again.
 
-Templates rewrite history: they trim replies and drop a model's thoughts. A cache cannot be rewritten, so a conversation
-is only ever appended to: what the model wrote stays as it wrote it, and the template provides what comes after it.
+Templates rewrite history: they trim replies, drop a model's thoughts, or move the system message to the last turn. A
+cache cannot be rewritten, so a conversation is only ever appended to: what was read and written stays as it was, and the
+template provides what comes after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import jinja2
-
 from ..errors import RetainError
+from ..prompts.chat_format import ChatFormat, Message, new_word
+from ..prompts.completion import template_of
+from ..system_prompt import system_range, system_text
 
 if TYPE_CHECKING:
     from ..llama import Llama
 
-Message = Mapping[str, str]
 
-_REPLY = "REPLYGOESHERE"  # stands for a reply where only what follows it matters
-
-PLAIN_TEMPLATE = """\
-{%- for message in messages -%}
-{%- if message['role'] == 'system' -%}
-{{ message['content'] + '\\n\\n' }}
-{%- elif message['role'] == 'user' -%}
-{{ 'User: ' + message['content'] + '\\n' }}
-{%- else -%}
-{{ 'Assistant: ' + message['content'] + '\\n' }}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}
-"""
-PLAIN_STOP = ("\nUser:",)
+class RewrittenHistory(RetainError):
+    """The template leaves earlier replies out, so that a conversation cannot be appended to."""
 
 
 class ChatTemplate:
@@ -45,31 +33,26 @@ class ChatTemplate:
         message comes first, and a line that begins with `User:` ends a reply.
     stop : tuple of str
         Strings that end a reply, beside the model's own end tokens.
+
+    Raises
+    ------
+    BadTemplate : the model's template is not valid.
     """
 
     def __init__(self, llm: Llama) -> None:
-        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
-
-        own = llm.metadata.get("tokenizer.chat_template")
-        self.is_plain = own is None
-        self.stop = PLAIN_STOP if own is None else ()
-        self._llm = llm
-        texts = {"eos_token": self._token_text(llm.token_eos()), "bos_token": self._token_text(llm.token_bos())}
-        try:
-            self._formatter = Jinja2ChatFormatter(template=PLAIN_TEMPLATE if own is None else own, **texts)
-        except jinja2.TemplateError as error:
-            raise RetainError(f"the model's chat template is not valid: {error}") from None
-
-    def _token_text(self, token: int) -> str:
-        return self._llm.detokenize([token], special=True).decode("utf-8", errors="replace") if token >= 0 else ""
+        self._format = ChatFormat(llm, template_of(llm.metadata))
+        self._format.check()
+        self._tokenizer = llm.prompt_tokenizer
+        self.is_plain, self.stop = self._format.is_plain, self._format.stop
 
     def first_turn(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of a conversation up to where the next reply begins."""
-        tokens = self._llm.tokenize(self._render(messages).encode(), add_bos=False, special=True)
-        bos = self._llm.token_bos()
-        # some templates write the token that begins a text and some leave it to the tokenizer
-        missing = self._llm._model.add_bos_token() and bos >= 0 and tokens[:1] != [bos]
-        return [bos] * missing + tokens
+        hidden, marks = self._tokenizer.hide(messages)
+        return self._tokenizer.whole(self._format.render(hidden), marks)
+
+    def system_range(self, messages: Sequence[Message]) -> tuple[int, int]:
+        """Positions [start, stop) of the system message in `first_turn`; (0, 0) without one."""
+        return system_range(messages, self.first_turn)
 
     def next_turn(self, messages: Sequence[Message], ending: str = "") -> list[int]:
         """Tokens between the last reply of a conversation and the next one: its end, and the messages after it.
@@ -78,31 +61,30 @@ class ChatTemplate:
         ----------
         messages : the conversation, whose last reply is followed by the new user message.
         ending : a stop string that the model wrote after its last reply, so that it need not be read again.
+
+        Raises
+        ------
+        RewrittenHistory : the template leaves out the last reply.
         """
+        hidden, marks = self._tokenizer.hide(messages)
+        text = self._after_last_reply(hidden)
+        if system_text(hidden):
+            word = new_word(hidden)
+            if word in self._after_last_reply([{**hidden[0], "content": word}, *hidden[1:]]):
+                # it was read in the first turn, and is not read again in each
+                text = self._after_last_reply(hidden[1:])
+        return self._tokenizer.inside(text.removeprefix(ending), marks)
+
+    def _after_last_reply(self, messages: Sequence[Message]) -> str:
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-        shown = [*messages[:last], {"role": "assistant", "content": _REPLY}, *messages[last + 1 :]]
-        text = self._render(shown)
-        at = text.rfind(_REPLY)
+        word = new_word(messages)
+        text = self._format.render([*messages[:last], {"role": "assistant", "content": word}, *messages[last + 1 :]])
+        at = text.rfind(word)
         if at < 0:
-            raise RetainError(
-                "the model's chat template leaves out earlier replies, so the chat cannot go on; /clear it"
-            )
-        return self._tokenize_inside(text[at + len(_REPLY) :].removeprefix(ending))
+            raise RewrittenHistory("the model's chat template leaves out earlier replies")
+        return text[at + len(word) :]
 
     def reply_tokens(self, text: str) -> list[int]:
         """Tokens of a reply, as the model would have written it after `first_turn` or `next_turn`."""
-        return self._tokenize_inside(text)
-
-    def _render(self, messages: Sequence[Message]) -> str:
-        try:
-            return self._formatter(messages=list(messages)).prompt
-        except (jinja2.TemplateError, ValueError, TypeError) as error:
-            raise RetainError(f"the model's chat template refuses the conversation: {error}") from None
-
-    def _tokenize_inside(self, text: str) -> list[int]:
-        """Tokens of a text that goes on after other text: without the space that some tokenizers put first."""
-        anchor = self._llm.tokenize(b"\n", add_bos=False, special=True)
-        tokens = self._llm.tokenize(b"\n" + text.encode(), add_bos=False, special=True)
-        if anchor and tokens[: len(anchor)] == anchor:
-            return tokens[len(anchor) :]
-        return self._llm.tokenize(text.encode(), add_bos=False, special=True)
+        ((message,), marks) = self._tokenizer.hide([{"role": "assistant", "content": text}])
+        return self._tokenizer.inside(message["content"], marks)

@@ -91,7 +91,7 @@ def test_a_template_that_loses_replies(llm) -> None:
 
 def test_a_template_cannot_reach_out(llm) -> None:
     chat = template(llm, "{{ ''.__class__.__mro__[1].__subclasses__() }}")
-    with pytest.raises(RetainError, match="refuses"):
+    with pytest.raises(RetainError, match="fails: SecurityError"):
         chat.first_turn(HELLO)
 
 

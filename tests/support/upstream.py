@@ -1,9 +1,11 @@
-"""llama-cpp-python's own tests, from the source distribution that the build uses."""
+"""llama-cpp-python's own tests, and llama.cpp's chat templates and vocabularies, from the source distribution."""
 
 from __future__ import annotations
 
 import os
 import tarfile
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,14 +16,14 @@ UPSTREAM_VARIABLE = "RETAIN_UPSTREAM_DIR"
 # what the tests read: they name the vocabulary relative to where they run
 VOCABULARY = "vendor/llama.cpp/models/ggml-vocab-llama-spm.gguf"
 
+MODELS = f"{RELEASE}/vendor/llama.cpp/models/"
+
 
 def find_upstream(folder: Path) -> Path:
     """A folder with `tests` and the vocabulary: the unpacked distribution, or one made in `folder` from the cache."""
     if directory := os.environ.get(UPSTREAM_VARIABLE):
         return Path(directory).absolute()
-    cache = os.environ.get("RETAIN_CACHE_DIR")
-    base = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retain-local"
-    archive = base / "sdist" / f"{RELEASE}.tar.gz"
+    archive = find_archive()
     if not archive.exists():
         pytest.skip(f"neither {UPSTREAM_VARIABLE} nor {archive} has the source distribution of {RELEASE}")
     with tarfile.open(archive) as tar:
@@ -29,6 +31,41 @@ def find_upstream(folder: Path) -> Path:
             if member.name.startswith(f"{RELEASE}/tests/") or member.name == f"{RELEASE}/{VOCABULARY}":
                 tar.extract(member, folder, filter="data")
     return folder / RELEASE
+
+
+def find_archive() -> Path:
+    """Where the build keeps the source distribution, whether it is there or not."""
+    folder = os.environ.get("RETAIN_CACHE_DIR")
+    base = Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retain-local"
+    return base / "sdist" / f"{RELEASE}.tar.gz"
+
+
+@cache
+def chat_templates() -> dict[str, str]:
+    """llama.cpp's chat templates by name; skips the test without the source distribution."""
+    beginning, ending = f"{MODELS}templates/", ".jinja"
+    return {
+        name.removeprefix(beginning).removesuffix(ending): content.decode()
+        for name, content in _contents(lambda name: name.startswith(beginning) and name.endswith(ending))
+    }
+
+
+def write_vocabularies(folder: Path, *names: str) -> list[Path]:
+    """llama.cpp's models without weights, as `qwen2`; skips the test without the source distribution."""
+    wanted = {f"{MODELS}ggml-vocab-{name}.gguf": folder / f"{name}.gguf" for name in names}
+    for name, content in _contents(wanted.__contains__):
+        wanted[name].write_bytes(content)
+    return list(wanted.values())
+
+
+def _contents(is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    archive = find_archive()
+    if not archive.exists():
+        pytest.skip(f"{archive}, the source distribution of {RELEASE}, is missing")
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if is_wanted(member.name):
+                yield member.name, tar.extractfile(member).read()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

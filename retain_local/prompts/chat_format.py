@@ -1,0 +1,146 @@
+"""A model's chat format: its template, or plain lines, and the tokens that a conversation becomes."""
+
+from __future__ import annotations
+
+import secrets
+import string
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from .control_tokens import ControlTokens, Marks, message_texts
+from .renderer import check_template, render_template
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+
+Message = Mapping[str, Any]
+
+PLAIN_TEMPLATE = """\
+{%- for message in messages -%}
+{%- if message['role'] == 'system' -%}
+{{ message['content'] + '\\n\\n' }}
+{%- elif message['role'] == 'user' -%}
+{{ 'User: ' + message['content'] + '\\n' }}
+{%- else -%}
+{{ 'Assistant: ' + message['content'] + '\\n' }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}
+"""
+PLAIN_STOP = ("\nUser:",)
+
+
+class ChatFormat:
+    """How conversations of one model are written.
+
+    Parameters
+    ----------
+    llm : Llama
+    template : a Jinja chat template; None: the model has none, and turns are lines that begin with `User:` and
+        `Assistant:`.
+
+    Attributes
+    ----------
+    is_plain : bool
+        The model has no template.
+    stop : tuple of str
+        Strings that end a reply, beside the model's own end tokens.
+    """
+
+    def __init__(self, llm: Llama, template: str | None) -> None:
+        self.is_plain = template is None
+        self.stop = PLAIN_STOP if template is None else ()
+        self._template = PLAIN_TEMPLATE if template is None else template
+        self._llm = llm
+
+    def check(self) -> None:
+        """Find out whether the template can be used at all.
+
+        Raises
+        ------
+        BadTemplate : it is not valid, or takes too much time or memory.
+        """
+        check_template(self._template)
+
+    def render(self, messages: Sequence[Message], **variables: Any) -> str:
+        """The text of a conversation up to where the next reply begins.
+
+        Parameters
+        ----------
+        variables : more for the template, such as tools.
+
+        Raises
+        ------
+        RetainError : the template refuses the conversation, fails, or takes too much time or memory.
+        """
+        own = {"messages": list(messages), "add_generation_prompt": True, **self._texts}
+        return render_template(self._template, own | variables)
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
+        tokens = {"bos_token": self._llm.token_bos(), "eos_token": self._llm.token_eos()}
+        return {
+            name: self._llm.detokenize([token], special=True).decode("utf-8", errors="replace") if token >= 0 else ""
+            for name, token in tokens.items()
+        }
+
+
+class PromptTokenizer:
+    """Tokens of rendered conversations, in which control tokens that stand in messages stay text.
+
+    Parameters
+    ----------
+    llm : Llama
+        Its `control_tokens_in_messages` tells that they are control tokens there too.
+    """
+
+    def __init__(self, llm: Llama) -> None:
+        self._llm = llm
+
+    @cached_property
+    def _control_tokens(self) -> ControlTokens:
+        return ControlTokens(self._llm)
+
+    def hide(self, messages: Sequence[Message]) -> tuple[list[Message], Marks]:
+        """The messages as they are to be rendered, and the marks that `whole` and `inside` take back."""
+        if self._llm.control_tokens_in_messages:
+            return list(messages), {}
+        return self._control_tokens.hide(messages)
+
+    def whole(self, text: str, marks: Marks) -> list[int]:
+        """Tokens of a rendered conversation from its start: it begins a text once, whoever writes that token."""
+        tokens = self._pieces(text, marks)
+        bos = self._llm.token_bos()
+        missing = self._llm._model.add_bos_token() and bos >= 0 and tokens[:1] != [bos]
+        return [bos] * missing + tokens
+
+    def inside(self, text: str, marks: Marks) -> list[int]:
+        """Tokens of a text that goes on after other text: without the space that some tokenizers put first."""
+        anchor = self._llm.tokenize(b"\n", add_bos=False, special=True)
+        tokens = self._pieces(f"\n{text}", marks)
+        return tokens[len(anchor) :] if anchor and tokens[: len(anchor)] == anchor else self._pieces(text, marks)
+
+    def _pieces(self, text: str, marks: Marks) -> list[int]:
+        pieces = self._control_tokens.pieces(text, marks) if marks else [(text, True)]
+        return [
+            token
+            for piece, special in pieces
+            for token in self._llm.tokenize(piece.encode(), add_bos=False, special=special)
+        ]
+
+
+def new_word(messages: Sequence[Message], unlike: str = "") -> str:
+    """A word that stands nowhere in the messages, to stand for a text whose place is looked for.
+
+    Parameters
+    ----------
+    unlike : the text that it stands for: their first characters differ, and their last.
+    """
+    ends = set(unlike[:1].lower() + unlike[-1:].lower())
+    letters = [letter for letter in string.ascii_lowercase if letter not in ends]
+    texts = list(message_texts(messages))
+    while True:
+        word = "".join(secrets.choice(letters) for _ in range(16))
+        if not any(word in text for text in texts):
+            return word

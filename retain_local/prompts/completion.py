@@ -1,0 +1,104 @@
+"""`create_chat_completion`, so that its prompts are those of `retain-local chat`.
+
+The bindings hand the model to a chat handler, which renders the messages, tokenizes the text and completes it. Here the
+handler gets a view of the model that does the last two as `chat` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..bindings import llama_cpp
+from ..system_prompt import system_range
+from .chat_format import ChatFormat, Marks, PromptTokenizer
+
+from llama_cpp.llama_chat_format import ChatFormatterResponse, chat_formatter_to_chat_completion_handler  # isort: skip
+
+if TYPE_CHECKING:
+    from ..llama import Llama
+
+DEFAULT_FORMAT = "chat_template.default"
+_PREFIX = "tokenizer."
+_TEMPLATE_KEY = "tokenizer.chat_template"
+
+
+def template_of(metadata: Mapping[str, str]) -> str | None:
+    """The chat template that a model's metadata names for any chat."""
+    return metadata.get(_TEMPLATE_KEY)
+
+
+def without_templates(metadata: Mapping[str, str]) -> dict[str, str]:
+    """A model's metadata as it would be without any chat template."""
+    return {key: value for key, value in metadata.items() if not key.startswith(_TEMPLATE_KEY)}
+
+
+def chat_handlers(llm: Llama) -> dict[str, Callable[..., Any]]:
+    """A chat handler for each template in the model's metadata, by the names that the bindings give them.
+
+    A template is looked at when it is first used: a bad one costs nothing but the chat.
+    """
+    templates = {key[len(_PREFIX) :]: text for key, text in llm.metadata.items() if key.startswith(f"{_TEMPLATE_KEY}.")}
+    formats = {name: ChatFormat(llm, text) for name, text in templates.items()}
+    formats[DEFAULT_FORMAT] = ChatFormat(llm, template_of(llm.metadata))
+    return {name: chat_formatter_to_chat_completion_handler(_formatter(each)) for name, each in formats.items()}
+
+
+def _formatter(chat_format: ChatFormat) -> Callable[..., ChatFormatterResponse]:
+    def render(*, messages: Sequence[Mapping[str, Any]], **variables: Any) -> ChatFormatterResponse:
+        return ChatFormatterResponse(
+            prompt=chat_format.render(messages, **variables), stop=list(chat_format.stop), added_special=True
+        )
+
+    return render
+
+
+def complete_chat(llm: Llama, messages: Sequence[Mapping[str, Any]], args: tuple[Any, ...], kwargs: Any) -> Any:
+    """What `create_chat_completion` of the bindings returns, from a prompt in which control tokens of messages are text.
+
+    With `pin_system` the system message is pinned.
+    """
+    tokenizer = llm.prompt_tokenizer
+
+    def handle(each: Sequence[Mapping[str, Any]], complete: Callable[..., Any]) -> Any:
+        hidden, marks = tokenizer.hide(each)
+        view = _View(llm, tokenizer, marks, complete)
+        return llama_cpp.Llama.create_chat_completion(view, hidden, *args, **kwargs)
+
+    def prompt_of(each: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+        def stop(prompt: Sequence[int], **_: Any) -> Any:
+            raise _Prompt(prompt)
+
+        try:
+            handle(each, stop)
+        except _Prompt as found:
+            return found.tokens
+        return []
+
+    if not llm.options.pin_system:
+        return handle(messages, llm.create_completion)
+    pinned = system_range(messages, prompt_of)
+    return handle(messages, lambda prompt, **settings: llm.complete_with_system(prompt, pinned, **settings))
+
+
+class _Prompt(BaseException):
+    """Ends a handler once it has made its prompt; not an Exception, since some handlers catch those."""
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.tokens = tokens
+
+
+class _View:
+    """A model as a chat handler sees it."""
+
+    def __init__(self, llm: Llama, tokenizer: PromptTokenizer, marks: Marks, complete: Callable[..., Any]) -> None:
+        self._llm, self._tokenizer, self._marks, self._complete = llm, tokenizer, marks, complete
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._llm, name)
+
+    def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
+        return self._tokenizer.whole(text.decode("utf-8", errors="surrogateescape"), self._marks)
+
+    def create_completion(self, prompt: Any, **settings: Any) -> Any:
+        return self._complete(prompt=prompt, **settings)
