@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import RetainError
-from ..system_prompt import system_text
+from ..prompts.system_message import system_text
 from .generation import Generation, Sampling
 from .sequence_state import describe_cache, restore_sequence, save_sequence
 from .session_file import SavedSession, read_session, write_session

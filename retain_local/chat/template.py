@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..errors import RetainError
 from ..prompts.chat_format import ChatFormat, Message, new_word
 from ..prompts.completion import template_of
-from ..system_prompt import system_range, system_text
+from ..prompts.system_message import system_range, system_text
 
 if TYPE_CHECKING:
     from ..llama import Llama

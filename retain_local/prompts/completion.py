@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..bindings import llama_cpp
-from ..system_prompt import system_range
 from .chat_format import ChatFormat, Marks, PromptTokenizer
+from .system_message import system_range
 
 from llama_cpp.llama_chat_format import ChatFormatterResponse, chat_formatter_to_chat_completion_handler  # isort: skip
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .prompts.chat_format import new_word
+from .chat_format import new_word
 
 _ROLES = ("system", "developer")
 _HEADER_TOKENS = 32  # what a template writes before the system message is pinned with it up to here
