@@ -131,7 +131,10 @@ def test_a_conversation(llm: Llama, chat: ChatTemplate, name: str) -> None:
 
     start, stop = chat.system_range(CONVERSATION)
     if name in BEFORE_LAST_USER_MESSAGE:
-        assert shown(llm, whole[start:stop]).strip() == SYSTEM and places(shown(llm, whole))[0] > places(shown(llm, whole))[2]
+        assert (
+            shown(llm, whole[start:stop]).strip() == SYSTEM
+            and places(shown(llm, whole))[0] > places(shown(llm, whole))[2]
+        )
     else:
         assert shown(llm, whole[start:stop]) == pinned
 
