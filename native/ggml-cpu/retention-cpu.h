@@ -9,12 +9,12 @@
 extern "C" {
 #endif
 
-void   ggml_compute_forward_retention_score(const struct ggml_compute_params * params, struct ggml_tensor * dst);
-void   ggml_compute_forward_retention_attn (const struct ggml_compute_params * params, struct ggml_tensor * dst);
+void   ggml_compute_forward_retention_gate(const struct ggml_compute_params * params, struct ggml_tensor * dst);
+void   ggml_compute_forward_retention_attn(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 
 // bytes of params->wdata that the ops need
-size_t ggml_retention_score_work_size(const struct ggml_tensor * dst, int n_threads);
-size_t ggml_retention_attn_work_size (const struct ggml_tensor * dst, int n_threads);
+size_t ggml_retention_gate_work_size(const struct ggml_tensor * dst, int n_threads);
+size_t ggml_retention_attn_work_size(const struct ggml_tensor * dst, int n_threads);
 
 #ifdef __cplusplus
 }

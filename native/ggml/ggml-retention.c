@@ -2,7 +2,7 @@
 
 #include "ggml-impl.h"
 
-struct ggml_tensor * ggml_retention_score(
+struct ggml_tensor * ggml_retention_gate(
         struct ggml_context * ctx,
         struct ggml_tensor  * dst,
         struct ggml_tensor  * a,
@@ -17,7 +17,7 @@ struct ggml_tensor * ggml_retention_score(
 
     struct ggml_tensor * result = ggml_view_tensor(ctx, dst);
 
-    result->op     = GGML_OP_RETENTION_SCORE;
+    result->op     = GGML_OP_RETENTION_GATE;
     result->src[0] = a;
     result->src[1] = w;
     result->src[2] = b;

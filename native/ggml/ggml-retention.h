@@ -30,7 +30,7 @@ struct ggml_retention_attn_params {
 //   a   f32 [n_ff, n_tokens]
 //   w   f32, f16 or q8_0 [n_ff, n_head_kv]
 //   b   f32 [n_head_kv]
-GGML_API struct ggml_tensor * ggml_retention_score(
+GGML_API struct ggml_tensor * ggml_retention_gate(
         struct ggml_context * ctx,
         struct ggml_tensor  * dst,
         struct ggml_tensor  * a,

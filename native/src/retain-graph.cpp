@@ -198,7 +198,7 @@ std::unique_ptr<llm_graph_input_attn_kv> retain_build_attn_inp(
     return inp;
 }
 
-void retain_build_score(const llm_graph_context & llm, ggml_tensor * h, int il) {
+void retain_build_gate(const llm_graph_context & llm, ggml_tensor * h, int il) {
     const auto * retain = dynamic_cast<const retain_context *>(llm.mctx);
     if (!retain || !retain->mem->gates) {
         return;

@@ -32,7 +32,7 @@ std::unique_ptr<llm_graph_input_attn_kv> retain_build_attn_inp(
         const llama_kv_cache_context * mctx);
 
 // add the gate of layer il to the graph; h is what the q, k and v projections read
-void retain_build_score(const llm_graph_context & llm, ggml_tensor * h, int il);
+void retain_build_gate(const llm_graph_context & llm, ggml_tensor * h, int il);
 
 // store k and v and attend to the cells: [n_embd_head_v*n_head, n_tokens], or null for a stock context
 ggml_tensor * retain_build_attn(

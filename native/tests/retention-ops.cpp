@@ -56,7 +56,7 @@ static void test_score(ggml_backend_t backend, ggml_type type, int64_t n_ff, int
     ggml_tensor * tw = ggml_new_tensor_2d(ctx.get(), type, n_ff, n_head);
     ggml_tensor * tb = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, n_head);
     ggml_tensor * to = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_head, n_tokens);
-    ggml_tensor * op = ggml_retention_score(ctx.get(), to, ta, tw, tb);
+    ggml_tensor * op = ggml_retention_gate(ctx.get(), to, ta, tw, tb);
 
     const ggml_backend_buffer_ptr buf(ggml_backend_alloc_ctx_tensors(ctx.get(), backend));
     ggml_backend_tensor_set(ta, a.data(), 0, ggml_nbytes(ta));

@@ -1,4 +1,4 @@
-// retention-score.cpp - GGML_OP_RETENTION_SCORE on the CPU: log beta = logsigmoid(W3*a + b)
+// retention-gate.cpp - GGML_OP_RETENTION_GATE on the CPU: log beta = logsigmoid(W3*a + b)
 
 #include "retention-cpu.h"
 #include "retention-simd.h"
@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <cmath>
 
-size_t ggml_retention_score_work_size(const ggml_tensor * dst, int n_threads) {
+size_t ggml_retention_gate_work_size(const ggml_tensor * dst, int n_threads) {
     const ggml_tensor * w = dst->src[1];
 
     return w->type == GGML_TYPE_F32 ? 0 : n_threads*ggml_nelements(w)*sizeof(float);
@@ -35,7 +35,7 @@ static float dot(int64_t n, const float * x, const float * y) {
     return sum;
 }
 
-void ggml_compute_forward_retention_score(const ggml_compute_params * params, ggml_tensor * dst) {
+void ggml_compute_forward_retention_gate(const ggml_compute_params * params, ggml_tensor * dst) {
     const ggml_tensor * a = dst->src[0];
     const ggml_tensor * w = dst->src[1];
     const ggml_tensor * b = dst->src[2];
