@@ -1,6 +1,6 @@
 """Ask the same question with two policies in the same budget, and with the full cache.
 
-    python docs/examples/compare_policies.py [MODEL]
+python docs/examples/compare_policies.py [MODEL]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Decide in Python which cells stay: here, those of every fourth token and the newest.
 
-    python docs/examples/eviction_hook.py [MODEL]
+python docs/examples/eviction_hook.py [MODEL]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Keep a part of the text for ever, whatever comes after it.
 
-    python docs/examples/pinning.py [MODEL]
+python docs/examples/pinning.py [MODEL]
 """
 
 from __future__ import annotations

@@ -107,8 +107,8 @@ def _cost_table(results: Sequence[ArmResult]) -> Table:
         "cells kept of the conversation": [f"{result.replies.n_cells:,}" for result in results],
         "most cells ever": [f"{result.stats.cells_peak:,}" for result in results],
         "their K and V": [format_bytes(result.stats.cells_peak * result.stats.bytes_cell) for result in results],
-        "reading": [f"{result.n_read / result.replies.read_seconds:,.0f} tok/s" for result in results],
-        "answering": [f"{result.replies.n_written / result.replies.write_seconds:,.0f} tok/s" for result in results],
+        "prefill": [f"{result.n_read / result.replies.read_seconds:,.0f} tok/s" for result in results],
+        "decode": [f"{result.replies.n_written / result.replies.write_seconds:,.0f} tok/s" for result in results],
     }
     for label, cells in rows.items():
         table.add_row(label, *cells)

@@ -25,7 +25,7 @@ _UBATCH, _BUFFER = 64, 16  # small, so that the cache is never far over its budg
 _MAP_HEIGHT = 12
 
 
-def run_demo(budget: int, n_tokens: int, seed: int) -> None:
+def run_demo(budget: int, n_tokens: int, seed: int, console: Console | None = None) -> None:
     """Run the demo and print it.
 
     Parameters
@@ -33,6 +33,7 @@ def run_demo(budget: int, n_tokens: int, seed: int) -> None:
     budget : cells for each (layer, KV head) in the small caches.
     n_tokens : length of the conversation.
     seed : of the conversation.
+    console : where it is printed; None: on stdout.
 
     Raises
     ------
@@ -46,7 +47,7 @@ def run_demo(budget: int, n_tokens: int, seed: int) -> None:
     if not BUNDLED_MODEL.exists():
         raise RetainError(f"the bundled model is not there: {BUNDLED_MODEL} is missing; install retain-local again")
     logging.getLogger("retain_local").setLevel(logging.WARNING)  # which gates are used is no news here
-    console = Console(highlight=False)
+    console = console or Console(highlight=False)
     conversation = make_conversation(seed, n_tokens)
     show_conversation(console, conversation)
     n_ctx = n_tokens + _ROOM

@@ -14,13 +14,18 @@ from rich.text import Text
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def load_script(name: str) -> ModuleType:
+    """A script of docs/tools as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / "tools" / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
 @pytest.fixture(scope="module")
 def command_line() -> ModuleType:
     """The script that writes the page."""
-    spec = importlib.util.spec_from_file_location("command_line", ROOT / "docs" / "tools" / "command_line.py")
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
-    return page
+    return load_script("command_line")
 
 
 def test_command_line_page_is_current(command_line: ModuleType) -> None:
@@ -44,6 +49,14 @@ def test_links_and_named_files_exist(page: Path) -> None:
         assert (page.parent / target).exists(), target
     for target in re.findall(r"`((?:native|retain_local|gates|tests|docs)/[\w./-]*)`", text):
         assert (ROOT / target).exists() or (ROOT / target.rstrip("/")).exists(), target
+
+
+def test_picture_of_the_demo_is_current() -> None:
+    picture = load_script("demo_svg")
+    saved, made = picture.PICTURE.read_text(encoding="utf-8"), picture.render(picture.record())
+    texts = [picture.same_everywhere(picture.texts_of(svg)) for svg in (saved, made)]
+    assert texts[0] == texts[1], "run docs/tools/demo_svg.py"
+    assert "9 of 9" in texts[0] and "tok/s" in saved
 
 
 def test_patch_size_is_as_documented() -> None:
