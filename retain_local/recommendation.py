@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import RetainError
+from .files import private_folder, write_text
 from .models.model_file import ModelFile, file_fingerprint
 from .paths import data_dir
 
@@ -65,10 +65,7 @@ class Shelf:
         gates = file_fingerprint(options.gates) if options.policy == "gate" else "none"
         parts = (model.fingerprint(), gates, options.policy, options.scope)
         name = hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
-        try:
-            return cls(data_dir() / "recommendations" / f"{name}.json")
-        except OSError as error:
-            raise RetainError(f"the folder for recommendations cannot be made: {error}") from None
+        return cls(data_dir() / "recommendations" / f"{name}.json")
 
     def find(self) -> Recommendation | None:
         """The recommendation; None when there is none.
@@ -94,13 +91,8 @@ class Shelf:
         ------
         RetainError : it cannot be written.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            partial = self.path.with_suffix(".partial")
-            partial.write_text(json.dumps(asdict(recommendation), indent=1), encoding="utf-8")
-            os.replace(partial, self.path)
-        except OSError as error:
-            raise RetainError(f"the recommendation cannot be kept: {error}") from None
+        private_folder(self.path.parent)
+        write_text(self.path, json.dumps(asdict(recommendation), indent=1))
 
     def clear(self) -> bool:
         """Take an earlier recommendation back; whether there was one.

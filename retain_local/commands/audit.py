@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -20,7 +20,7 @@ from ..audit.tables import print_audit
 from ..audit.verdict import Bound, conclusion, recommend
 from ..budget import Budget
 from ..divergence.texts import make_texts, read_files, token_text
-from ..errors import RetainError, UsageError
+from ..files import check_writable, write_text
 from ..models.model_file import ModelFile
 from ..options import RetentionOptions
 from ..recommendation import Recommendation, Shelf
@@ -69,8 +69,8 @@ def run_audit(model: str, options: AuditOptions, load: LoadOptions) -> int:
     """
     bound = Bound.make(options.max_kl, options.min_agreement)
     budgets = list(dict.fromkeys(Budget.parse(text) for text in options.budgets.split(",")))
-    if (out := options.json) is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise UsageError(f"{out} cannot be written: {'it is a folder' if out.is_dir() else 'its folder is missing'}")
+    if options.json is not None:
+        check_writable(options.json)
     options.report.check()
     contents = read_files(options.texts)
     path, fetched_gates = find_model(model)
@@ -90,7 +90,8 @@ def run_audit(model: str, options: AuditOptions, load: LoadOptions) -> int:
         piece = partial(token_text, llm)
         print_audit(Console(highlight=False), audit, bound, options.n_worst, piece)
         if options.json is not None:
-            _write_json(options.json, audit_as_dict(audit, bound, best, piece))
+            contents = audit_as_dict(audit, bound, best, piece)
+            write_text(options.json, json.dumps(contents, ensure_ascii=False, separators=(",", ":")) + "\n")
         status = _conclude(model, llm.model_file, audit, bound, best, load, options.store)
         if options.report.wanted:
             write_audit_report(options.report, llm, audit, bound, retention)
@@ -101,13 +102,6 @@ def _load_weights(path: Path, load: LoadOptions) -> Llama:
     """The model as its caches will have it, with the smallest cache of its own."""
     small = {"budget": "1", "policy": "none", "gates": "none", "sinks": 0, "recent": 0, "min_per_head": 0}
     return load_model(str(path), replace(load, **small, n_batch=load.n_ubatch))
-
-
-def _write_json(path: Path, contents: dict[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(contents, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise RetainError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def _conclude(

@@ -22,6 +22,7 @@ from ..bench.summary import summarise
 from ..bench.table import print_tables
 from ..bindings import library
 from ..errors import RetainError, UsageError
+from ..files import check_writable, write_text
 from ..kv_types import kv_type
 from ..models.model_file import read_model_file
 from .loading import find_model
@@ -64,8 +65,8 @@ def run_bench(model: str, options: BenchOptions) -> None:
     depths = _depths(options.depths)
     if options.plot is not None:
         check_plot(options.plot)
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        raise RetainError(f"{options.json} cannot be written: its folder is missing")
+    if options.json is not None:
+        check_writable(options.json)
     path = find_model(model)[0]
     retention = _retention(path, options.retention)
     arguments = _arguments(path, depths, options)
@@ -84,7 +85,8 @@ def run_bench(model: str, options: BenchOptions) -> None:
     settings = arguments | {"model": path.name, "machine": describe(), "retention": retention}
     if options.json is not None:
         numbers = {"settings": settings, "read_rate": read_rate, "rows": [asdict(row) for row in rows]}
-        options.json.write_text(json.dumps(numbers | {"depths": [asdict(depth) for depth in found]}, indent=1) + "\n")
+        depths = [asdict(depth) for depth in found]
+        write_text(options.json, json.dumps(numbers | {"depths": depths}, indent=1) + "\n")
     if options.plot is not None:
         save_plot(options.plot, rows, f"{path.name}, budget {retention['budget']:,}")
 

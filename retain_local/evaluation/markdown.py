@@ -12,6 +12,8 @@ from .table import title_of_several
 from .text_points import TextPoint, text_points
 from .text_table import TEXT_HEADS, text_row, text_title
 
+PIPE = r"\|"  # one that does not end a cell
+
 
 def render_markdown(results: Results, titles: dict[str, str]) -> str:
     """Accuracy and its difference to the full cache, for all tasks together and for each; texts; what each arm took."""
@@ -82,7 +84,7 @@ def _costs(points: list[Point]) -> str:
 
 
 def _table(heads: list[str], rows: Iterator[list[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(heads)} |"
+    yield f"| {' | '.join(head.replace('|', PIPE) for head in heads)} |"
     yield f"|{'---|' * len(heads)}"
     for row in rows:
-        yield f"| {' | '.join(row)} |"
+        yield f"| {' | '.join(cell.replace('|', PIPE) for cell in row)} |"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RetainError
+from .record_checks import check_record, check_settings
 
 FORMAT = "retain-local eval 1"
 
@@ -99,7 +100,7 @@ class RecordFile:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise RetainError(f"{self.path} cannot be written: {error.strerror}") from None
+            raise RetainError(f"{self.path} cannot be written: {error.strerror or error}") from None
 
     def _read(self, path: Path) -> None:
         settings, records, n_bytes = read_records(path)
@@ -120,22 +121,28 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[Record], int]:
     RetainError : the file is none of ours, or a line in it is damaged.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise RetainError(f"{path} cannot be read: it is no ordinary file")
         data = path.read_bytes()
     except OSError as error:
-        raise RetainError(f"{path} cannot be read: {error.strerror}") from None
+        raise RetainError(f"{path} cannot be read: {error.strerror or error}") from None
     n_bytes = data.rfind(b"\n") + 1
     lines = data[:n_bytes].splitlines()
     try:
         head = json.loads(lines[0])
         if head["format"] != FORMAT:
             raise ValueError
-        settings = head["settings"]
-    except (IndexError, KeyError, TypeError, ValueError):
+        settings = check_settings(head["settings"])
+    except (IndexError, KeyError, TypeError, ValueError, RecursionError):
         raise RetainError(f"{path} is not a file of results; name another one") from None
-    records = []
+    records: dict[tuple[str, str, int], Record] = {}
     for number, line in enumerate(lines[1:], 2):
         try:
-            records.append(Record(**json.loads(line)))
-        except (TypeError, ValueError):
-            raise RetainError(f"{path}: line {number} is damaged; remove it to go on without it") from None
-    return settings, records, n_bytes
+            record = Record(**check_record(json.loads(line)))
+            if record.key in records:
+                raise ValueError("it is there twice")
+            records[record.key] = record
+        except (ValueError, RecursionError) as error:
+            reason = "" if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) else f" ({error})"
+            raise RetainError(f"{path}: line {number} is damaged{reason}; remove it to go on without it") from None
+    return settings, list(records.values()), n_bytes

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ..terminal.byte_format import format_bytes
@@ -48,7 +49,7 @@ def title_of_several(tasks: list[str], n_all: int) -> str:
 def _accuracies(title: str, points: list[Point]) -> Table:
     table = _table(f"{title}, {points[0].n_questions:,} questions", SCORE_HEADS)
     for point in _in_sections(table, points):
-        method, budget, score, *others = score_row(point)
+        method, budget, score, *others = map(escape, score_row(point))
         table.add_row(method, budget, f"[bold]{score}[/]", *others)
     return table
 
@@ -68,14 +69,14 @@ def score_row(point: Point) -> list[str]:
 def _divergences(title: str, points: list[TextPoint]) -> Table:
     table = _table(title, TEXT_HEADS)
     for point in _in_sections(table, points):
-        table.add_row(*text_row(point))
+        table.add_row(*map(escape, text_row(point)))
     return table
 
 
 def _costs(points: list[Point]) -> Table:
     table = _table(COSTS, COST_HEADS)
     for point in _in_sections(table, points):
-        table.add_row(*cost_row(point))
+        table.add_row(*map(escape, cost_row(point)))
     return table
 
 
@@ -93,7 +94,7 @@ def cost_row(point: Point) -> list[str]:
 
 
 def _table(title: str, heads: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=escape(title), title_justify="left")
     table.add_column(heads[0], no_wrap=True)
     for name in heads[1:]:
         table.add_column(name, justify="right")

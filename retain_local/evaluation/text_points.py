@@ -39,7 +39,10 @@ class TextPoint:
 
 
 def text_points(results: Results) -> dict[str, list[TextPoint]]:
-    """For each text a point of each arm, in the order in which they first occur; intervals take windows as groups."""
+    """For each text a point of each arm that was read like the full cache, in the order in which they first occur.
+
+    Intervals take windows as groups.
+    """
     points: dict[str, list[TextPoint]] = {}
     for label, records in results.items():
         by_arm: dict[tuple[str, str], list[Record]] = {}
@@ -51,9 +54,13 @@ def text_points(results: Results) -> dict[str, list[TextPoint]]:
             if arm == FULL and any(point.is_full for point in of_task):
                 continue
             full = {record.item: record for record in by_arm.get((task, FULL), [])}
-            if both := [record for record in own if record.item in full]:
+            if both := [record for record in own if _is_like(record, full.get(record.item))]:
                 of_task.append(_point(label, both, full))
-    return points
+    return {task: of_task for task, of_task in points.items() if of_task}
+
+
+def _is_like(record: Record, full: Record | None) -> bool:
+    return full is not None and len(full.nll) == len(record.nll)
 
 
 def _point(label: str, records: Sequence[Record], full: dict[int, Record]) -> TextPoint:

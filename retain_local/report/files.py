@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RetainError, UsageError
+from ..files import check_writable, write_text
 from .style import Picture, save_png
 
 
@@ -32,13 +32,11 @@ class ReportFiles:
         RetainError : matplotlib is missing.
         """
         if self.page is not None:
-            _check_writable(self.page)
-            if self.page.is_dir():
-                raise UsageError(f"{self.page} cannot be written: it is a folder")
+            check_writable(self.page)
         if self.png is not None:
-            _check_writable(self.png)
             if self.png.exists() and not self.png.is_dir():
                 raise UsageError(f"{self.png} is not a folder; name one for the pictures")
+            check_writable(self.png / "picture" if self.png.is_dir() else self.png)
         if self.wanted and importlib.util.find_spec("matplotlib") is None:
             raise RetainError("a report needs matplotlib: pip install 'retain-local[report]'")
 
@@ -51,18 +49,10 @@ class ReportFiles:
         """
         try:
             if self.page is not None:
-                self.page.write_text(html, encoding="utf-8", errors="replace")
+                write_text(self.page, html)
             if self.png is not None:
                 self.png.mkdir(exist_ok=True)
                 for picture in pictures:
                     save_png(picture, self.png)
         except OSError as error:
             raise RetainError(f"{error.filename or self.page} cannot be written: {error.strerror or error}") from None
-
-
-def _check_writable(path: Path) -> None:
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"{path} cannot be written: its folder is missing")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise UsageError(f"{path} cannot be written: no permission")

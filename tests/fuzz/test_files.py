@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fuzz.models import ModelFuzzer
+from fuzz.results import ResultsFuzzer
 from fuzz.run import run
 from fuzz.sidecars import SidecarFuzzer
 
@@ -15,3 +16,7 @@ def test_models(tmp_path: Path) -> None:
 
 def test_sidecars(tmp_path: Path) -> None:
     assert run(SidecarFuzzer, tmp_path, cases=600) == 600
+
+
+def test_results(tmp_path: Path) -> None:
+    assert run(ResultsFuzzer, tmp_path, cases=300) == 300
