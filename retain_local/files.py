@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all, and folders that belong to this user alone."""
+"""Writing a file whole or not at all, reading what is a file, and folders that belong to this user alone."""
 
 from __future__ import annotations
 
@@ -52,12 +52,13 @@ def replaced(path: str | os.PathLike[str], is_private: bool = False) -> Iterator
     ------
     RetainError : the file cannot be written, or is no ordinary one.
     """
-    target = Path(os.path.realpath(path))
+    _check_name(path, "written")
     try:
-        if target.exists() and not target.is_file():
+        target = Path(os.path.realpath(path))
+        if os.path.lexists(target) and not target.is_file():  # a link is left only where it leads to itself
             raise RetainError(f"{os.fspath(path)} cannot be written: it is no ordinary file")
-        _remove_abandoned(target)
-        prefix = f".{target.name}."
+        prefix = _partial_prefix(target)
+        _remove_abandoned(target.parent, prefix)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=prefix, suffix=_SUFFIX, delete=False) as file:
             try:
                 yield file
@@ -71,6 +72,26 @@ def replaced(path: str | os.PathLike[str], is_private: bool = False) -> Iterator
                 raise
     except OSError as error:
         raise RetainError(f"{os.fspath(path)} cannot be written: {error.strerror or error}") from None
+
+
+@contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """A binary file to read in the block: an ordinary one, for a device or a FIFO may never end.
+
+    Raises
+    ------
+    RetainError : the file cannot be read, or is no ordinary one.
+    """
+    _check_name(path, "read")
+    # to open a FIFO would wait for somebody to write into it
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+    try:
+        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise RetainError(f"{os.fspath(path)} cannot be read: it is no ordinary file")
+            yield file
+    except OSError as error:
+        raise RetainError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from None
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -108,9 +129,19 @@ def _mode(target: Path) -> int:
     return 0o666 & ~umask
 
 
-def _remove_abandoned(target: Path) -> None:
+def _check_name(path: str | os.PathLike[str], what: str) -> None:
+    if "\0" in os.fspath(path):
+        raise RetainError(f"a file with a null character in its name cannot be {what}")
+
+
+def _partial_prefix(target: Path) -> str:
+    # the name itself can be as long as names may be
+    return f".{os.fsdecode(os.fsencode(target.name)[:100])}."
+
+
+def _remove_abandoned(folder: Path, prefix: str) -> None:
     now = time.time()
-    for path in target.parent.glob(f".{glob.escape(target.name)}.*{_SUFFIX}"):
+    for path in folder.glob(f"{glob.escape(prefix)}*{_SUFFIX}"):
         with suppress(OSError):
             if now - path.stat().st_mtime > _ABANDONED_S:
                 path.unlink()

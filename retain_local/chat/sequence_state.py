@@ -42,27 +42,53 @@ def save_sequence(llm: Llama) -> bytes:
     return bytes(memoryview(data)[:size])
 
 
-def restore_sequence(llm: Llama, data: bytes, tokens: Sequence[int]) -> None:
+def restore_sequence(
+    llm: Llama, data: bytes, tokens: Sequence[int], pins: Sequence[tuple[int, int]] | None = None
+) -> None:
     """Put saved cells in place of those in the cache.
 
     Parameters
     ----------
     data : from `save_sequence`.
     tokens : the tokens that the cells are of.
+    pins : ranges of positions to pin in place of those that are pinned; None leaves the pins to the caller.
 
     Raises
     ------
-    RetainError : the tokens do not fit the context or are not of this vocabulary, or the native library refuses the
-        cells. The cache is then as it was.
+    RetainError : the tokens do not fit the context or are not of this vocabulary, the native library refuses the
+        cells, they are those of fewer tokens, or the pins do not fit the budget. All is then as it was.
     """
-    from llama_cpp import llama_cpp as bindings
+    check_tokens(llm, tokens)
+    retention = llm.retention
+    before = save_sequence(llm), llm.input_ids[: llm.n_tokens].tolist(), retention.own_pins, retention.system_pin
+    _put(llm, data)
+    try:
+        if llm._last_position() < len(tokens) - 1:  # more are what an interrupted reading left, and are taken out
+            raise RetainError(f"its cache holds less than its {len(tokens):,} tokens")
+        llm.adopt_tokens(tokens)
+        if pins is not None:
+            retention.take_over_pins(pins)
+            retention._apply_pins(restarted=False)
+    except RetainError:
+        cells, read, own_pins, system_pin = before
+        _put(llm, cells)
+        llm.adopt_tokens(read)
+        retention.take_over_pins(own_pins, system_pin)
+        raise
 
+
+def check_tokens(llm: Llama, tokens: Sequence[int]) -> None:
+    """Raise RetainError for tokens that do not fit the context, or are not of this vocabulary."""
     if len(tokens) > llm.n_ctx():
-        raise RetainError(f"it holds {len(tokens)} tokens, and the context {llm.n_ctx()}")
+        raise RetainError(f"it holds {len(tokens):,} tokens, and the context {llm.n_ctx():,}; use a longer one (--ctx)")
     if not all(0 <= token < llm.n_vocab() for token in tokens):
         raise RetainError("it holds tokens that the model does not have")
+
+
+def _put(llm: Llama, data: bytes) -> None:
+    from llama_cpp import llama_cpp as bindings
+
     retain_h.clear_error()
     buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
     if not bindings.llama_state_seq_set_data(llm.ctx, buffer, len(data), SEQUENCE):
         raise RetainError(f"its cache is refused: {retain_h.error_text() or 'it does not fit'}")
-    llm.adopt_tokens(tokens)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import RetainError
 from ..prompts.system_message import system_text
+from ..terminal.safe_text import safe_line
 from .generation import Generation, Sampling
-from .sequence_state import describe_cache, restore_sequence, save_sequence
+from .sequence_state import check_tokens, describe_cache, restore_sequence, save_sequence
 from .session_file import SavedSession, read_session, write_session
 from .template import ChatTemplate, RewrittenHistory
 
@@ -162,15 +163,23 @@ class Session:
         """
         saved = read_session(path)
         if saved.model != self.llm.model_file.fingerprint():
-            raise RetainError(f"{path} was saved with another model, {saved.model_name}")
+            raise RetainError(f"{path} was saved with another model, {_shown(saved.model_name)}")
         for key, here in describe_cache(self.llm).items():
-            if saved.cache.get(key) != here:
-                raise RetainError(f"{path} was saved with {key} {saved.cache.get(key)}; this chat has {here}")
+            there = saved.cache.get(key, "none")
+            if there != here:
+                raise RetainError(f"{path} was saved with {key} {_shown(there)}; this chat has {here}")
         try:
-            restore_sequence(self.llm, saved.state, saved.cached_tokens)
+            check_tokens(self.llm, saved.tokens)
+            restore_sequence(self.llm, saved.state, saved.cached_tokens, [(start, stop) for start, stop in saved.pins])
         except RetainError as error:
             raise RetainError(f"{path} cannot be loaded: {error}") from None
-        self.llm.retention.take_over_pins([(start, stop) for start, stop in saved.pins])
         self.messages, self.tokens = saved.messages, saved.tokens
+        self._opening = [message["role"] for message in self.messages].index("assistant")
         self._reply_length, self._ending = saved.reply_length, saved.ending
         self.last = None
+
+
+def _shown(text: str) -> str:
+    """A name from a file, short and on one line."""
+    line = safe_line(text)
+    return line if len(line) <= 100 else f"{line[:100]}…"

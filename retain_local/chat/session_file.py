@@ -10,17 +10,18 @@ import hashlib
 import json
 import os
 import struct
-import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import RetainError
+from ..files import opened, replaced
 
 MAGIC = b"RTNLSES\x01"
 _LENGTH = struct.Struct("<Q")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _ROLES = ("system", "user", "assistant")
+_MOST_PINS = 10_000  # each is compared with all others
 
 
 @dataclass(frozen=True)
@@ -51,32 +52,20 @@ class SavedSession:
 
 
 def write_session(path: str | os.PathLike[str], session: SavedSession) -> int:
-    """Write a session file, all or nothing; returns its size in bytes.
+    """Write a session file, all or nothing, for its owner's eyes alone; returns its size in bytes.
 
     Raises
     ------
-    RetainError : the file cannot be written.
+    RetainError : the path is there and no ordinary file, or cannot be written.
     """
-    path = Path(path)
     header = asdict(session)
     state = header.pop("state")
-    encoded = json.dumps(header, ensure_ascii=False).encode("utf-8", errors="surrogatepass")
+    encoded = json.dumps(header, ensure_ascii=False).encode("utf-8", errors="replace")
     body = b"".join((MAGIC, _LENGTH.pack(len(encoded)), encoded, _LENGTH.pack(len(state)), state))
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                file.write(body)
-                file.write(hashlib.sha256(body).digest())
-                file.flush()
-                os.fsync(file.fileno())
-                size = file.tell()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise RetainError(f"{path} cannot be written: {error.strerror or error}") from None
-    return size
+    with replaced(path, is_private=True) as file:
+        file.write(body)
+        file.write(hashlib.sha256(body).digest())
+        return file.tell()
 
 
 def read_session(path: str | os.PathLike[str]) -> SavedSession:
@@ -84,26 +73,24 @@ def read_session(path: str | os.PathLike[str]) -> SavedSession:
 
     Raises
     ------
-    RetainError : the file is missing, not a session, truncated, altered, or of a newer version.
+    RetainError : the file is missing, no file, not a session, truncated, altered, or of a newer version.
     """
     path = Path(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RetainError(f"{path} cannot be read: {error.strerror or error}") from None
-    if data[: len(MAGIC)] != MAGIC:
-        newer = data[: len(MAGIC) - 1] == MAGIC[:-1]
-        raise RetainError(f"{path} is a session of another version" if newer else f"{path} is not a saved session")
-    body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
-    if hashlib.sha256(body).digest() != digest:
+    with opened(path) as file:
+        magic = file.read(len(MAGIC))
+        if magic != MAGIC:
+            newer = magic[:-1] == MAGIC[:-1] and len(magic) == len(MAGIC)
+            raise RetainError(f"{path} is a session of another version" if newer else f"{path} is not a saved session")
+        try:
+            blocks = _blocks(file)
+        except MemoryError:
+            raise RetainError(f"{path} cannot be read: it is larger than the memory") from None
+    if blocks is None:
         raise RetainError(f"{path} is truncated or was altered, so it is not loaded")
-    header, at = _block(body, len(MAGIC), path)
-    state, end = _block(body, at, path)
-    if end != len(body):
-        raise _damaged(path)
+    header, state = blocks
     try:
         return SavedSession(**_checked(json.loads(header), path), state=state)
-    except (ValueError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # no UTF-8, no JSON, or JSON nested without end
         raise _damaged(path) from None
 
 
@@ -111,15 +98,21 @@ def _damaged(path: Path) -> RetainError:
     return RetainError(f"{path} is damaged, so it is not loaded")
 
 
-def _block(body: bytes, at: int, path: Path) -> tuple[bytes, int]:
-    """A length and as many bytes, from position `at`, and the position after them."""
-    start = at + _LENGTH.size
-    if start > len(body):
-        raise _damaged(path)
-    end = start + _LENGTH.unpack_from(body, at)[0]
-    if end > len(body):
-        raise _damaged(path)
-    return body[start:end], end
+def _blocks(file: BinaryIO) -> tuple[bytes, bytes] | None:
+    """The header and the cache, from behind the magic; None when lengths or checksum are wrong."""
+    digest, size = hashlib.sha256(MAGIC), os.fstat(file.fileno()).st_size
+    blocks = []
+    for _ in range(2):
+        length = file.read(_LENGTH.size)
+        # what a length asks for is not read before it is known to be there
+        if len(length) < _LENGTH.size or _LENGTH.unpack(length)[0] > size - file.tell():
+            return None
+        blocks.append(file.read(*_LENGTH.unpack(length)))
+        digest.update(length)
+        digest.update(blocks[-1])
+    if file.read(_DIGEST_BYTES + 1) != digest.digest():
+        return None
+    return blocks[0], blocks[1]
 
 
 def _checked(header: Any, path: Path) -> dict[str, Any]:
@@ -134,14 +127,16 @@ def _checked(header: Any, path: Path) -> dict[str, Any]:
         and _are_tokens(header["tokens"])
         and _are_tokens(header["cached_tokens"])
         and type(header["reply_length"]) is int
-        and 0 <= header["reply_length"] <= len(header["tokens"])
+        and 0 <= header["reply_length"] < len(header["tokens"])
         and isinstance(header["pins"], list)
+        and len(header["pins"]) <= _MOST_PINS
         and all(_is_range(pin) for pin in header["pins"])
         and isinstance(header["messages"], list)
-        and all(_is_message(message) for message in header["messages"])
+        and _is_conversation(header["messages"])
     )
     if not right:
         raise _damaged(path)
+    json.dumps(header, ensure_ascii=False).encode()  # JSON can hold text that is none
     return header
 
 
@@ -151,6 +146,15 @@ def _are_tokens(value: Any) -> bool:
 
 def _is_range(value: Any) -> bool:
     return _are_tokens(value) and len(value) == 2 and value[0] < value[1]
+
+
+def _is_conversation(messages: list[Any]) -> bool:
+    """Whether questions and replies take turns, after a system message or none, and a reply is the last."""
+    if not all(_is_message(message) for message in messages):
+        return False
+    roles = [message["role"] for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    return bool(turns) and turns == ["user", "assistant"] * (len(turns) // 2)
 
 
 def _is_message(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from conftest import TinyFiles
 from retain_local.chat.generation import Sampling
 from retain_local.chat.session import Session
+from retain_local.chat.session_file import read_session, write_session
 from retain_local.errors import RetainError
 from support.llamas import DEFAULTS, kept, load, text
+from support.tiny_models import N_VOCAB
 
 GREEDY = Sampling(temp=0, max_tokens=12)
 SMALL = {"budget": 64, "buffer": 16}
@@ -254,3 +257,60 @@ def test_a_copy_of_the_model_is_the_same_model(tiny: TinyFiles, tmp_path: Path) 
     other = Session(load(copy, gates=tiny.gates("llama"), **SMALL), "", GREEDY)
     other.load(tmp_path / "s")
     assert other.messages == session.messages
+
+
+def forge(path: Path, **changes: object) -> Path:
+    """A saved session with other content and a right checksum."""
+    write_session(path, replace(read_session(path), **changes))
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"pins": [[0, 40], [80, 140]]}, "kept by sinks, recent window and pins, more than the budget of 64"),
+        ({"tokens": [1, 2, N_VOCAB], "reply_length": 1}, "tokens that the model does not have"),
+        ({"cached_tokens": [1, 2, 2**31 - 1]}, "tokens that the model does not have"),
+        ({"tokens": [5] * 1025}, "holds 1,025 tokens, and the context 1,024"),
+        ({"cached_tokens": [5] * 1025}, "holds 1,025 tokens, and the context 1,024"),
+        ({"cached_tokens": [5] * 1000}, "its cache holds less than its 1,000 tokens"),
+        ({"state": b""}, "its cache is refused"),
+        ({"model": "x", "model_name": "a\n\x1b[2Jb"}, "another model, a .\\[2Jb$"),
+        ({"cache": {"K type": "a\nb" * 1000}}, "with K type a ba b"),
+        ({"cache": {}}, "with K type none; this chat has f32"),
+    ],
+)
+def test_a_right_checksum_and_wrong_content(
+    tiny: TinyFiles, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    session, untroubled = chat(tiny), chat(tiny)
+    session.llm.retention.pin(20, 25)
+    untroubled.llm.retention.pin(20, 25)
+    for each in (session, untroubled):
+        say(each, text(200))
+    session.save(tmp_path / "s")
+    before = state_of(session), session.llm.retention.pins, session.llm.retention.budget
+    with pytest.raises(RetainError, match=message) as caught:
+        session.load(forge(tmp_path / "s", **changes))
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+    assert (state_of(session), session.llm.retention.pins, session.llm.retention.budget) == before
+    assert say(session, "and now") == say(untroubled, "and now")
+
+
+def test_a_refused_session_leaves_an_empty_chat_empty(tiny: TinyFiles, tmp_path: Path) -> None:
+    session = chat(tiny, budget=32)
+    say(session, text(200))
+    session.save(tmp_path / "s")
+    other, untroubled = chat(tiny), chat(tiny)
+    with pytest.raises(RetainError, match="more than the budget of 32"):
+        other.load(forge(tmp_path / "s", pins=[[0, 60]]))
+    assert other.llm.retention.budget == 64 and other.llm.retention.pins == () and other.tokens == []
+    assert say(other, text(100)) == say(untroubled, text(100))
+
+
+def test_more_cells_than_tokens_are_taken_out(tiny: TinyFiles, tmp_path: Path) -> None:
+    session = chat(tiny, budget=1024)
+    reply = say(session, "abc")
+    session.save(tmp_path / "s")
+    session.load(forge(tmp_path / "s", cached_tokens=session.tokens[:10]))
+    assert "".join(session.regenerate()) == reply

@@ -29,10 +29,16 @@ SESSION = SavedSession(
     state=bytes(range(256)) * 4,
 )
 
+SYSTEM = {"role": "system", "content": "be a cat"}
+QUESTION, REPLY = SESSION.messages
+
 
 def forge(header: object, state: bytes = b"cells") -> bytes:
     """A file with a right checksum around anything."""
-    encoded = json.dumps(header).encode()
+    return forge_text(json.dumps(header).encode(), state)
+
+
+def forge_text(encoded: bytes, state: bytes = b"cells") -> bytes:
     body = MAGIC + struct.pack("<Q", len(encoded)) + encoded + struct.pack("<Q", len(state)) + state
     return body + hashlib.sha256(body).digest()
 
@@ -117,6 +123,22 @@ def test_every_change_is_refused(tmp_path: Path, data: st.DataObject) -> None:
         (forge(header(messages=[["user"]])), "damaged"),
         (forge(header(cache={"K type": 1})), "damaged"),
         (forge(header(model=None)), "damaged"),
+        (forge_text(b'{"tokens": ' + b"[" * 10**6 + b"]" * 10**6 + b"}"), "damaged"),
+        (forge_text(b"[" * 10**6), "damaged"),
+        (forge_text(b"\xff" * 100), "damaged"),
+        (forge_text(b'{"reply_length": 1' + b"0" * 10**6 + b"}"), "damaged"),
+        (forge(header(tokens=[], reply_length=0)), "damaged"),
+        (forge(header(reply_length=3)), "damaged"),  # nothing would be left to reply to
+        (forge(header(pins=[[0, 1]] * 10_001)), "damaged"),
+        (forge(header(messages=[])), "damaged"),
+        (forge(header(messages=[SYSTEM])), "damaged"),
+        (forge(header(messages=[QUESTION])), "damaged"),
+        (forge(header(messages=[REPLY])), "damaged"),
+        (forge(header(messages=[REPLY, QUESTION])), "damaged"),
+        (forge(header(messages=[QUESTION, REPLY, QUESTION])), "damaged"),
+        (forge(header(messages=[QUESTION, SYSTEM, QUESTION, REPLY])), "damaged"),
+        (forge(header(messages=[QUESTION, REPLY, REPLY, QUESTION])), "damaged"),
+        (forge(header(messages=[QUESTION, REPLY | {"content": "\ud800"}])), "damaged"),
     ],
 )
 def test_what_is_no_session(tmp_path: Path, content: bytes, message: str) -> None:
@@ -136,5 +158,35 @@ def test_lengths_that_lie(tmp_path: Path) -> None:
         body = MAGIC + lengths
         path = tmp_path / "s"
         path.write_bytes(body + hashlib.sha256(body).digest())
-        with pytest.raises(RetainError, match="damaged"):
+        with pytest.raises(RetainError, match="truncated or was altered"):
             read_session(path)
+
+
+def test_a_session_is_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    write_session(path, SESSION)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null", "fifo"])
+def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "fifo":
+        os.mkfifo(path)
+    with pytest.raises(RetainError, match="no ordinary file"):
+        read_session(path)
+    with pytest.raises(RetainError, match="no ordinary file"):
+        write_session(path, SESSION)
+    assert not path.is_file() and path.exists()
+
+
+def test_a_large_file_that_is_no_session_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with open(path, "wb") as file:
+        file.truncate(1 << 42)
+    with pytest.raises(RetainError, match="not a saved session"):
+        read_session(path)
+    with open(path, "r+b") as file:
+        file.write(MAGIC + struct.pack("<Q", 1 << 43))
+    with pytest.raises(RetainError, match="truncated or was altered"):
+        read_session(path)

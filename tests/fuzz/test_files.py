@@ -7,6 +7,7 @@ from pathlib import Path
 from fuzz.models import ModelFuzzer
 from fuzz.results import ResultsFuzzer
 from fuzz.run import run
+from fuzz.sessions import SessionFuzzer
 from fuzz.sidecars import SidecarFuzzer
 
 
@@ -20,3 +21,7 @@ def test_sidecars(tmp_path: Path) -> None:
 
 def test_results(tmp_path: Path) -> None:
     assert run(ResultsFuzzer, tmp_path, cases=300) == 300
+
+
+def test_sessions(tmp_path: Path) -> None:
+    assert run(SessionFuzzer, tmp_path, cases=300) == 300
