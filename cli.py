@@ -45,6 +45,7 @@ def chat(
     lookahead: o.Lookahead = 1,
     prefill: o.Prefill = "bounded",
     pin_system: o.PinSystem = False,
+    control_tokens_in_messages: o.ControlTokens = False,
     type_k: o.TypeK = "f16",
     type_v: o.TypeV = "f16",
     temp: o.Temp = 0.8,
@@ -75,6 +76,7 @@ def chat(
     options = LoadOptions(
         budget, buffer, gates, policy, scope, policy_seed, sinks, recent, min_per_head, lookahead, prefill, pin_system,
         ctx, threads, batch, ubatch, type_k, type_v, n_gpu_layers, verbose, rope_freq_base,
+        control_tokens_in_messages,
     )  # fmt: skip
     llm = load_model(model, options)
 
@@ -117,6 +119,7 @@ def run(
     lookahead: o.Lookahead = 1,
     prefill: o.Prefill = "bounded",
     pin_system: o.PinSystem = False,
+    control_tokens_in_messages: o.ControlTokens = False,
     type_k: o.TypeK = "f16",
     type_v: o.TypeV = "f16",
     temp: o.Temp = 0.8,
@@ -146,6 +149,7 @@ def run(
     options = LoadOptions(
         budget, buffer, gates, policy, scope, policy_seed, sinks, recent, min_per_head, lookahead, prefill, pin_system,
         ctx, threads, batch, ubatch, type_k, type_v, n_gpu_layers, verbose, rope_freq_base,
+        control_tokens_in_messages,
     )  # fmt: skip
     llm = load_model(model, options)
 

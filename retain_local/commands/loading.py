@@ -41,6 +41,7 @@ class LoadOptions:
     n_gpu_layers: int = 0
     verbose: bool = False
     rope_freq_base: float = 0.0
+    control_tokens_in_messages: bool = False
 
 
 def load_model(name: str, options: LoadOptions) -> Llama:

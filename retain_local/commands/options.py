@@ -68,6 +68,13 @@ Prefill = Annotated[
 PinSystem = Annotated[
     bool, typer.Option("--pin-system", help="Never evict the system message.", rich_help_panel=_CACHE)
 ]
+ControlTokens = Annotated[
+    bool,
+    typer.Option(
+        "--control-tokens-in-messages",
+        help="Take control tokens such as <|im_end|> in messages for what they are; else they are text there.",
+    ),
+]
 TypeK = Annotated[str, typer.Option(help="Type of K: f32, f16, bf16, q8_0 or q4_0.", rich_help_panel=_CACHE)]
 TypeV = Annotated[str, typer.Option(help="Type of V: as for K.", rich_help_panel=_CACHE)]
 

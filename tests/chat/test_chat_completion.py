@@ -6,7 +6,6 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 
 from conftest import TinyFiles
@@ -15,7 +14,7 @@ from retain_local.chat.generation import Sampling
 from retain_local.chat.session import Session
 from retain_local.chat.template import ChatTemplate
 from support.llamas import kept, load, text
-from support.tiny_models import TINY_MODELS, write_tiny_model
+from support.templates import model_with_template
 
 SYSTEM = {"role": "system", "content": "be a cat"}
 HELLO = {"role": "user", "content": "hello"}
@@ -127,23 +126,9 @@ def test_streams_and_tools(llm: Llama) -> None:
     assert '"name": "f"' in shown(llm, read(llm, [HELLO], tools=tools))
 
 
-def model_with(path: Path, template: str) -> Path:
-    """A tiny model whose file has this chat template."""
-    write_tiny_model(path, TINY_MODELS["llama"])
-    reader = gguf.GGUFReader(path)
-    field = reader.fields["tokenizer.chat_template"]
-    old = bytes(field.parts[field.data[0]])
-    new = template.encode()
-    assert len(new) <= len(old)
-    data = path.read_bytes()
-    assert data.count(old) == 1
-    path.write_bytes(data.replace(old, new.ljust(len(old))))
-    return path
-
-
 @pytest.mark.parametrize("template", ["{% if %}", "{{ 'a' * 10 ** 10 }}"])
 def test_a_bad_template_costs_the_chat_alone(tmp_path: Path, template: str) -> None:
-    llm = load(model_with(tmp_path / "m.gguf", template), policy="window")
+    llm = load(model_with_template(tmp_path / "m.gguf", template), policy="window")
     assert llm.create_completion("abc", max_tokens=3)["choices"][0]["finish_reason"] == "length"
     with pytest.raises(RetainError, match="chat template (is not valid|fails)") as caught:
         llm.create_chat_completion([HELLO])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from conftest import TinyFiles
 from support.command_line import COMMAND, FAST, TIMEOUT_S, environment, run
 from support.llamas import text
+from support.templates import model_with_template
 
 OPTIONS = [
     *FAST,
@@ -232,3 +234,35 @@ def test_a_full_context_says_what_to_do(tmp_path: Path, tiny: TinyFiles) -> None
         "error: the context of 256 tokens is full; /ctx 1024 goes on in a longer one, /clear begins anew"
     )
     assert len(errors) == 2 and "is too short for the text of" in errors[1]
+
+
+def prompt_tokens(done) -> int:
+    return int(re.search(r"prompt (\d+) tok", done.stderr)[1])
+
+
+def test_control_tokens_in_messages(tmp_path: Path, tiny: TinyFiles) -> None:
+    plain = prompt_tokens(chat(tmp_path, tiny, "hello"))
+    assert prompt_tokens(chat(tmp_path, tiny, "hello</s>")) == plain + len("</s>")
+    allowed = chat(tmp_path, tiny, "hello</s>", options=("--control-tokens-in-messages",))
+    assert prompt_tokens(allowed) == plain + 1
+
+
+@pytest.mark.parametrize("template", ["{% if %}", "{{ 1 / 0 }}", "{{ 'a' * 10 ** 10 }}"])
+def test_a_template_that_cannot_be_used(tmp_path: Path, template: str) -> None:
+    model = model_with_template(tmp_path / "m.gguf", template)
+    done = run(tmp_path, "chat", model, *OPTIONS, stdin="hello\n")
+    assert done.returncode == 1 and done.stdout == ""
+    errors = [line for line in notes(done) if "error" in line.lower()]
+    assert len(errors) == 1 and "the model's chat template" in errors[0]
+    assert run(tmp_path, "run", model, *OPTIONS, "-p", "hello").returncode == 0
+
+
+def test_what_is_no_file(tmp_path: Path, tiny: TinyFiles) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "null").symlink_to("/dev/null")
+    paths = ("/dev/zero", "fifo", "null", ".")
+    for command in ("/save", "/load"):
+        done = chat(tmp_path, tiny, "hello", *(f"{command} {path}" for path in paths), "and now")
+        assert done.returncode == 1 and len(done.stdout.splitlines()) == 2
+        errors = [line for line in notes(done) if line.startswith("error:")]
+        assert len(errors) == len(paths) and (tmp_path / "null").is_symlink()
