@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
+from contextlib import suppress
 from typing import NoReturn
 
 import typer
@@ -13,18 +13,19 @@ from rich.markup import escape
 from ..errors import RetainError, UsageError
 from ..terminal.safe_text import safe_line, safe_text
 from ..terminal.stderr import stderr_console
+from .streams import drop_output, flush_output, open_streams, reason
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 def run_app(app: typer.Typer) -> NoReturn:
     """Run a command line and exit: an error is one line on stderr and a status, never a traceback."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a model writes characters that a terminal may not have
     _show_log()
     status = FAILED
     try:
+        open_streams()
         status = app(prog_name="retain-local", standalone_mode=False) or 0
+        flush_output()
     except typer.TyperException as error:
         # without a message it has printed the help
         message = error.format_message()
@@ -36,8 +37,15 @@ def run_app(app: typer.Typer) -> NoReturn:
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except BrokenPipeError:
-        # whoever read the output has enough; nothing may be written when Python flushes it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()  # whoever read it has enough
+        status = FAILED
+    except OSError as error:
+        drop_output()
+        status = _say(reason(error), FAILED)
+    except MemoryError:
+        status = _say("there is not enough memory", FAILED)
+    with suppress(OSError):
+        flush_output()  # what an error left there; at exit it would be a traceback
     sys.exit(status)
 
 

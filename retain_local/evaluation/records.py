@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RetainError
+from ..files import opened
 from .record_checks import check_record, check_settings
 
 FORMAT = "retain-local eval 1"
@@ -120,12 +121,8 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[Record], int]:
     ------
     RetainError : the file is none of ours, or a line in it is damaged.
     """
-    try:
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise RetainError(f"{path} cannot be read: it is no ordinary file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise RetainError(f"{path} cannot be read: {error.strerror or error}") from None
+    with opened(path) as file:
+        data = file.read()
     n_bytes = data.rfind(b"\n") + 1
     lines = data[:n_bytes].splitlines()
     try:

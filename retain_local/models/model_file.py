@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import RetainError
+from ..files import opened
 from ..kv_types import KVType
 from .gguf_header import BOOL, STRING, U16, Header, read_header, text
 from .model_checks import check_model, count, per_layer
@@ -89,15 +90,12 @@ def file_fingerprint(path: str | os.PathLike[str]) -> str:
     ------
     RetainError : it cannot be read.
     """
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            digest = hashlib.sha256(str(size).encode())
-            digest.update(file.read(_SAMPLE_BYTES))
-            file.seek(max(0, size - _SAMPLE_BYTES))
-            digest.update(file.read())
-    except OSError as error:
-        raise RetainError(f"{os.fspath(path)} cannot be read: {error.strerror or error}") from None
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        digest = hashlib.sha256(str(size).encode())
+        digest.update(file.read(_SAMPLE_BYTES))
+        file.seek(max(0, size - _SAMPLE_BYTES))
+        digest.update(file.read())
     return digest.hexdigest()
 
 
