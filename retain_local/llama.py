@@ -15,6 +15,7 @@ import numpy as np
 
 from .bindings import llama_cpp, log, mends, retain_h
 from .bindings.context import aborts_as_errors, armed
+from .bindings.metadata import model_metadata
 from .bindings.tokenizer import SafeTokenizer
 from .decoding import CachedLlama
 from .errors import RetainError, UsageError
@@ -171,7 +172,7 @@ class Llama(CachedLlama):
             self._tell(context, policy)
         if tokenizer is None:
             self.tokenizer_ = SafeTokenizer(self)
-        self._metadata = self._model.metadata()
+        self._metadata = model_metadata(self._model)
         self._chat_handlers = chat_handlers(self)
         if kwargs.get("chat_format") is None and self.chat_handler is None:
             self.chat_format = DEFAULT_FORMAT
