@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from retain_local.bindings import library
 from retain_local.errors import RetainError
+from support.real_models import GEMMA3, SMOLLM2, NotFetchedError, RealModel, fetch
 from support.tiny_gates import random_gates, write_tiny_gates
 from support.tiny_models import TINY_MODELS, write_tiny_model
 
@@ -53,3 +54,22 @@ class TinyFiles:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFiles:
     return TinyFiles(tmp_path_factory.mktemp("tiny"))
+
+
+def fetched(model: RealModel) -> Path:
+    try:
+        return fetch(model)
+    except NotFetchedError as error:
+        pytest.skip(f"{model.file} is not here: {error}")
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct with weights in Q4_1; skips where it cannot be had."""
+    return fetched(SMOLLM2)
+
+
+@pytest.fixture(scope="session")
+def gemma3() -> Path:
+    """Gemma 3 270M with weights in Q4_K and others; skips where it cannot be had."""
+    return fetched(GEMMA3)

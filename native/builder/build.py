@@ -47,8 +47,8 @@ def cache_directory():
 
 
 def clean_cache():
-    """Remove what builds put into the cache, and nothing else that may be in the directory."""
-    for pattern in ("sdist", *(f"{variant}-{'[0-9a-f]' * KEY_LENGTH}" for variant in VARIANTS)):
+    """Remove what builds and tests put into the cache, and nothing else that may be in the directory."""
+    for pattern in ("sdist", "models", *(f"{variant}-{'[0-9a-f]' * KEY_LENGTH}" for variant in VARIANTS)):
         for path in cache_directory().glob(pattern):
             say(f"removing {path}")
             shutil.rmtree(path)

@@ -83,6 +83,13 @@ class Model:
         self.n_head_kv = llama_cpp.llama_model_n_head_kv(self.handle)
         self.n_embd = llama_cpp.llama_model_n_embd(self.handle)
 
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens of a text, control tokens among them, behind the one that begins a text where the model has it."""
+        raw = text.encode()
+        tokens = (llama_cpp.llama_token * (len(raw) + 2))()
+        vocab = llama_cpp.llama_model_get_vocab(self.handle)
+        return tokens[: llama_cpp.llama_tokenize(vocab, raw, len(raw), tokens, len(tokens), True, True)]
+
     def close(self) -> None:
         llama_cpp.llama_model_free(self.handle)
 

@@ -43,12 +43,14 @@ WEIGHT_TYPES = {
 }
 # what most published files are: Q4_K with Q6_K where it matters most
 MIXED = WeightType(llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M, "q8_k", is_pure=False)
+FLOAT = WeightType(llama_cpp.LLAMA_FTYPE_ALL_F32, "f32")
 
 
 def quantise(source: Path, target: Path, weight_type: WeightType) -> Path:
-    """Write a float32 model in another type of weights, by llama.cpp itself: gguf-py cannot make K types."""
+    """Write a model in another type of weights, by llama.cpp itself: gguf-py cannot make K types."""
     params = llama_cpp.llama_model_quantize_default_params()
     params.ftype, params.pure, params.nthread = weight_type.file_type, weight_type.is_pure, 1
+    params.allow_requantize = True
     with logged_errors() as errors:
         status = llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), params)
     assert status == 0, errors

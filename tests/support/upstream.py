@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.cache_directory import cache_directory
+
 RELEASE = "llama_cpp_python-0.3.36"
 UPSTREAM_VARIABLE = "RETAIN_UPSTREAM_DIR"
 
@@ -35,9 +37,7 @@ def find_upstream(folder: Path) -> Path:
 
 def find_archive() -> Path:
     """Where the build keeps the source distribution, whether it is there or not."""
-    folder = os.environ.get("RETAIN_CACHE_DIR")
-    base = Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "retain-local"
-    return base / "sdist" / f"{RELEASE}.tar.gz"
+    return cache_directory() / "sdist" / f"{RELEASE}.tar.gz"
 
 
 @cache
