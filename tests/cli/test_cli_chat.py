@@ -15,6 +15,7 @@ from conftest import TinyFiles
 from support.command_line import COMMAND, FAST, TIMEOUT_S, environment, run
 from support.llamas import text
 from support.templates import model_with_template
+from support.tiny_models import TINY_MODELS, write_tiny_model
 
 OPTIONS = [
     *FAST,
@@ -148,9 +149,7 @@ def test_unknown_commands(tmp_path: Path, tiny: TinyFiles) -> None:
 
 
 def test_a_model_without_a_template(tmp_path: Path, tiny: TinyFiles) -> None:
-    from support.data import require_data
-
-    model = require_data("models/stories260K.gguf")
+    model = write_tiny_model(tmp_path / "model.gguf", TINY_MODELS["llama"], chat_template=None)
     done = run(tmp_path, "chat", model, *OPTIONS, "--type-v", "f16", stdin="Once\nupon\n")
     assert done.returncode == 0
     said = [line for line in notes(done) if "no chat template" in line]
