@@ -6,7 +6,7 @@ import ctypes
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -15,9 +15,11 @@ import numpy as np
 
 from .bindings import llama_cpp, log, mends, retain_h
 from .bindings.context import aborts_as_errors, armed
+from .bindings.metadata import model_metadata
 from .bindings.tokenizer import SafeTokenizer
-from .decoding import CachedLlama
+from .bindings.usage import in_step, in_turn
 from .errors import RetainError, UsageError
+from .guards import GuardedLlama, check_schemas
 from .kv_types import kv_type
 from .models.model_file import read_model_file
 from .options import RetentionOptions
@@ -41,7 +43,7 @@ class RetainedState(llama_cpp.llama.LlamaState):
         self.system_pin = system_pin
 
 
-class Llama(CachedLlama):
+class Llama(GuardedLlama):
     """`llama_cpp.Llama` whose KV cache is kept in a budget.
 
     Takes every argument of its parent. Their meaning is the parent's, but for
@@ -111,8 +113,6 @@ class Llama(CachedLlama):
         verbose: bool = False,
         **kwargs: Any,
     ) -> None:
-        self._stack = ExitStack()  # the parent's __del__ needs it, however early this fails
-        self._retention: Retention | None = None
         self._metadata: dict[str, str] | None = None  # None: the parent is not done with it
         self.control_tokens_in_messages = control_tokens_in_messages
         self._on_load = on_load
@@ -149,7 +149,7 @@ class Llama(CachedLlama):
         )
         if vocab_only:
             parent["n_ctx"] = n_ctx or _VOCAB_ONLY_CTX  # such a file is loaded without the context of its training
-            with self._reported(model_path):
+            with self._usage.step(), self._reported(model_path):
                 super().__init__(os.fspath(model_path), **parent)
         else:
             _check_arguments(n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, embedding=embedding)
@@ -164,14 +164,15 @@ class Llama(CachedLlama):
             )
             if draft_model is not None and self.options.policy != "none":
                 raise UsageError("a draft model needs the policy 'none': rejected tokens cannot be taken back exactly")
-            with self._reported(model_path), armed(self.options):
+            with self._usage.step(), self._reported(model_path), armed(self.options):
                 super().__init__(os.fspath(model_path), **parent)
-            self._retention = Retention(self.ctx)
+                self._check_adapter()
+            self._retention = Retention(self.ctx, self._usage)
             self._fit_buffers()
             self._tell(context, policy)
         if tokenizer is None:
             self.tokenizer_ = SafeTokenizer(self)
-        self._metadata = self._model.metadata()
+        self._metadata = model_metadata(self._model)
         self._chat_handlers = chat_handlers(self)
         if kwargs.get("chat_format") is None and self.chat_handler is None:
             self.chat_format = DEFAULT_FORMAT
@@ -227,6 +228,12 @@ class Llama(CachedLlama):
             reason = retain_h.error_text() or log.first_error() or str(error)
             raise RetainError(f"{os.fspath(path)}: {reason}") from None
 
+    def _check_adapter(self) -> None:
+        """Raise RetainError when the LoRA was not loaded: the parent takes a null pointer for an adapter."""
+        if self.lora_path and not self._lora_adapter:
+            reason = log.first_error() or "llama.cpp gave no reason"
+            raise RetainError(f"the LoRA {self.lora_path} cannot be used: {reason}")
+
     def _fit_buffers(self) -> None:
         """Grow the parent's arrays to the context, which llama.cpp rounds up after the parent has sized them."""
         if len(self.input_ids) < self._n_ctx:
@@ -252,6 +259,7 @@ class Llama(CachedLlama):
 
     # chat
 
+    @in_turn
     def create_chat_completion(self, messages: Sequence[Mapping[str, Any]], *args: Any, **kwargs: Any) -> Any:
         """Complete a chat, as the parent does, from the prompt that `retain-local chat` would make of it.
 
@@ -261,15 +269,19 @@ class Llama(CachedLlama):
         Raises
         ------
         RetainError : the chat template is not valid, refuses the messages, or takes too much time or memory.
+        UsageError : a JSON schema that is to be followed has no grammar.
         """
+        check_schemas(**kwargs)
         if self.chat_handler is not None:
             return super().create_chat_completion(messages, *args, **kwargs)
         return complete_chat(self, messages, args, kwargs)
 
+    @in_turn
     def create_completion(self, prompt: str | Sequence[int], *args: Any, **kwargs: Any) -> Any:
         """Complete a prompt, as the parent does; the system message of an earlier chat is no longer pinned."""
         return self.complete_with_system(prompt, (0, 0), *args, **kwargs)
 
+    @in_turn
     def complete_with_system(
         self, prompt: str | Sequence[int], system: tuple[int, int], *args: Any, **kwargs: Any
     ) -> Any:
@@ -293,6 +305,7 @@ class Llama(CachedLlama):
 
     # state
 
+    @in_step
     def save_state(self) -> RetainedState:
         """The text so far and the whole cache, for `load_state`."""
         data = (ctypes.c_uint8 * llama_cpp.llama_state_get_size(self.ctx))()
@@ -311,6 +324,8 @@ class Llama(CachedLlama):
             seed=self._seed,
         )
 
+    @in_turn
+    @in_step
     def load_state(self, state: RetainedState) -> None:
         """Go back to a saved state. One that is refused leaves the running one as it is.
 
@@ -340,12 +355,7 @@ class Llama(CachedLlama):
         self.n_tokens = len(tokens)
         self.input_ids[: self.n_tokens] = tokens
         self._requires_eval = True
-
-    def close(self) -> None:
-        """Free the model and its cache."""
-        if self._retention is not None:
-            self._retention._close()
-        super().close()
+        self._usage.changes += 1
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"control_tokens_in_messages": self.control_tokens_in_messages}

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .bindings import retain_h
+from .bindings.usage import Usage, in_step
 from .errors import RetainError, UsageError
 
 SEQUENCE = 0  # the bindings run one sequence
@@ -80,15 +81,18 @@ class PinnedRange(NamedTuple):
 class Retention:
     """The cache of one `Llama`, as its `.retention`.
 
-    Every method raises RetainError when the model was closed, and when the native library refuses.
+    Every method raises RetainError when the model was closed, and when the native library refuses. They may be called
+    from any thread, and wait while native code runs in another one.
 
     Parameters
     ----------
     ctx : the `llama_context *`; None: without a cache.
+    usage : of the model; None: one of its own.
     """
 
-    def __init__(self, ctx: int | None) -> None:
+    def __init__(self, ctx: int | None, usage: Usage | None = None) -> None:
         self._open_ctx = ctx
+        self._usage = usage or Usage()
         self._pins: list[PinnedRange] = []
         self._system = PinnedRange(0, 0)
         self._pins_applied = True
@@ -106,6 +110,7 @@ class Retention:
 
     # reading
 
+    @in_step
     def stats(self) -> RetentionStats:
         """Counts, bytes and seconds of the cache as it is now."""
         raw = retain_h.RetainStats()
@@ -134,6 +139,7 @@ class Retention:
         )
 
     @property
+    @in_step
     def layers(self) -> tuple[int, ...]:
         """Indices of the layers that have a KV cache."""
         n = retain_h.check(retain_h.layers(self._ctx, None, 0))
@@ -141,6 +147,7 @@ class Retention:
         retain_h.check(retain_h.layers(self._ctx, found, n))
         return tuple(found)
 
+    @in_step
     def heads(self, layer: int) -> int:
         """KV heads of a layer."""
         n = retain_h.n_head_kv(self._ctx, layer)
@@ -156,6 +163,7 @@ class Retention:
         """log β of the cells of a stream, float32 [n_cells], in the order of `positions`; 0 without gates."""
         return self._cells(layer, head)[1]
 
+    @in_step
     def _cells(self, layer: int, head: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         if not 0 <= head < self.heads(layer):
             raise UsageError(f"layer {layer} has {self.heads(layer)} KV heads; there is no head {head}")
@@ -175,6 +183,7 @@ class Retention:
         return pos, log_beta
 
     @property
+    @in_step
     def has_gates(self) -> bool:
         """Whether gates are loaded, so that log β means something."""
         return bool(retain_h.has_gates(self._ctx))
@@ -182,22 +191,27 @@ class Retention:
     # steering
 
     @property
+    @in_step
     def budget(self) -> int:
         """M: cells per (layer, KV head) on average."""
         return retain_h.check(retain_h.get_budget(self._ctx, SEQUENCE))
 
+    @in_step
     def set_budget(self, budget: int) -> None:
         """Change the budget, up to the one the model was loaded with; evicts at once when it shrinks."""
         if not isinstance(budget, int) or not 1 <= budget < 2**31:
             raise UsageError(f"budget {budget!r} is not a number of cells from 1")
         retain_h.check(retain_h.set_budget(self._ctx, SEQUENCE, budget))
+        self._raise_scorer_error()
 
     @property
+    @in_step
     def policy(self) -> str:
         """Name of the policy in use; set it to switch. The cells keep their log β."""
         return retain_h.get_policy(self._ctx).decode()
 
     @policy.setter
+    @in_step
     def policy(self, name: str) -> None:
         if name not in retain_h.policies():
             raise UsageError(f"policy {name!r} is not one of {', '.join(retain_h.policies())}")
@@ -218,6 +232,7 @@ class Retention:
         """Pinned ranges, the system message's included."""
         return tuple(pin for pin in (self._system, *self._pins) if pin.stop > pin.start)
 
+    @in_step
     def pin(self, start: int, stop: int) -> None:
         """Never evict the cells of positions [start, stop) from now on.
 
@@ -229,6 +244,7 @@ class Retention:
         retain_h.check(retain_h.pin(self._ctx, SEQUENCE, start, stop))
         self._pins.append(PinnedRange(start, stop))
 
+    @in_step
     def unpin(self, start: int = 0, stop: int = -1) -> None:
         """Take back every pin that overlaps [start, stop); a negative stop means to the end."""
         retain_h.check(retain_h.unpin(self._ctx, SEQUENCE, start, stop))
@@ -256,16 +272,17 @@ class Retention:
         self._system = PinnedRange(*system)
         self._pins_applied = False
 
+    @in_step
     def set_scorer(self, scorer: Scorer | None) -> None:
         """Score the cells of every eviction in Python; None takes the scorer out again.
 
         Parameters
         ----------
         scorer : called as scorer(layer, head, pos, log_beta, age) with arrays of shape [n_cells]; all int32 but
-            log_beta, which is float32. They are the library's own memory: copy what is to be kept. age is tokens
-            seen + 1 - pos. It returns finite scores, [n_cells]; the cells with the highest stay. None leaves them to the
-            policy. What it raises comes out of the call that evaluated the tokens, and that eviction uses the policy's
-            own scores.
+            log_beta, which is float32. They are its own, to keep or to change. age is tokens seen + 1 - pos. It returns
+            finite scores, [n_cells]; the cells with the highest stay. None leaves them to the policy. What it raises
+            comes out of the call that made the eviction run, and that eviction uses the policy's own scores. It cannot
+            use this cache, or close the model.
         """
         callback = retain_h.ScoreCallback() if scorer is None else retain_h.ScoreCallback(self._call_scorer(scorer))
         retain_h.check(retain_h.set_callback(self._ctx, callback, None))
@@ -285,8 +302,9 @@ class Retention:
             out: Any,
         ) -> bool:
             try:
-                arrays = [np.ctypeslib.as_array(pointer, (n,)) for pointer in (layer, head, pos, log_beta, age)]
-                returned = scorer(*arrays)
+                arrays = [np.ctypeslib.as_array(pointer, (n,)).copy() for pointer in (layer, head, pos, log_beta, age)]
+                with self._usage.callback("eviction hook"):
+                    returned = scorer(*arrays)
                 if returned is None:
                     return False
                 scores = np.asarray(returned, dtype=np.float32)

@@ -12,11 +12,21 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-from ..errors import RetainError
+import numpy as np
+
+from ..errors import RetainError, UsageError
 from . import llama_cpp
+from .usage import Usage
 
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"  # what SentencePiece writes for a space
 _SPECIAL = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+
+
+def check_tokens(tokens: Sequence[int], n_vocab: int) -> None:
+    """Raise UsageError unless these are tokens of a model: llama.cpp ends the process over others."""
+    for token in tokens:
+        if not isinstance(token, (int, np.integer)) or not 0 <= token < n_vocab:
+            raise UsageError(f"{token!r} is not a token of this model, whose tokens are 0 to {n_vocab - 1}")
 
 
 class SafeTokenizer(llama_cpp.llama_tokenizer.LlamaTokenizer):
@@ -24,32 +34,41 @@ class SafeTokenizer(llama_cpp.llama_tokenizer.LlamaTokenizer):
 
     Raises
     ------
-    RetainError : from `tokenize`, for a character that the model's vocabulary cannot express, or a model that has none.
+    RetainError : when the model is closed, and from `tokenize`, for a character that its vocabulary cannot express, or a
+        model that has none.
+    UsageError : from `detokenize`, for a token that the model does not have.
     """
 
     def __init__(self, llama: Any) -> None:
         super().__init__(llama)
-        self._vocab = self._model.vocab
+        self._usage: Usage = llama._usage
+
+    @property
+    def _vocab(self) -> Any:
+        return self._model.vocab
 
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = True) -> list[int]:
-        if self._model.vocab_type() == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
-            raise RetainError("the model has no vocabulary: it reads tokens by their numbers alone")
-        if not self._has_all_bytes:
-            self._check(text, special)
-        size = len(text) + 2  # a token has a byte at least, and the text may get one at each end
-        while True:
-            tokens = (llama_cpp.llama_token * size)()
-            n = llama_cpp.llama_tokenize(self._vocab, text, len(text), tokens, size, add_bos, special)
-            if n >= 0:
-                return tokens[:n]
-            size = -n
+        with self._usage.reading():
+            if self._model.vocab_type() == llama_cpp.LLAMA_VOCAB_TYPE_NONE:
+                raise RetainError("the model has no vocabulary: it reads tokens by their numbers alone")
+            if not self._has_all_bytes:
+                self._check(text, special)
+            size = len(text) + 2  # a token has a byte at least, and the text may get one at each end
+            while True:
+                tokens = (llama_cpp.llama_token * size)()
+                n = llama_cpp.llama_tokenize(self._vocab, text, len(text), tokens, size, add_bos, special)
+                if n >= 0:
+                    return tokens[:n]
+                size = -n
 
     def detokenize(
         self, tokens: Sequence[int], prev_tokens: Sequence[int] | None = None, special: bool = False
     ) -> bytes:
-        text = b"".join(self._piece(token, special) for token in tokens)
-        # as the bindings do: the space that SentencePiece puts before the first word is not part of the text
-        starts_text = len(tokens) > 0 and tokens[0] == self._model.token_bos()
+        with self._usage.reading():
+            check_tokens(tokens, self._model.n_vocab())
+            text = b"".join(self._piece(token, special) for token in tokens)
+            # as the bindings do: the space that SentencePiece puts before the first word is not part of the text
+            starts_text = len(tokens) > 0 and tokens[0] == self._model.token_bos()
         return text[1:] if starts_text and text[:1] == b" " else text
 
     def _piece(self, token: int, special: bool) -> bytes:

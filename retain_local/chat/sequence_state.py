@@ -35,8 +35,9 @@ def save_sequence(llm: Llama) -> bytes:
     """
     from llama_cpp import llama_cpp as bindings
 
-    data = (ctypes.c_uint8 * bindings.llama_state_seq_get_size(llm.ctx, SEQUENCE))()
-    size = bindings.llama_state_seq_get_data(llm.ctx, data, len(data), SEQUENCE)
+    with llm._usage.step():
+        data = (ctypes.c_uint8 * bindings.llama_state_seq_get_size(llm.ctx, SEQUENCE))()
+        size = bindings.llama_state_seq_get_data(llm.ctx, data, len(data), SEQUENCE)
     if not size:
         raise RetainError(f"the cache cannot be saved: {retain_h.error_text() or 'llama.cpp gave no reason'}")
     return bytes(memoryview(data)[:size])
@@ -90,5 +91,7 @@ def _put(llm: Llama, data: bytes) -> None:
 
     retain_h.clear_error()
     buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
-    if not bindings.llama_state_seq_set_data(llm.ctx, buffer, len(data), SEQUENCE):
-        raise RetainError(f"its cache is refused: {retain_h.error_text() or 'it does not fit'}")
+    with llm._usage.turn(), llm._usage.step():
+        llm._usage.changes += 1
+        if not bindings.llama_state_seq_set_data(llm.ctx, buffer, len(data), SEQUENCE):
+            raise RetainError(f"its cache is refused: {retain_h.error_text() or 'it does not fit'}")

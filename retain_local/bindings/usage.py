@@ -1,0 +1,165 @@
+"""Who uses a model now. llama.cpp has no lock: two calls at once corrupt it, and a call after the end ends the process."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from ..errors import RetainError, UsageError
+
+Callback = Literal["eviction hook", "callback"]
+
+_REFUSED: dict[Callback, str] = {
+    "callback": "a callback cannot start another text with the model that calls it, or close it; return first",
+    "eviction hook": "an eviction hook cannot use the cache that calls it, or close the model; return first",
+}
+
+_everyone: weakref.WeakSet[Usage] = weakref.WeakSet()
+_everyone_lock = threading.Lock()
+_leaver: int | None = None  # the thread that ends the interpreter, once it does
+
+
+class Usage:
+    """The calls on one model, in an order that it survives.
+
+    - A turn is a whole text, or a step of an open stream: turns of several threads wait for each other.
+    - A step is one native call: steps of several threads wait for each other, also within turns.
+    - Reading is a call that needs the vocabulary alone: it waits for nobody, and only the end waits for it.
+
+    A callback of the caller's runs in the middle of a turn, and an eviction hook in the middle of a step; neither can
+    begin another.
+
+    Attributes
+    ----------
+    changes : int
+        Goes up whenever the text in the cache changes.
+
+    Raises
+    ------
+    RetainError : from each, when the model is closed.
+    UsageError : from a turn or the end inside a callback, and from a step inside an eviction hook.
+    """
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self._turn, self._step = threading.RLock(), threading.RLock()
+        self._readers, self._no_reader = 0, threading.Condition()
+        self._closed = False
+        self._here = threading.local()  # which callback this thread is in
+        with _everyone_lock:
+            _everyone.add(self)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Use the model for a text."""
+        self._refuse_inside("callback", "eviction hook")
+        with self._turn:
+            self._check_open()
+            yield
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Use the model for one native call."""
+        self._refuse_inside("eviction hook")
+        if _another_thread_leaves():
+            raise SystemExit  # ends this thread, without a word
+        with self._step:
+            self._check_open()
+            yield
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Use what never changes."""
+        with self._no_reader:
+            self._check_open()
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._no_reader:
+                self._readers -= 1
+                self._no_reader.notify_all()
+
+    @contextmanager
+    def callback(self, kind: Callback = "callback") -> Iterator[None]:
+        """Run code of the caller's."""
+        outer = getattr(self._here, "callback", None)
+        self._here.callback = kind
+        try:
+            yield
+        finally:
+            self._here.callback = outer
+
+    def guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of the caller's that runs as a callback."""
+
+        @functools.wraps(function, assigned=())
+        def call(*args: Any, **kwargs: Any) -> Any:
+            with self.callback():
+                return function(*args, **kwargs)
+
+        return call
+
+    def end(self, free: Callable[[], None]) -> None:
+        """Close the model when no call runs: later ones are refused. Does nothing the second time."""
+        self._refuse_inside("callback", "eviction hook")
+        if _another_thread_leaves():
+            return
+        with self._step, self._no_reader:
+            self._no_reader.wait_for(lambda: self._readers == 0)
+            if not self._closed:
+                self._closed = True
+                free()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RetainError("the model is closed")
+
+    def _refuse_inside(self, *kinds: Callback) -> None:
+        kind = getattr(self._here, "callback", None)
+        if kind in kinds:
+            raise UsageError(_REFUSED[kind])
+
+
+def in_turn(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose whole run is a turn of `self._usage`."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._usage.turn():
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+def in_step(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method whose whole run is a step of `self._usage`."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with self._usage.step():
+            return method(self, *args, **kwargs)
+
+    return call
+
+
+def _another_thread_leaves() -> bool:
+    """Whether the interpreter ends: native code of other threads must not run when the process does."""
+    return _leaver not in (None, threading.get_ident())
+
+
+@atexit.register
+def _leave() -> None:
+    """Wait for the native calls of daemon threads, which nobody else waits for."""
+    global _leaver
+    _leaver = threading.get_ident()
+    with _everyone_lock:
+        everyone = list(_everyone)
+    for usage in everyone:
+        with usage._step:
+            pass
