@@ -48,6 +48,6 @@ def fetch_checkpoint(repo: str, revision: str | None) -> FetchedCheckpoint:
         if weights.endswith(INDEX_SUFFIX):
             for file in shard_files(path):
                 download(repo, file, offline, revision)
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise RetainError(why(repo, error, UNFINISHED)) from None
     return FetchedCheckpoint(path, path.parent.name)

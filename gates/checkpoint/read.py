@@ -22,7 +22,7 @@ from .layout import (
     parse_gate_name,
     part_shapes,
 )
-from .safetensors import read_json, read_safetensors, read_shards
+from .safetensors import MAX_HEADER, read_json, read_safetensors, read_shards
 from .tensor import StoredTensor
 from .torch_file import read_torch
 
@@ -231,10 +231,9 @@ def checkpoint_license(checkpoint: Checkpoint) -> str | None:
 
 def _front_matter(readme: Path) -> Mapping[str, Any]:
     """The metadata at the start of a README; empty when there is none, or none that can be read."""
-    import yaml
     from huggingface_hub import metadata_load  # takes a while to import
 
     try:
-        return metadata_load(readme) or {}
-    except (OSError, ValueError, yaml.YAMLError):  # a card is a remark: it decides nothing
+        return (metadata_load(readme) or {}) if readme.stat().st_size <= MAX_HEADER else {}
+    except Exception:  # a card is a remark and decides nothing, whatever its YAML makes of its reader
         return {}

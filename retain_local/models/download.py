@@ -20,6 +20,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers, logging
 from ..errors import RetainError
 
 _SHA256 = re.compile("[0-9a-f]{64}")  # the etag of a large file is its checksum
+_NAME = re.compile(r"(?!\.+$)[\w.+=-]{1,200}", re.ASCII)  # what a Hub may have us call a file or a folder
 _READ_BYTES = 1 << 24
 
 
@@ -34,16 +35,27 @@ def download(repo: str, file: str, offline: bool, revision: str | None = None) -
 
     Raises
     ------
-    RetainError : what arrived is not the file that was announced.
+    RetainError : what arrived is not the file that was announced, or a name leads out of the cache.
     OSError, huggingface_hub.errors.HTTPError : the connection failed; what arrived is kept for the next try.
     """
+    check_file_name(repo, file)
     if not offline:
         metadata = get_hf_file_metadata(hf_hub_url(repo, file, revision=revision))
+        for name in (metadata.etag, metadata.commit_hash):
+            if name is not None and not _NAME.fullmatch(name):
+                raise RetainError(f"{file} of {repo} is not fetched: the Hub calls it '{name[:80]}', which is no name")
         cached = try_to_load_from_cache(repo, file, revision=metadata.commit_hash)
         has_size = metadata.size is not None and metadata.size <= constants.MAX_HTTP_DOWNLOAD_SIZE
         if not isinstance(cached, str) and metadata.etag and has_size:
             _fill_cache(repo, file, metadata)
     return Path(hf_hub_download(repo, file, revision=revision, local_files_only=offline))
+
+
+def check_file_name(repo: str, file: str) -> None:
+    """Raise RetainError unless a file's name in a repository leads to a place in the repository's folder."""
+    parts = file.split("/")
+    if any(part in ("", ".", "..") for part in parts) or "\\" in file or not file.isprintable() or len(file) > 1000:
+        raise RetainError(f"{repo} has a file called '{file[:80]}', which is no name of a file: it is not used")
 
 
 def _fill_cache(repo: str, file: str, metadata: HfFileMetadata) -> None:

@@ -20,7 +20,7 @@ from huggingface_hub.errors import (
 )
 
 from ..errors import RetainError
-from .download import download
+from .download import check_file_name, download
 from .model_file import SIDECAR_SUFFIX
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)")
@@ -61,7 +61,7 @@ def fetch_model(repo: str, choice: str | None) -> FetchedModel:
     try:
         paths = [download(repo, file, offline) for file in sorted(parts)]
         gates = download(repo, sidecar, offline) if sidecar in files else None
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise RetainError(why(repo, error, UNFINISHED)) from None
     return FetchedModel(paths[0], gates)
 
@@ -71,9 +71,16 @@ def list_files(repo: str, revision: str | None = None) -> tuple[list[str], bool]
     try:
         # unlike a listing this tries once, so that without a connection the answer comes at once
         siblings = HfApi().model_info(repo, revision=revision, timeout=_TIMEOUT_S).siblings or []
-        return [file.rfilename for file in siblings], False
-    except (HTTPError, OSError, HFValidationError) as error:
-        if isinstance(error, (HfHubHTTPError, HFValidationError)):
+        return _checked(repo, [file.rfilename for file in siblings]), False
+    except (
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:  # what the client makes of an answer of another form
+        raise RetainError(why(repo, error, "the Hub's answer is damaged")) from None
+    except (HTTPError, OSError, ValueError) as error:
+        if isinstance(error, (HfHubHTTPError, ValueError)):
             raise RetainError(why(repo, error, "the Hub refused the request")) from None
         unreachable = error
     try:
@@ -82,6 +89,14 @@ def list_files(repo: str, revision: str | None = None) -> tuple[list[str], bool]
         raise RetainError(why(repo, unreachable, "and no file of it is on this machine")) from None
     logger.warning("the Hub cannot be reached: using the copy of %s on this machine", repo)
     return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()], True
+
+
+def _checked(repo: str, files: list[str]) -> list[str]:
+    for file in files:
+        if not isinstance(file, str):
+            raise TypeError("a file without a name")
+        check_file_name(repo, file)
+    return files
 
 
 def why(repo: str, error: Exception, otherwise: str) -> str:

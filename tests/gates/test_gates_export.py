@@ -189,8 +189,22 @@ def test_force_replaces(tmp_path: Path, source: Path) -> None:
     assert read_sidecar(tmp_path / "out.gguf").gates.tied
 
 
-def test_a_readme_that_is_broken_is_no_reason_to_stop(tmp_path: Path, source: Path) -> None:
-    (source / "README.md").write_text("---\nlicense: [\n---\n")
+@pytest.mark.parametrize(
+    "front_matter",
+    [
+        "license: [",
+        "license: " + "[" * 20_000,
+        "a: " + "{b: " * 20_000,
+        "date: 9999-99-99",
+        "? [a]\n: b",
+        "- 1\n- 2",
+        "a: *b",
+        "\x00",
+    ],
+    ids=range(8),
+)
+def test_a_readme_that_is_broken_is_no_reason_to_stop(tmp_path: Path, source: Path, front_matter: str) -> None:
+    (source / "README.md").write_text(f"---\n{front_matter}\n---\n")
     assert export_checkpoint(source, tmp_path / "out.gguf").sidecar.info.license is None
 
 

@@ -14,6 +14,7 @@ import pytest
 from conftest import TinyFiles
 from retain_local.commands.loading import find_model
 from retain_local.errors import RetainError
+from retain_local.models.download import check_file_name
 from retain_local.models.hub import choose_file
 from support.command_line import FAST, run
 from support.hub_server import Hub, serving
@@ -207,3 +208,50 @@ def test_files_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     (tmp_path / "ann" / "tiny").write_bytes(b"x")
     for name in ("ann/tiny", "models/absent.gguf", "/absent/path", "absent", "a/b/c"):
         assert find_model(name) == (Path(name), None)
+
+
+def files_outside(home: Path) -> list[Path]:
+    """What a fetch made anywhere but in the folder of its cache."""
+    return [path for path in home.parent.rglob("*") if path.is_file() and not path.is_relative_to(home)]
+
+
+@pytest.mark.parametrize("etag", ["../../../../evil", "/tmp/retain-local-evil"])
+def test_an_etag_that_is_no_name(hub: Hub, tmp_path: Path, etag: str) -> None:
+    hub.etag = etag
+    done = fetch(hub, tmp_path / "home")
+    assert done.returncode == 1
+    assert "which is no name" in done.stderr and "Traceback" not in done.stderr
+    assert files_outside(tmp_path / "home") == [] and hub.downloads == []
+    assert not Path("/tmp/retain-local-evil").exists()
+
+
+def test_a_commit_that_is_no_name(hub: Hub, tmp_path: Path) -> None:
+    hub.commit = "../../../../evil"
+    done = fetch(hub, tmp_path / "home")
+    assert done.returncode == 1 and "which is no name" in done.stderr
+    assert files_outside(tmp_path / "home") == []
+
+
+@pytest.mark.parametrize(
+    "name", ["a//b", "C:\\evil.gguf", "", ".", "a/..", "a\n.gguf", "\u202e.gguf", "x" * 2000, "a\0"]
+)
+def test_what_is_no_name_of_a_file(name: str) -> None:
+    with pytest.raises(RetainError, match="no name of a file"):
+        check_file_name("ann/tiny", name)
+
+
+@pytest.mark.parametrize("name", ["../evil.gguf", "/evil.gguf", "a/../../evil\x1b[2J.gguf"])
+def test_names_of_files_that_are_none(hub: Hub, tmp_path: Path, name: str) -> None:
+    hub.repos["ann/tiny"] = {name: GATES, "tiny-Q4_K_M.gguf": GATES}
+    done = fetch(hub, tmp_path / "home")
+    assert done.returncode == 1
+    assert "which is no name of a file" in done.stderr and "Traceback" not in done.stderr
+    assert files_outside(tmp_path / "home") == [] and hub.downloads == []
+
+
+@pytest.mark.parametrize("listing", [b"not json", b"[]", b'{"id": "ann/tiny", "siblings": [{}]}', b"[" * 100_000])
+def test_an_answer_that_is_damaged(hub: Hub, tmp_path: Path, listing: bytes) -> None:
+    hub.listing = listing
+    done = fetch(hub, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("refused: ") and done.stderr.count("\n") == 1, done.stderr

@@ -23,6 +23,7 @@ class Hub:
     gated : repositories that need a token.
     break_after : bytes of a file after which every connection breaks; None for none.
     lie : send other bytes than the announced checksum is of.
+    etag, commit, listing : answered instead of the right ones.
     downloads : (file, first byte) of each download that began.
     """
 
@@ -30,6 +31,9 @@ class Hub:
     gated: set[str] = field(default_factory=set)
     break_after: int | None = None
     lie: bool = False
+    etag: str | None = None
+    commit: str = COMMIT
+    listing: bytes | None = None
     downloads: list[tuple[str, int]] = field(default_factory=list)
     url: str = ""
 
@@ -73,7 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         files = [{"rfilename": name} for name in self.hub.repos[repo]]
         info = {"id": repo, "sha": COMMIT, "private": False, "siblings": files}
-        self._send(200, {"Content-Type": "application/json"}, json.dumps(info).encode())
+        body = json.dumps(info).encode() if self.hub.listing is None else self.hub.listing
+        self._send(200, {"Content-Type": "application/json"}, body)
 
     def _file(self, repo: str, name: str, body: bool) -> None:
         if self._refused(repo):
@@ -82,7 +87,8 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             self._send(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b"")
             return
-        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        etag = self.hub.etag or hashlib.sha256(content).hexdigest()
+        headers = {"ETag": f'"{etag}"', "X-Repo-Commit": self.hub.commit}
         if not body:
             self._send(200, headers | {"Content-Length": str(len(content))}, None)
             return
