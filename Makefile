@@ -16,6 +16,8 @@ LOG    := $(VENV)/make.log
 # the one to give, as nothing here uses a GPU through PyTorch.
 TORCH ?= torch==2.13.0
 
+BINDINGS_FOLDER := import importlib.util; print(importlib.util.find_spec('llama_cpp').submodule_search_locations[0])
+
 # a variable, because the comma would end an argument of $(call)
 EXTRAS := retain-local[train,test]
 
@@ -80,9 +82,11 @@ $(VENV)/bindings: pyproject.toml $(VENV)/tools
 		$(PIP) install --no-build-isolation "$$(cat $(VENV)/sdist)")
 	@touch $@
 
-# Python is imported from the checkout: an edit of it needs no installation.
+# Python is imported from the checkout: an edit of it needs no installation. The bindings have no libraries of their own;
+# the link lets a program import them first.
 $(VENV)/installed: pyproject.toml native/package/CMakeLists.txt $(VENV)/bindings | $(LIBS)
 	$(call quietly,installing retain-local,$(PIP) install --no-build-isolation --editable .)
+	@ln -sfn "$(CURDIR)/retain_local/lib" "$$($(PY) -c "$(BINDINGS_FOLDER)")/lib"
 	@touch $@
 
 $(LIBS): $(NATIVE) $(VENV)/tools

@@ -12,6 +12,7 @@ layer and KV head, and the cells with the lowest scores go when the cache is ove
 
 from typing import TYPE_CHECKING, Any
 
+from .bindings import library
 from .errors import RetainError, UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from .retention import Retention, RetentionStats
 
 __all__ = ["Llama", "RetainError", "Retention", "RetentionStats", "UsageError"]
+
+library.offer()
 
 _HOMES = {"Llama": "llama", "Retention": "retention", "RetentionStats": "retention"}
 

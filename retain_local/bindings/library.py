@@ -1,7 +1,8 @@
 """Finding and loading the patched llama.cpp libraries.
 
-The stock ctypes bindings of llama-cpp-python load whatever `LLAMA_CPP_LIB_PATH` names at the moment they are imported,
-so everything that needs them goes through `load` first.
+The stock ctypes bindings of llama-cpp-python load whatever `LLAMA_CPP_LIB_PATH` names at the moment they are imported.
+`import retain_local` sets it, and everything of ours that needs them goes through `load` first. Bindings that were
+imported before, on libraries of their own, are made to call ours.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import importlib.metadata
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..errors import RetainError
 from . import cpu_features
@@ -22,11 +24,13 @@ LLAMA_VARIABLE, MTMD_VARIABLE = "LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB"
 BINDINGS = "llama-cpp-python"
 BINDINGS_VERSION = "0.3.36"
 API_VERSION = 2
+_OURS = "retain_api_version"  # a function that stock libraries do not have
 
 FOR_THIS_CPU = (
     "build them here (make clean all in the source, or install retain-local again), "
     "or build for any CPU, with CMAKE_ARGS=-DGGML_NATIVE=OFF"
 )
+_FIRST = "put `import retain_local` before `import llama_cpp`"
 
 
 class LibraryError(RetainError):
@@ -78,6 +82,12 @@ def check_cpu(folder: Path) -> None:
         )
 
 
+def offer() -> None:
+    """Name our libraries to bindings that are imported from now on, unless others are named."""
+    if LLAMA_VARIABLE not in os.environ and _path(PACKAGED).exists() and not cpu_features.missing_features(PACKAGED):
+        _name(PACKAGED)
+
+
 @functools.cache
 def load() -> ctypes.CDLL:
     """Import llama_cpp on our libraries and return libllama.
@@ -85,25 +95,27 @@ def load() -> ctypes.CDLL:
     Raises
     ------
     LibraryError : bindings missing or of another release, libraries missing, unloadable, built for another CPU, without
-        the retention API or with another version of it, or llama_cpp already imported with other libraries.
+        the retention API or with another version of it, or llama_cpp already in use with other libraries.
     """
     check_bindings()
-    if "llama_cpp" in sys.modules:
-        return _checked(_loaded_library(), "llama_cpp was imported before retain_local: import retain_local first")
+    if "llama_cpp" in sys.modules and hasattr(_bindings()._lib, _OURS):
+        return _checked(_bindings()._lib, remedy())
     folder = directory().absolute()
-    path = folder / file_name("llama")
+    path = _path(folder)
     if not path.exists():
         raise LibraryError(f"the native libraries are not there: {path} is missing", remedy())
     check_cpu(folder)
-    os.environ[LLAMA_VARIABLE] = str(folder)
-    os.environ.setdefault(MTMD_VARIABLE, str(folder))
+    _name(folder)
+    is_late = "llama_cpp" in sys.modules
     try:
+        if is_late:
+            _take_over(_checked(ctypes.CDLL(str(path)), remedy()))
         import llama_cpp  # noqa: F401
     except (OSError, RuntimeError) as error:
-        raise LibraryError(f"{path} cannot be loaded: {error}", remedy()) from None
+        raise LibraryError(f"{path} cannot be loaded: {error}", _FIRST if is_late else remedy()) from None
     except AttributeError as error:
         raise LibraryError(f"{path} is not llama.cpp as of {BINDINGS} {BINDINGS_VERSION}: {error}", remedy()) from None
-    return _checked(_loaded_library(), remedy())
+    return _checked(_bindings()._lib, remedy())
 
 
 def is_overridden() -> bool:
@@ -118,15 +130,51 @@ def remedy() -> str:
     return "run make in the source, or install retain-local again"
 
 
-def _loaded_library() -> ctypes.CDLL:
+def _path(folder: Path) -> Path:
+    return folder / file_name("llama")
+
+
+def _name(folder: Path) -> None:
+    os.environ[LLAMA_VARIABLE] = str(folder.absolute())
+    os.environ.setdefault(MTMD_VARIABLE, str(folder.absolute()))
+
+
+def _bindings() -> Any:
     from llama_cpp import llama_cpp as bindings
 
-    return bindings._lib
+    return bindings
+
+
+def _take_over(ours: ctypes.CDLL) -> None:
+    """Make bindings that were imported on another library call ours, wherever their functions were imported to.
+
+    Structures and classes stay, so that what was made of them stays good. What the other library made would not: it
+    must have made nothing yet.
+
+    Raises
+    ------
+    LibraryError : a model was loaded with it, or it is held by another library.
+    """
+    import llama_cpp
+
+    others = _bindings()._lib
+    if llama_cpp.Llama._Llama__backend_initialized or "llama_cpp.mtmd_cpp" in sys.modules:
+        raise LibraryError(
+            f"llama_cpp is in use already with the libraries it came with ({others._name})",
+            _FIRST,
+        )
+    for module in list(sys.modules.values()):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if isinstance(value, others._FuncPtr):
+                function = getattr(ours, value.__name__)
+                function.argtypes, function.restype = value.argtypes, value.restype
+                setattr(module, name, functools.update_wrapper(function, value))
+    _bindings()._lib = ours
 
 
 def _checked(lib: ctypes.CDLL, remedy: str) -> ctypes.CDLL:
     """The library, if it has our API in our version."""
-    if not hasattr(lib, "retain_api_version"):
+    if not hasattr(lib, _OURS):
         raise LibraryError(f"{lib._name} is a stock llama.cpp without a retention cache", remedy)
     lib.retain_api_version.restype = ctypes.c_int32
     lib.retain_upstream_version.restype = ctypes.c_char_p
