@@ -58,8 +58,11 @@ class _Child:
     """The process: started when it is first needed, and again when it had to be stopped."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Leave the process to another one, after a fork: the two must not share its pipes."""
         self._process: subprocess.Popen[str] | None = None
-        self._owner = 0  # a fork of this process must not share the pipes
         self._lock = threading.Lock()
 
     def ask(self, template: str, variables: Mapping[str, Any] | None) -> str:
@@ -68,7 +71,7 @@ class _Child:
         except (TypeError, ValueError, RecursionError) as error:
             raise RetainError(f"the messages are not plain data: {_one_line(error)}") from None
         with self._lock:
-            if self._process is None or self._owner != os.getpid():
+            if self._process is None:
                 self._start()
             answer = self._answer(request)
         if "text" not in answer:
@@ -83,8 +86,8 @@ class _Child:
     def _start(self) -> None:
         environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _START, os.fspath(_PROGRAM), *sys.path],
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _START, os.fspath(_PROGRAM), *sys.path],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -93,10 +96,15 @@ class _Child:
             )
         except OSError as error:
             raise RetainError(f"Python cannot be started to render the chat template: {_one_line(error)}") from None
-        self._owner = os.getpid()
-        if self._process.stdout.readline() != "\n":
-            self.stop()
+        ready = ""
+        try:
+            ready = process.stdout.readline()
+        finally:
+            if ready != "\n":  # Ctrl-C among the causes
+                _end(process)
+        if ready != "\n":
             raise RetainError("the program that renders chat templates does not start; install retain-local again")
+        self._process = process
 
     def _answer(self, request: str) -> dict[str, str]:
         timer = threading.Timer(_SECONDS, self._process.kill)
@@ -111,9 +119,8 @@ class _Child:
             pass  # it ended: why is told below
         finally:
             timer.cancel()
-            if not line.endswith(
-                "\n"
-            ):  # Ctrl-C among the causes: the next request gets a process without an old answer
+            # Ctrl-C among the causes: the next request gets a process that has no old answer to give
+            if not line.endswith("\n"):
                 status = self.stop()
         if line.endswith("\n"):
             return json.loads(line)
@@ -122,17 +129,20 @@ class _Child:
     def stop(self) -> int:
         """End the process; its exit status."""
         process, self._process = self._process, None
-        if process is None or self._owner != os.getpid():
-            return 0
-        with suppress(OSError):
-            process.stdin.close()
-        try:
-            status = process.wait(timeout=0.2)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            status = process.wait()
-        process.stdout.close()
-        return status
+        return 0 if process is None else _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> int:
+    """End a process; its exit status."""
+    with suppress(OSError):
+        process.stdin.close()
+    try:
+        status = process.wait(timeout=0.2)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        status = process.wait()
+    process.stdout.close()
+    return status
 
 
 def _why(status: int) -> str:
@@ -149,3 +159,5 @@ def _one_line(error: object) -> str:
 
 _child = _Child()
 atexit.register(_child.stop)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_child.forget)
