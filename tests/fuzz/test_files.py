@@ -9,6 +9,7 @@ from fuzz.results import ResultsFuzzer
 from fuzz.run import run
 from fuzz.sessions import SessionFuzzer
 from fuzz.sidecars import SidecarFuzzer
+from fuzz.templates import TemplateFuzzer
 
 
 def test_models(tmp_path: Path) -> None:
@@ -25,3 +26,7 @@ def test_results(tmp_path: Path) -> None:
 
 def test_sessions(tmp_path: Path) -> None:
     assert run(SessionFuzzer, tmp_path, cases=300) == 300
+
+
+def test_templates(tmp_path: Path) -> None:
+    assert run(TemplateFuzzer, tmp_path, cases=60) == 60
