@@ -7,23 +7,32 @@ takes all memory. Only what it could not load is refused here.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from ..errors import RetainError
-from .gguf_header import STRING, Header
+from .gguf_header import GGML_TYPES, STRING, Header, TensorInfo
 
 MAX_LAYERS, MAX_EXPERTS = 512, 1024  # the sizes of llama.cpp's own arrays
+# architectures whose graph needs the weights of queries, keys and values, and whose loader does not ask for them
+_OPTIONAL_QKV = {"phi3", "pockettts"}
+_QKV = (("qkv",), ("q", "k", "v"))
+# types by their ggml numbers: those of vectors that are added or multiplied (f32, f16, bf16), and those of whole numbers
+# and f64, which no weight can have but in architectures whose weights hold tables of token numbers
+_VECTOR_TYPES, _INTEGERS = {0, 1, 30}, {24, 25, 26, 27, 28}
+_WITH_TABLES = {"deepseek4", "dflash", "eagle3"}
 _ROPE_SCALINGS = {"none", "linear", "yarn", "longrope"}
 
 
-def check_model(header: Header, arch: str) -> None:
+def check_model(header: Header, arch: str, tensors: Mapping[str, TensorInfo]) -> None:
     """Raise RetainError for a model that llama.cpp would not survive.
 
     Parameters
     ----------
     header : of the model; of a split one the first file's.
     arch : its architecture, which the keys begin with.
+    tensors : all of them by name, those of the other parts of a split model included.
     """
     n_layer = _within(header, f"{arch}.block_count", 1, MAX_LAYERS)
     if n_layer is None:
@@ -40,6 +49,21 @@ def check_model(header: Header, arch: str) -> None:
         if field is not None and isinstance(field.value, float) and not 0 <= field.value < math.inf:
             raise RetainError(f"{header.path}: {arch}.attention.{key} is {field.value:g}, which is no small number")
     _check_vocabulary(header)
+    _check_tensors(header, arch, n_layer, tensors)
+
+
+def _check_tensors(header: Header, arch: str, n_layer: int, tensors: Mapping[str, TensorInfo]) -> None:
+    for name, info in tensors.items():
+        is_vector = name.endswith(".bias") or "norm." in name
+        allowed = _VECTOR_TYPES if is_vector else GGML_TYPES.keys() - _INTEGERS
+        if name.endswith((".weight", ".bias")) and info.type not in allowed and arch not in _WITH_TABLES:
+            raise RetainError(
+                f"{header.path}: tensor '{name}' has type {info.type}, which llama.cpp cannot compute with"
+            )
+    for il in range(n_layer if arch in _OPTIONAL_QKV and tensors else 0):
+        names = [{f"blk.{il}.attn_{part}.weight" for part in parts} for parts in _QKV]
+        if not any(each <= tensors.keys() for each in names):
+            raise RetainError(f"{header.path}: layer {il} has no weights for queries, keys and values")
 
 
 def _check_experts(header: Header, arch: str, n_layer: int) -> None:
@@ -61,7 +85,7 @@ def _check_heads(header: Header, arch: str, n_layer: int) -> None:
     n_head = per_layer(header, f"{arch}.attention.head_count", n_layer, (0,) * n_layer)
     n_head_kv = per_layer(header, f"{arch}.attention.head_count_kv", n_layer, n_head)
     for n, n_kv in zip(n_head, n_head_kv):
-        if n and n_kv and n % n_kv:
+        if n_kv and (n == 0 or n % n_kv):
             raise RetainError(f"{header.path}: {n} heads cannot share {n_kv} KV heads")
     head = n_embd // n_head[0] if n_head[0] else 0
     head_k = count(header, f"{arch}.attention.key_length") or head

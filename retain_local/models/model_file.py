@@ -114,12 +114,12 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     if not path.exists():
         raise RetainError(f"{path}: no such file")
     header = read_header(path)
-    n_parts = _check_parts(header)
+    parts = _parts(header)
     arch = _architecture(header)
     _check_kind(header, arch)
-    check_model(header, arch)
+    check_model(header, arch, {name: info for part in parts for name, info in part.tensors.items()})
     _check_attention(header, arch)
-    return _describe(header, arch, n_parts)
+    return _describe(header, arch, len(parts))
 
 
 def _architecture(header: Header) -> str:
@@ -148,14 +148,14 @@ def _text(header: Header, key: str) -> str | None:
     return text(field.value) if field is not None and field.type == STRING and not field.is_array else None
 
 
-def _check_parts(header: Header) -> int:
-    """How many files the model is in, every other one of which was looked into as well.
+def _parts(header: Header) -> list[Header]:
+    """The headers of all files that the model is in; the first is the one given.
 
     That decides its header, as for llama.cpp, and not the file's name.
     """
     count = header.get("split.count", U16, 0)
     if count <= 1:
-        return 1
+        return [header]
     number = header.get("split.no", U16, 0) + 1
     match = _PART.search(header.path.stem)
     if match is None or (int(match[1]), int(match[2]), header.path.suffix) != (number, count, ".gguf"):
@@ -167,12 +167,15 @@ def _check_parts(header: Header) -> int:
     paths = [header.path.with_name(f"{base}-{i:05d}-of-{count:05d}.gguf") for i in range(1, count + 1)]
     if number != 1:
         raise RetainError(f"{header.path} is part {number} of a split model; name its first part, {paths[0].name}")
-    for i, path in enumerate(paths[1:], 1):
+    parts = [header]
+    for path in paths[1:]:
         if not path.exists():
             raise RetainError(f"{path}: this part of the split model is missing")
-        if read_header(path).get("split.no", U16) != i:
+        part = read_header(path)
+        if part.get("split.no", U16) != len(parts):
             raise RetainError(f"{path} is another part of a split model than its name says, or of none")
-    return count
+        parts.append(part)
+    return parts
 
 
 def _check_attention(header: Header, arch: str) -> None:

@@ -156,6 +156,7 @@ def test_layers_that_llama_cpp_has_no_room_for(tmp_path: Path, n_layer: int) -> 
         ({"attention__head_count_kv": [1, 2, 3]}, "not a count per layer"),
         ({"attention__head_count_kv": 3}, "4 heads cannot share 3 KV heads"),
         ({"attention__head_count_kv": [4, 3]}, "4 heads cannot share 3 KV heads"),
+        ({"attention__head_count": 0, "attention__head_count_kv": 4}, "0 heads cannot share 4 KV heads"),
         ({"embedding_length": 2**31}, "'llama.embedding_length' is 2147483648"),
         ({"expert_count": 1025}, "'llama.expert_count' is 1025"),
         ({"expert_count": 4}, "0 of 4 experts"),
@@ -274,6 +275,25 @@ def test_two_tokens_of_one_text(tmp_path: Path, tiny: TinyFiles) -> None:
 
     with pytest.raises(RetainError, match="tokens 1 and 7 of the vocabulary have the same text"):
         read_model_file(changed_model(tmp_path / "m.gguf", tiny, change))
+
+
+def test_a_layer_without_keys(tmp_path: Path, tiny: TinyFiles) -> None:
+    file = parse(tiny.model("phi3").read_bytes())
+    file.tensors.remove(file.tensor("blk.1.attn_qkv.weight"))
+    (tmp_path / "m.gguf").write_bytes(build(file))
+    with pytest.raises(RetainError, match="layer 1 has no weights for queries"):
+        read_model_file(tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    "name", ["blk.1.attn_norm.weight", "blk.1.attn_k.weight", "blk.0.attn_q.bias", "token_embd.weight"]
+)
+def test_weights_that_are_whole_numbers(tmp_path: Path, tiny: TinyFiles, name: str) -> None:
+    file = parse(tiny.model("qwen2").read_bytes())
+    file.tensor(name).type = 26  # i32, of the same size as f32
+    (tmp_path / "m.gguf").write_bytes(build(file))
+    with pytest.raises(RetainError, match=f"tensor '{name}' has type 26, which llama.cpp cannot compute with"):
+        read_model_file(tmp_path / "m.gguf")
 
 
 def test_a_pipe_is_no_model(tmp_path: Path) -> None:
