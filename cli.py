@@ -10,25 +10,32 @@ import typer
 from retain_local.commands import options as o
 from retain_local.commands.app import run_app
 from retain_local.commands.gates import gates_app
+from retain_local.commands.help import Command, HelpAll, Version
 
 app = typer.Typer(
     name="retain-local",
-    help="Run GGUF models with a KV cache of fixed size.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(gates_app, name="gates")
 
 
+@app.callback()
+def root(version: Version = False) -> None:
+    """Run GGUF models with a KV cache of fixed size."""
+
+
 @app.command(
+    cls=Command,
     epilog="""Examples:
 
     retain-local chat model.gguf --budget 2048
 
     retain-local chat Qwen/Qwen3-4B-GGUF:Q4_K_M --budget 25% --system "Answer in one line." --pin-system
 
-    echo "What is the capital of France?" | retain-local chat model.gguf --temp 0"""
+    echo "What is the capital of France?" | retain-local chat model.gguf --temp 0""",
 )
 def chat(
     model: o.Model,
@@ -62,12 +69,11 @@ def chat(
     ubatch: o.UBatch = 512,
     n_gpu_layers: o.GpuLayers = 0,
     verbose: o.Verbose = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Chat with a model, whose cache never outgrows the budget.
 
-    Enter sends, Alt+Enter or a backslash at the end of a line begins a new one, Ctrl-C stops a reply, Ctrl-D leaves,
-    /help lists the commands. When stdin is not a terminal each line of it is a message. A model without a chat
-    template gets plain lines that begin with "User:" and "Assistant:".
+    /help lists the commands and keys of a chat. Where stdin is not a terminal each line of it is a message.
     """
     from retain_local.chat.generation import Sampling
     from retain_local.commands.loading import LoadOptions, load_model
@@ -87,13 +93,14 @@ def chat(
 
 
 @app.command(
+    cls=Command,
     epilog="""Examples:
 
     retain-local run model.gguf -p "Once upon a time" --max-tokens 100
 
     retain-local run model.gguf -f book.txt --budget 512MiB --json
 
-    cat question.txt | retain-local run model.gguf --chat"""
+    cat question.txt | retain-local run model.gguf --chat""",
 )
 def run(
     model: o.Model,
@@ -136,6 +143,7 @@ def run(
     ubatch: o.UBatch = 512,
     n_gpu_layers: o.GpuLayers = 0,
     verbose: o.Verbose = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Complete one prompt: the text goes to stdout, a line about speed and cache to stderr."""
     from retain_local.chat.generation import Sampling
@@ -160,6 +168,7 @@ def run(
 
 @app.command(
     "eval",
+    cls=Command,
     epilog="""Examples:
 
     retain-local eval bundled --tasks single,hops2 --budgets 1/4,1/8,1/16 --items 200
@@ -169,7 +178,7 @@ def run(
     retain-local eval model.gguf --tasks gsm8k:test.jsonl,text:book.txt --policies window,snapkv --json results.jsonl""",
 )
 def evaluate(
-    model: o.EvalModel,
+    model: o.Model,
     tasks: o.Tasks = "single,several,hops2,changes,lookup",
     policies: o.Policies = "",
     budgets: o.Budgets = "1/2,1/4,1/8,1/16",
@@ -212,6 +221,7 @@ def evaluate(
     ubatch: o.UBatch = 64,
     n_gpu_layers: o.GpuLayers = 0,
     verbose: o.Verbose = False,
+    help_all: HelpAll = False,
 ) -> None:
     """Ask a model the same questions with a full cache and with small ones, and compare the answers."""
     from retain_local.commands.evaluation import EvalOptions, run_eval
@@ -231,11 +241,12 @@ def evaluate(
 
 
 @app.command(
+    cls=Command,
     epilog="""Examples:
 
     retain-local results results.jsonl --markdown
 
-    retain-local results tied.jsonl untied=untied.jsonl --report compared.html"""
+    retain-local results tied.jsonl untied=untied.jsonl --report compared.html""",
 )
 def results(
     files: Annotated[
@@ -258,13 +269,14 @@ def results(
 
 
 @app.command(
+    cls=Command,
     epilog="""Examples:
 
     retain-local audit model.gguf --text book.txt
 
     retain-local audit model.gguf --text chapters/*.txt --budgets 512,1024,2048 --min-agreement 0.95 --json audit.json
 
-    retain-local audit model.gguf --text logs.txt --policy window --window 8192 --report audit.html"""
+    retain-local audit model.gguf --text logs.txt --policy window --window 8192 --report audit.html""",
 )
 def audit(
     model: o.Model,
@@ -299,8 +311,9 @@ def audit(
     ubatch: o.AuditUBatch = 128,
     n_gpu_layers: o.GpuLayers = 0,
     verbose: o.Verbose = False,
+    help_all: HelpAll = False,
 ) -> None:
-    """Measure what eviction costs on your own text, and recommend a budget or none.
+    """Measure what eviction costs on your own text, and recommend a budget.
 
     Each text is read once with the full cache and once for each budget; next-token distributions are compared token by
     token. The exit status is 2 when no budget is within the bound.
@@ -321,11 +334,12 @@ def audit(
 
 
 @app.command(
+    cls=Command,
     epilog="""Examples:
 
     retain-local bench model.gguf --depths 512,4096,16384 --budget 2048
 
-    retain-local bench model.gguf --depths 512,2048,8192,32768 --vs-stock --json bench.json --plot bench.png"""
+    retain-local bench model.gguf --depths 512,2048,8192,32768 --vs-stock --json bench.json --plot bench.png""",
 )
 def bench(
     model: o.Model,
@@ -354,6 +368,7 @@ def bench(
     type_k: o.TypeK = "f16",
     type_v: o.TypeV = "f16",
     n_gpu_layers: o.GpuLayers = 0,
+    help_all: HelpAll = False,
 ) -> None:
     """Measure how fast a model reads and writes at any depth, and what the cache takes."""
     from retain_local.commands.bench import BenchOptions, run_bench
@@ -379,7 +394,7 @@ def bench(
     )
 
 
-@app.command(epilog="Example: retain-local demo --budget 32")
+@app.command(cls=Command, epilog="Example: retain-local demo --budget 32")
 def demo(
     budget: Annotated[int, typer.Option(help="Cells for each (layer, KV head) of the small cache.")] = 64,
     tokens: Annotated[int, typer.Option(help="Length of the conversation.")] = 768,
@@ -391,7 +406,7 @@ def demo(
     run_demo(budget, tokens, seed)
 
 
-@app.command()
+@app.command(cls=Command)
 def doctor() -> None:
     """Check the installation: libraries, versions, backends, CPU features; what is wrong, and how to mend it."""
     from retain_local.commands.doctor import run_doctor

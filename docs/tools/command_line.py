@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 import typer
-from rich.text import Text
 
 from retain_local.cli import app
 
@@ -29,8 +28,8 @@ def leaves(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str,
 
 
 def shown(text: str | None) -> str:
-    """A help text as the terminal shows it, where square brackets are markup unless they are escaped."""
-    return Text.from_markup(inspect.cleandoc(text or "")).plain
+    """A help text without the indentation of the source."""
+    return inspect.cleandoc(text or "")
 
 
 def default_text(parameter: click.Parameter) -> str:

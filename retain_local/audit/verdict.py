@@ -82,6 +82,20 @@ def conclusion(audit: Audit, bound: Bound, best: BudgetAudit | None) -> tuple[st
             " at any of these budgets, so nothing is recommended: an eviction runs at budget"
             f" + buffer ({audit.settings['buffer']}) tokens; use longer texts, or smaller budgets"
         )
-    return "no budget is within the bound", (
-        f" ({bound}): do not evict on texts like these, or try larger budgets, another policy, or other gates"
+    verdict = "no budget is within the bound"
+    if (found := least_that_predicts_better(audit)) is not None:
+        return verdict, (
+            f" ({bound}), but {found.budget} predicts these texts better than the full cache does (PPL ratio"
+            f" {found.summary.perplexity_ratio:.3f}): evicting changes what the model says here and does not make it"
+            f" worse; to use it: --budget {found.cells}"
+        )
+    return (
+        verdict,
+        f" ({bound}): do not evict on texts like these, or try larger budgets, another policy, or other gates",
     )
+
+
+def least_that_predicts_better(audit: Audit) -> BudgetAudit | None:
+    """The smallest budget that evicts and predicts the texts better than the full cache; None when none does."""
+    better = (one for one in audit.budgets if one.evicts and one.summary.perplexity_ratio < 1)
+    return min(better, key=lambda one: one.cells, default=None)

@@ -76,15 +76,13 @@ class ChatInput:
 
     def _prompt_session(self) -> PromptSession[str]:
         from prompt_toolkit import PromptSession
-        from prompt_toolkit.completion import NestedCompleter, PathCompleter
         from prompt_toolkit.output import create_output
 
-        files = PathCompleter(expanduser=True)
+        from .completer import CommandCompleter
+
         return PromptSession(
             history=PrivateHistory(data_dir() / "history"),
-            completer=NestedCompleter(
-                {name: files if name in self._file_commands else None for name in self._commands}
-            ),
+            completer=CommandCompleter(self._commands, self._file_commands),
             complete_while_typing=False,
             enable_suspend=True,
             key_bindings=_keys(),

@@ -26,7 +26,8 @@ from ..options import RetentionOptions
 from ..recommendation import Recommendation, Shelf
 from ..report.files import ReportFiles
 from ..terminal.progress import AuditProgress
-from .loading import LoadOptions, find_model, gates_to_load, load_model
+from .loading import LoadOptions, gates_to_load, load_model
+from .model_name import find_model
 
 if TYPE_CHECKING:
     from ..llama import Llama

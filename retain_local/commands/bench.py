@@ -25,7 +25,7 @@ from ..errors import RetainError, UsageError
 from ..files import check_writable, write_text
 from ..kv_types import kv_type
 from ..models.model_file import read_model_file
-from .loading import find_model
+from .model_name import find_model
 
 _READ_RATE_BYTES, _READ_RATE_REPEAT = 512 << 20, 5
 _SEED = 0

@@ -21,15 +21,12 @@ from ..evaluation.run import Unit, run_units, units_left
 from ..evaluation.source import find_sources
 from ..evaluation.table import print_results
 from ..models.model_file import read_model_file
-from ..paths import BUNDLED_MODEL
 from ..report.files import ReportFiles
 from ..report.kept_text import KeptText
 from ..tasks import TASKS
 from ..terminal.progress import EvalProgress
-from .loading import find_model
-
-BUNDLED = "bundled"
-_SMALL_MODEL = 32e6  # bytes; threads of a smaller one mostly wait for each other
+from .loading import usual_threads
+from .model_name import find_model
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ def show_results(files: list[str], markdown: bool, report: ReportFiles) -> None:
 
 
 def _make_plan(model: str, options: EvalOptions) -> Plan:
-    path, fetched_gates = _find(model)
+    path, fetched_gates = find_model(model)
     load = dict(options.load)
     if load["gates"] == "auto" and fetched_gates is not None:
         load["gates"] = fetched_gates
@@ -148,15 +145,9 @@ def _make_plan(model: str, options: EvalOptions) -> Plan:
     )
 
 
-def _find(model: str) -> tuple[Path, Path | None]:
-    if model == BUNDLED and not Path(model).exists():
-        return BUNDLED_MODEL, None
-    return find_model(model)
-
-
 def _threads(model: Path, n_jobs: int) -> int:
     """The machine's cores, shared by the processes."""
-    return 1 if read_model_file(model).size < _SMALL_MODEL else max(1, (os.cpu_count() or 1) // n_jobs)
+    return usual_threads(model) or max(1, (os.cpu_count() or 1) // n_jobs)
 
 
 def _usual_policies(model: Path, gates: Any) -> list[str]:

@@ -8,23 +8,28 @@ from typing import Annotated
 import typer
 
 from . import options as o
+from .help import Command, HelpAll
+from .model_name import find_model, find_sidecar
 
-gates_app = typer.Typer(help="Make, look into and check gate sidecars.", no_args_is_help=True)
+gates_app = typer.Typer(help="Make, look into and check gate sidecars.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@gates_app.command("inspect", epilog="Example: retain-local gates inspect model.gates.gguf --json")
+@gates_app.command("inspect", cls=Command, epilog="Example: retain-local gates inspect model.gates.gguf --json")
 def gates_inspect(
-    file: Annotated[Path, typer.Argument(help="A gate sidecar.", metavar="FILE", show_default=False)],
+    file: Annotated[
+        str, typer.Argument(help="A gate sidecar, or bundled: that of the demo.", metavar="FILE", show_default=False)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what a gate sidecar holds: for which model, its sizes, and its numbers layer by layer."""
     from .gates_export import show_sidecar
 
-    show_sidecar(file, as_json)
+    show_sidecar(find_sidecar(file), as_json)
 
 
 @gates_app.command(
     "export",
+    cls=Command,
     epilog="""Examples:
 
     retain-local gates export ngocbh/DBTrimKV-Qwen3-4B-Math Qwen3-4B.gates.gguf --base Qwen3-4B.gguf
@@ -44,7 +49,7 @@ def gates_export(
     out: Annotated[Path, typer.Argument(help="The sidecar to make.", metavar="OUT", show_default=False)],
     outtype: Annotated[str, typer.Option(help="Type of the weights: f32, f16 or q8_0.")] = "f16",
     base: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="The GGUF of the base model: checks that the gates fit it, and ties them to its vocabulary.",
             show_default=False,
@@ -58,11 +63,12 @@ def gates_export(
     """Make a gate sidecar from a PyTorch checkpoint, without PyTorch; nothing in the checkpoint is run."""
     from .gates_export import export_gates
 
-    export_gates(source, out, outtype, base, revision, force)
+    export_gates(source, out, outtype, base and find_model(base)[0], revision, force)
 
 
 @gates_app.command(
     "verify",
+    cls=Command,
     epilog="""Examples:
 
     retain-local gates verify model.gates.gguf --base model.gguf
@@ -70,8 +76,10 @@ def gates_export(
     retain-local gates verify model.gates.gguf --base model.gguf --checkpoint trained/ --text book.txt""",
 )
 def gates_verify(
-    sidecar: Annotated[Path, typer.Argument(help="A gate sidecar.", metavar="SIDECAR", show_default=False)],
-    base: Annotated[Path, typer.Option(help="The GGUF of its base model.", show_default=False)],
+    sidecar: Annotated[
+        str, typer.Argument(help="A gate sidecar, or bundled: that of the demo.", metavar="SIDECAR", show_default=False)
+    ],
+    base: Annotated[str, typer.Option(help="The GGUF of its base model, named as for chat.", show_default=False)],
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -99,11 +107,14 @@ def gates_verify(
     """Check that llama.cpp computes the gates as NumPy does, on hidden states of a text; fails if it does not."""
     from .gates_export import verify_gates
 
-    raise typer.Exit(verify_gates(sidecar, base, checkpoint, text, tokens, tolerance, threads, as_json))
+    raise typer.Exit(
+        verify_gates(find_sidecar(sidecar), find_model(base)[0], checkpoint, text, tokens, tolerance, threads, as_json)
+    )
 
 
 @gates_app.command(
     "train",
+    cls=Command,
     epilog="""Examples:
 
     retain-local gates train Qwen/Qwen3-0.6B trained/ --data chats.jsonl --budget 256 --base-gguf Qwen3-0.6B.gguf
@@ -136,7 +147,7 @@ def gates_train(
         ),
     ] = None,
     base_gguf: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             help="The base model as GGUF: checks that the sidecar fits it, and ties it to its vocabulary.",
             show_default=False,
@@ -167,8 +178,9 @@ def gates_train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     dtype: Annotated[str, typer.Option(help="Of the base model: f32, bf16, or auto: bf16 on a GPU.")] = "auto",
     outtype: Annotated[str, typer.Option(help="Type of the sidecar's weights: f32, f16 or q8_0.")] = "f16",
+    help_all: HelpAll = False,
 ) -> None:
-    """Train gates for a model, which stays as it is; needs PyTorch (pip install 'retain-local\\[train]').
+    """Train gates for a model, which stays as it is; needs PyTorch (pip install 'retain-local[train]').
 
     The gates learn to let cells fade so that the model still says what it says with the full cache, and the cells that
     are left fit the budget (arXiv 2605.09649). A run that was stopped goes on when the same command is run again.
@@ -180,4 +192,4 @@ def gates_train(
         variant, not untied, gate_size, start_bias, budget, context, batch, steps, lr, warmup, capacity_weight, kl_weight,
         ce_weight, loss, seed, device, dtype,
     )  # fmt: skip
-    train(base, out, data or [], options, base_gguf, outtype)
+    train(base, out, data or [], options, base_gguf and find_model(base_gguf)[0], outtype)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..terminal.progress import LoadProgress
+from .model_name import find_model
 
 if TYPE_CHECKING:
     from ..llama import Llama
 
-
-_HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<choice>.+))?")
+_SMALL_MODEL = 32e6  # bytes; threads of a smaller one mostly wait for each other
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,9 @@ def load_model(name: str, options: LoadOptions) -> Llama:
     RetainError : it cannot be found, fetched or loaded.
     """
     path, fetched_gates = find_model(name)
-    named = vars(options) | {"n_threads_batch": options.n_threads, "gates": gates_to_load(options, fetched_gates)}
+    threads = options.n_threads or usual_threads(path)
+    gates = gates_to_load(options, fetched_gates)
+    named = vars(options) | {"n_threads": threads, "n_threads_batch": threads, "gates": gates}
 
     from ..llama import Llama
 
@@ -67,23 +68,6 @@ def gates_to_load(options: LoadOptions, fetched: Path | None) -> str | Path | No
     return None if options.gates == "none" else options.gates
 
 
-def find_model(name: str) -> tuple[Path, Path | None]:
-    """The file that a name stands for, and its gates when they came with it from the Hub.
-
-    Parameters
-    ----------
-    name : a file, or `owner/repo`, `owner/repo:file.gguf`, `owner/repo:Q4_K_M`. What is a file here is taken as one.
-
-    Raises
-    ------
-    RetainError : it cannot be fetched.
-    """
-    match = _HUB_NAME.fullmatch(name)
-    # a missing models/x.gguf is a missing file, not somebody's repository
-    if Path(name).exists() or match is None or (match["choice"] is None and name.endswith(".gguf")):
-        return Path(name), None
-
-    from ..models.hub import fetch_model  # takes a while to import
-
-    fetched = fetch_model(match["repo"], match["choice"])
-    return fetched.path, fetched.gates
+def usual_threads(model: Path) -> int | None:
+    """Threads for a model where none are asked for; None leaves it to the machine."""
+    return 1 if model.is_file() and model.stat().st_size < _SMALL_MODEL else None

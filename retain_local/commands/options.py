@@ -9,10 +9,28 @@ import typer
 
 _MODEL, _CACHE, _SAMPLING, _MACHINE, _TASKS = "Model", "Cache", "Sampling", "Machine", "Generated tasks"
 
+# parameters that --help leaves out, and --help-all shows
+RARE = frozenset(
+    # cache
+    "buffer scope policy_seed sinks recent min_per_head lookahead prefill type_k type_v"
+    # sampling
+    " top_k top_p min_p repeat_penalty seed"
+    # machine
+    " rope_freq_base batch ubatch n_gpu_layers verbose"
+    # eval and audit
+    " cut facts decoys asked hops changes turns depth png worst store min_agreement"
+    # bench
+    " anyway repeat"
+    # gates train
+    " lr warmup untied gate_size start_bias capacity_weight kl_weight ce_weight loss dtype outtype".split()
+)
+
 Model = Annotated[
     str,
     typer.Argument(
-        help="A GGUF file, or OWNER/REPO[:FILE or QUANT] on the Hugging Face Hub.", metavar="MODEL", show_default=False
+        help="A GGUF file, OWNER/REPO[:FILE or QUANT] or an address on the Hugging Face Hub, or bundled.",
+        metavar="MODEL",
+        show_default=False,
     ),
 ]
 
@@ -32,16 +50,16 @@ Buffer = Annotated[
 Gates = Annotated[
     str,
     typer.Option(
-        help="Gate sidecar; auto: MODEL.gates.gguf beside the model if it is there; none: without gates.",
+        help="Gate sidecar; auto: MODEL.gates.gguf if it is there; none: without gates.",
         rich_help_panel=_CACHE,
     ),
 ]
 Policy = Annotated[
     str,
     typer.Option(
-        help="gate: learned scores; window: the first and the most recent tokens; knorm: keys of low norm;"
-        " keydiff: keys unlike the mean key; snapkv: what the last queries attend to; random: a sample;"
-        " none: never evict; auto: gate with gates, window without.",
+        help="What is kept: gate (by learned scores), window (the first and the most recent tokens), knorm (keys of low"
+        " norm), keydiff (keys unlike the mean key), snapkv (what the last queries attend to), random, none (all is"
+        " kept), or auto (gate with gates, window without).",
         rich_help_panel=_CACHE,
     ),
 ]
@@ -91,7 +109,12 @@ RopeFreqBase = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="CPU threads. (default: from the machine)", rich_help_panel=_MACHINE, show_default=False),
+    typer.Option(
+        min=1,
+        help="CPU threads. (default: 1 for a model of less than 32 MB, else the machine's)",
+        rich_help_panel=_MACHINE,
+        show_default=False,
+    ),
 ]
 Batch = Annotated[int, typer.Option(help="Tokens handed over at once.", rich_help_panel=_MACHINE)]
 UBatch = Annotated[int, typer.Option(help="Tokens computed at once.", rich_help_panel=_MACHINE)]
@@ -123,19 +146,11 @@ MaxTokens = Annotated[
 
 System = Annotated[str, typer.Option(help="System message.", show_default=False)]
 
-EvalModel = Annotated[
-    str,
-    typer.Argument(
-        help="A GGUF file, OWNER/REPO[:FILE or QUANT] on the Hugging Face Hub, or bundled: the model of the demo.",
-        metavar="MODEL",
-        show_default=False,
-    ),
-]
 Tasks = Annotated[
     str,
     typer.Option(
         help="What to ask, comma-separated: generated tasks (single, several, hops2, hops3, changes, superseded, decoys,"
-        " counting, copying, lookup), benchmarks as BENCHMARK\\[/TASK]\\[:FILE] (longbench, longbench_v2, scbench, ruler, gsm8k),"
+        " counting, copying, lookup), benchmarks as BENCHMARK[/TASK][:FILE] (longbench, longbench_v2, scbench, ruler, gsm8k),"
         " or text:FILE, which is read and compared with the full cache token by token."
     ),
 ]
@@ -197,8 +212,7 @@ Report = Annotated[
     Path | None,
     typer.Option(
         "--report",
-        help="Write a page with tables and pictures to this HTML file; it needs no network to be read."
-        " Needs pip install 'retain-local\\[report]'.",
+        help="Write an HTML page with tables and pictures to this file; needs pip install 'retain-local[report]'.",
         show_default=False,
     ),
 ]

@@ -40,7 +40,7 @@ class FetchedModel:
     gates: Path | None = None
 
 
-def fetch_model(repo: str, choice: str | None) -> FetchedModel:
+def fetch_model(repo: str, choice: str | None, revision: str | None = None) -> FetchedModel:
     """Fetch a model of a repository, and its gates where they lie beside it, with progress bars.
 
     What was fetched before is not fetched again; an interrupted download goes on where it stopped.
@@ -49,18 +49,19 @@ def fetch_model(repo: str, choice: str | None) -> FetchedModel:
     ----------
     repo : `owner/repo`.
     choice : see `choose_file`.
+    revision : a branch, a tag or a commit; None: the main branch.
 
     Raises
     ------
-    RetainError : no such repository, nothing or more than one model in it that fits, no access, no connection.
+    RetainError : no such repository or revision, nothing or more than one model in it that fits, no access, no connection.
     """
-    files, offline = list_files(repo)
+    files, offline = list_files(repo, revision)
     model = choose_file(repo, files, choice)
     parts = [file for file in files if _base(file) == _base(model)]
     sidecar = _base(model) + SIDECAR_SUFFIX
     try:
-        paths = [download(repo, file, offline) for file in sorted(parts)]
-        gates = download(repo, sidecar, offline) if sidecar in files else None
+        paths = [download(repo, file, offline, revision) for file in sorted(parts)]
+        gates = download(repo, sidecar, offline, revision) if sidecar in files else None
     except (HTTPError, OSError, ValueError) as error:
         raise RetainError(why(repo, error, UNFINISHED)) from None
     return FetchedModel(paths[0], gates)

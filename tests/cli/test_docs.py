@@ -8,8 +8,6 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import typer
-from rich.text import Text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,14 +28,6 @@ def command_line() -> ModuleType:
 
 def test_command_line_page_is_current(command_line: ModuleType) -> None:
     assert command_line.PAGE.read_text(encoding="utf-8") == command_line.render(), "run docs/tools/command_line.py"
-
-
-def test_no_part_of_a_help_text_is_taken_for_markup(command_line: ModuleType) -> None:
-    """What stands in square brackets vanishes from the screen, or ends the program, unless it is escaped."""
-    for name, command in command_line.leaves(typer.main.get_command(command_line.app), ("retain-local",)):
-        texts = [command.help, command.epilog, *(getattr(parameter, "help", None) for parameter in command.params)]
-        for text in filter(None, texts):
-            assert not Text.from_markup(text).spans, f"{name}: {text}"
 
 
 @pytest.mark.parametrize(

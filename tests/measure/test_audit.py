@@ -14,7 +14,7 @@ from conftest import TinyFiles
 from retain_local import Llama
 from retain_local.audit.as_json import audit_as_dict
 from retain_local.audit.reading import audit_texts
-from retain_local.audit.verdict import DEFAULT_MAX_KL, Bound, recommend
+from retain_local.audit.verdict import DEFAULT_MAX_KL, Bound, conclusion, recommend
 from retain_local.audit.worst import APART, BEFORE, worst_places
 from retain_local.budget import Budget
 from retain_local.divergence.texts import make_texts, read_files, token_text
@@ -38,6 +38,32 @@ def audited(llm: Any, contents: dict[str, str], budgets: str, window: int | None
     parsed = [Budget.parse(budget) for budget in budgets.split(",")]
     retention = RetentionOptions(**{"policy": "window", "gates": None, "buffer": 16, **options})
     return audit_texts(llm, make_texts(llm, contents, window), parsed, retention)
+
+
+# the verdict in words
+
+
+@pytest.mark.parametrize(
+    ("ratios", "expected"),
+    [
+        ({128: 1.02, 64: 1.1, 32: 1.3}, "do not evict on texts like these"),
+        (
+            {128: 0.99, 64: 0.93, 32: 1.3},
+            "but 64 predicts these texts better than the full cache does (PPL ratio 0.930)",
+        ),
+        (
+            {128: 1.02, 64: 1.1, 32: 0.998},
+            "but 32 predicts these texts better than the full cache does (PPL ratio 0.998)",
+        ),
+    ],
+)
+def test_what_predicts_better_is_not_advised_against(ratios: dict[int, float], expected: str) -> None:
+    audit = make_audit(dict.fromkeys(ratios, 0.2), nll_more={cells: np.log(r) for cells, r in ratios.items()})
+    bound = Bound.make(None, None)
+    assert recommend(audit, bound) is None
+    words = "".join(conclusion(audit, bound, None))
+    assert words.startswith("no budget is within the bound (mean KL at most 0.05)") and expected in words
+    assert ("do not evict" in words) == (min(ratios.values()) >= 1)
 
 
 # texts

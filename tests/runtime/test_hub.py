@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import TinyFiles
-from retain_local.commands.loading import find_model
+from retain_local.commands.model_name import find_model
 from retain_local.errors import RetainError
 from retain_local.models.download import check_file_name
 from retain_local.models.hub import choose_file
@@ -30,7 +30,7 @@ import tempfile
 from retain_local.models.hub import fetch_model
 from retain_local.errors import RetainError
 try:
-    found = fetch_model(sys.argv[1], sys.argv[2] or None)
+    found = fetch_model(sys.argv[1], sys.argv[2] or None, sys.argv[3] if len(sys.argv) > 3 else None)
     print(found.path, found.gates)
 except RetainError as error:
     sys.exit(f"refused: {error}")

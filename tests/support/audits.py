@@ -31,12 +31,19 @@ def make_budget(budget: str, divergences: list[Any], files: list[str] | None = N
     return BudgetAudit(Budget.parse(budget), texts, tuple(divergences))
 
 
-def make_audit(kls: dict[int, float], covered: tuple[int, ...] = ()) -> Any:
-    """An audit of one text of 100 tokens: the KL at every token for each budget in cells; some budgets cover it."""
+def make_audit(kls: dict[int, float], covered: tuple[int, ...] = (), nll_more: dict[int, float] | None = None) -> Any:
+    """An audit of one text of 100 tokens: the KL at every token for each budget in cells; some budgets cover it.
+
+    nll_more : by how much each budget predicts the text worse than the full cache, in nats a token.
+    """
+    more = nll_more or {}
     from retain_local.audit.result import Audit
 
     budgets = tuple(
-        make_budget(str(cells), [made_up([kl] * 100, n_whole=100 if cells in covered else 20, cells=cells)])
+        make_budget(
+            str(cells),
+            [made_up([kl] * 100, n_whole=100 if cells in covered else 20, nll_more=more.get(cells, 0.0), cells=cells)],
+        )
         for cells, kl in kls.items()
     )
     settings = {"buffer": 16, "sinks": 4}

@@ -1,0 +1,5 @@
+"""`python -m retain_local`: the command line."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,81 @@
+"""Help of one screen: what most people need, and the rest behind `--help-all`."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ..bindings.library import BINDINGS, BINDINGS_VERSION
+from .options import RARE
+
+_ALL = "retain_local.help_all"  # in a context's meta: show every option
+
+
+class Command(TyperCommand):
+    """A command whose help leaves out the options of `RARE`, unless all are asked for or it has no `HelpAll`."""
+
+    def __init__(self, *args: Any, help: str | None = None, **settings: Any) -> None:
+        paragraphs = inspect.cleandoc(help or "").split("\n\n")
+        super().__init__(*args, help="\n\n".join(" ".join(text.split()) for text in paragraphs), **settings)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        everything = ctx.meta.get(_ALL) or all(parameter.name != "help_all" for parameter in self.params)
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None or (parameter.name in RARE and not everything):
+                continue
+            title = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            if everything:
+                title = getattr(parameter, "rich_help_panel", None) or title
+            sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        lines = [line.strip() for line in (self.epilog or "").splitlines() if line.strip()]
+        if lines:
+            # a command that is broken over two lines could not be copied
+            formatter.write("\n" + "".join(f"{'  ' * (number > 0)}{line}\n" for number, line in enumerate(lines)))
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        return (self.help or "").partition("\n")[0]
+
+
+def _show_all(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        ctx.meta[_ALL] = True
+        print(ctx.get_help())
+        raise typer.Exit
+
+
+def _show_version(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        print(f"retain-local {_version()} (llama.cpp of {BINDINGS} {BINDINGS_VERSION})")
+        raise typer.Exit
+
+
+def _version() -> str:
+    try:
+        return version("retain-local")
+    except PackageNotFoundError:
+        return "from its source"
+
+
+HelpAll = Annotated[
+    bool,
+    typer.Option(
+        "--help-all", is_eager=True, callback=_show_all, help="Show every option, and exit.", show_default=False
+    ),
+]
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", is_eager=True, callback=_show_version, help="Show the version, and exit.", show_default=False
+    ),
+]
