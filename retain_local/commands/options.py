@@ -14,7 +14,7 @@ RARE = frozenset(
     # cache
     "buffer scope policy_seed sinks recent min_per_head lookahead prefill type_k type_v"
     # sampling
-    " top_k top_p min_p repeat_penalty seed"
+    " control_tokens_in_messages top_k top_p min_p repeat_penalty seed"
     # machine
     " rope_freq_base batch ubatch n_gpu_layers verbose"
     # eval and audit
