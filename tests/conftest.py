@@ -8,6 +8,8 @@ from pathlib import Path
 # Threads of a computation that wait for each other sleep instead of spinning, which takes ten times as long on a busy
 # machine. Read when the native libraries are loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# NumPy's spin too, and its products here are small.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
