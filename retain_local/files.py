@@ -71,7 +71,7 @@ def replaced(path: str | os.PathLike[str], is_private: bool = False) -> Iterator
                     os.unlink(file.name)
                 raise
     except OSError as error:
-        raise RetainError(f"{os.fspath(path)} cannot be written: {error.strerror or error}") from None
+        raise RetainError(f"{os.fspath(path)} cannot be written: {error.strerror or _short(error)}") from None
 
 
 @contextmanager
@@ -127,6 +127,11 @@ def _mode(target: Path) -> int:
     umask = os.umask(0)
     os.umask(umask)
     return 0o666 & ~umask
+
+
+def _short(error: OSError) -> str:
+    """What NumPy says when it writes less than it should, which is no reason."""
+    return f"{error}: is the disk full?"
 
 
 def _check_name(path: str | os.PathLike[str], what: str) -> None:

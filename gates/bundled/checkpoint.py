@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 
+from ...files import replaced
+
 
 def save(path: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Write a checkpoint over the last one; a run that is killed here keeps the last one."""
-    partial = path.with_suffix(".partial")
-    torch.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, partial)
-    os.replace(partial, path)
+    with replaced(path) as file:
+        torch.save({"module": module.state_dict(), "optimizer": optimizer.state_dict(), "state": state}, file)
 
 
 def load(path: Path, module: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict:

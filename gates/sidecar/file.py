@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,8 @@ import gguf
 import numpy as np
 from gguf.quants import dequantize, quantize
 
+from ...errors import RetainError
+from ...files import replaced
 from ...models.gguf_header import BOOL, STRING, U32, GateFileError, Header, TensorInfo, read_header
 from .gate_set import ACTIVATIONS, RG10, VARIANTS, GateSet, LayerGate, Linear
 
@@ -112,19 +113,16 @@ def write_sidecar(path: str | os.PathLike[str], gates: GateSet, info: GateInfo, 
         _add_tensor(writer, name, array, WEIGHT_TYPES["f32" if name.endswith(".bias") else weight_type])
 
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            temporary = Path(folder) / path.name
-            writer.write_header_to_file(temporary)
+        with replaced(path) as file:
+            writer.write_header_to_file(Path(file.name))
             writer.write_kv_data_to_file()
             writer.write_tensors_to_file()
             writer.close()
-            sidecar = read_sidecar(temporary)
-            os.replace(temporary, path)
-    except OSError as error:
-        # NumPy gives no reason when it writes less than it should
-        reason = error.strerror or f"it could not be written in full ({error}): is the disk full?"
-        raise GateFileError(f"{path}: {reason}") from None
-    return sidecar
+            return read_sidecar(file.name)
+    except GateFileError:
+        raise
+    except RetainError as error:
+        raise GateFileError(str(error)) from None
 
 
 def _add_metadata(writer: gguf.GGUFWriter, gates: GateSet, info: GateInfo) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import pickle
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from ...errors import RetainError
+from ...files import replaced
 from .base import BaseModel
 from .modules import RetentionGates
 from .objective import gate_losses
@@ -99,7 +99,6 @@ class Training:
 
     def save(self) -> None:
         """Write the state over the last one; a run that is killed here keeps the last one."""
-        partial = self.path.with_suffix(".partial")
         state = {
             "identity": self.identity,
             "step": self.step,
@@ -107,10 +106,9 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
         }
         try:
-            torch.save(state, partial)
-            os.replace(partial, self.path)
-        except (OSError, RuntimeError) as error:  # torch has an error of its own for a full disk
-            partial.unlink(missing_ok=True)
+            with replaced(self.path) as file:
+                torch.save(state, file)
+        except RuntimeError as error:  # torch has an error of its own for a full disk
             raise RetainError(f"{self.path} could not be written ({_first_line(error)}): is the disk full?") from None
 
     def _load(self) -> None:

@@ -137,7 +137,7 @@ def source(tmp_path: Path) -> Path:
         (["two/a.pth", "out.gguf"], 1, "two/config.json: not there"),
         (["c", "there.gguf"], 1, "there.gguf is there already; --force replaces it"),
         (["c", "there.gguf", "--base", "there.gguf", "--force"], 2, "there.gguf is the base model"),
-        (["c", "absent/out.gguf"], 1, "absent/out.gguf: No such file or directory"),
+        (["c", "absent/out.gguf"], 1, "absent/out.gguf cannot be written: No such file or directory"),
         (["c", "out.gguf", "--base", "absent.gguf"], 1, "absent.gguf: no such file"),
         (["c", "out.gguf", "--base", "LLAMA"], 1, "as layers"),
         (["c", "out.gguf", "--base", "there.gguf"], 1, "not a GGUF file"),
@@ -177,7 +177,7 @@ def assert_no_room(home: Path, folder: Path, **options: Any) -> None:
         cwd=home, env=environment(home), capture_output=True, text=True, timeout=TIMEOUT_S, **options,
     )  # fmt: skip
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.count("\n") == 1 and "out.gguf: " in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and "out.gguf cannot be written: " in done.stderr, done.stderr
     reasons = ("No space left on device", "File too large", "is the disk full?")
     assert any(reason in done.stderr for reason in reasons), done.stderr
     assert list(folder.iterdir()) == []
