@@ -206,13 +206,25 @@ class _Closed:
         raise RetainError("the model is closed")
 
 
-def check_schemas(response_format: Any = None, tools: Any = None, **_: Any) -> None:
-    """Raise UsageError for a JSON schema of a chat that has no grammar, in whose place the bindings take any JSON."""
-    form = response_format or {}
-    if form.get("type") == "json_object" and form.get("schema") is not None:
+def with_followable_schemas(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a chat with every JSON schema in the form that the bindings follow; others they pass over.
+
+    Raises
+    ------
+    UsageError : a response format that is not known, or a schema that has no grammar, for which they take any JSON.
+    """
+    found = dict(settings)
+    form = found.get("response_format") or {"type": "text"}
+    kind = form.get("type")
+    if kind == "json_schema":  # as in OpenAI's interface
+        found["response_format"] = form = {"type": "json_object", "schema": form["json_schema"]["schema"]}
+    elif kind not in ("text", "json_object"):
+        raise UsageError(f"the response format {kind!r} is not one of text, json_object, json_schema")
+    if form.get("schema") is not None:
         _check_schema("response_format", form["schema"])
-    for tool in tools or ():
+    for tool in found.get("tools") or ():
         _check_schema(f"the tool {tool['function']['name']!r}", tool["function"].get("parameters", {}))
+    return found
 
 
 def _check_schema(where: str, schema: Any) -> None:

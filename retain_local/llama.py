@@ -19,7 +19,7 @@ from .bindings.metadata import model_metadata
 from .bindings.tokenizer import SafeTokenizer
 from .bindings.usage import in_step, in_turn
 from .errors import RetainError, UsageError
-from .guards import GuardedLlama, check_schemas
+from .guards import GuardedLlama, with_followable_schemas
 from .kv_types import kv_type
 from .models.model_file import read_model_file
 from .options import RetentionOptions
@@ -271,7 +271,7 @@ class Llama(GuardedLlama):
         RetainError : the chat template is not valid, refuses the messages, or takes too much time or memory.
         UsageError : a JSON schema that is to be followed has no grammar.
         """
-        check_schemas(**kwargs)
+        kwargs = with_followable_schemas(kwargs)
         if self.chat_handler is not None:
             return super().create_chat_completion(messages, *args, **kwargs)
         return complete_chat(self, messages, args, kwargs)

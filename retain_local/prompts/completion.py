@@ -22,6 +22,9 @@ DEFAULT_FORMAT = "chat_template.default"
 _PREFIX = "tokenizer."
 _TEMPLATE_KEY = "tokenizer.chat_template"
 
+# taken now: a program may put a class of its own in the place of the bindings', so that others make models with it
+_create_chat_completion = llama_cpp.Llama.create_chat_completion
+
 
 def template_of(metadata: Mapping[str, str]) -> str | None:
     """The chat template that a model's metadata names for any chat."""
@@ -63,7 +66,7 @@ def complete_chat(llm: Llama, messages: Sequence[Mapping[str, Any]], args: tuple
     def handle(each: Sequence[Mapping[str, Any]], complete: Callable[..., Any]) -> Any:
         hidden, marks = tokenizer.hide(each)
         view = _View(llm, tokenizer, marks, complete)
-        return llama_cpp.Llama.create_chat_completion(view, hidden, *args, **kwargs)
+        return _create_chat_completion(view, hidden, *args, **kwargs)
 
     def prompt_of(each: Sequence[Mapping[str, Any]]) -> Sequence[int]:
         def stop(prompt: Sequence[int], **_: Any) -> Any:

@@ -146,12 +146,31 @@ def test_a_grammar_whose_tokens_a_processor_forbids(tiny: TinyFiles) -> None:
     "options",
     [
         {"response_format": {"type": "json_object", "schema": {"$ref": "#/nowhere"}}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "f", "schema": {"$ref": "#/nowhere"}}}},
         {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": "#/nowhere"}}}]},
     ],
 )
 def test_a_schema_that_has_no_grammar(tiny: TinyFiles, options) -> None:
     with pytest.raises(UsageError, match="cannot be followed"):
         small(tiny).create_chat_completion([{"role": "user", "content": "abc"}], max_tokens=2, **options)
+
+
+def test_a_response_format_that_is_not_known(tiny: TinyFiles) -> None:
+    with pytest.raises(UsageError, match="response format 'xml' is not one of text, json_object, json_schema"):
+        small(tiny).create_chat_completion([{"role": "user", "content": "abc"}], response_format={"type": "xml"})
+
+
+@pytest.mark.parametrize("form", ["json_object", "json_schema"])
+def test_a_schema_is_followed_in_both_forms(tiny: TinyFiles, form: str) -> None:
+    schema = {"enum": ["yes", "no"]}
+    response_format = {
+        "json_object": {"type": form, "schema": schema},
+        "json_schema": {"type": form, "json_schema": {"name": "answer", "schema": schema}},
+    }[form]
+    reply = small(tiny).create_chat_completion(
+        [{"role": "user", "content": "abc"}], max_tokens=12, response_format=response_format
+    )
+    assert reply["choices"][0]["message"]["content"].strip() in ('"yes"', '"no"')
 
 
 def write_lora(path: Path, n_columns: int, n_rows: int, arch: str = "llama") -> Path:
