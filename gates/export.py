@@ -90,7 +90,7 @@ def _architecture(checkpoint: Checkpoint, model: ModelFile | None) -> str:
         raise CheckpointError(
             f"{checkpoint.path} is for another model: {known}, and {model.path} is {model.architecture}"
         )
-    return known if model is None else model.architecture
+    return model.architecture if model is not None else str(known)
 
 
 def _base_name(checkpoint: Checkpoint, model: ModelFile | None) -> str | None:

@@ -38,7 +38,9 @@ def write_model(path: Path, model: Qwen3ForCausalLM, tokenizer: Tokenizer) -> No
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         if name != "lm_head.weight":
-            writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), _as_stored(tensor))
+            mapped = names.get_name(name, try_suffixes=(".weight",))
+            assert mapped is not None, f"{name} has no name in GGUF"
+            writer.add_tensor(mapped, _as_stored(tensor))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -50,7 +52,7 @@ def _as_stored(tensor: Tensor) -> np.ndarray:
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
-    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
+    tokens = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().__getitem__)
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
     control, normal = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL
     writer.add_tokenizer_model("gpt2")
@@ -58,8 +60,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types([control if token in SPECIALS else normal for token in tokens])
     writer.add_token_merges([" ".join(pair) for pair in merges])
-    writer.add_bos_token_id(tokenizer.token_to_id(END_OF_TEXT))
-    writer.add_pad_token_id(tokenizer.token_to_id(END_OF_TEXT))
-    writer.add_eos_token_id(tokenizer.token_to_id(TURN_END))
+    writer.add_bos_token_id(tokens.index(END_OF_TEXT))
+    writer.add_pad_token_id(tokens.index(END_OF_TEXT))
+    writer.add_eos_token_id(tokens.index(TURN_END))
     writer.add_add_bos_token(False)
     writer.add_chat_template(CHAT_TEMPLATE)

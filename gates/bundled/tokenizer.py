@@ -85,7 +85,8 @@ def for_transformers(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 def encode_conversation(tokenizer: Tokenizer, turns: Sequence[tuple[str, str]]) -> tuple[list[int], list[range]]:
     """Tokens of the rendered conversation, and where in them each turn's content and end marker are."""
-    start, end = tokenizer.token_to_id(TURN_START), tokenizer.token_to_id(TURN_END)
+    vocabulary = tokenizer.get_vocab()
+    start, end = vocabulary[TURN_START], vocabulary[TURN_END]
     newline = tokenizer.encode("\n").ids
     ids: list[int] = []
     spans = []

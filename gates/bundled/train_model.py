@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -121,18 +122,21 @@ class BaseTraining:
 
     def __init__(self, tokenizer: Tokenizer, text: Tensor, work: Path, seed: int, n_tokens: int):
         torch.manual_seed(seed)
-        self.tokenizer, self.text, self.path, self.seed, self.n_tokens = (
-            tokenizer,
-            text,
-            work / "model.pt",
-            seed,
-            n_tokens,
-        )
+        self.tokenizer, self.text, self.path = tokenizer, text, work / "model.pt"
+        self.seed, self.n_tokens = seed, n_tokens
         self.model = new_model(base_config(tokenizer.get_vocab_size(), CONTEXT))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
         self.words = task_tokens(tokenizer, seed)
         # right: running means of exact answers by kind; recall: the same over all kinds at the present length
-        self.state = {"step": 0, "tokens": 0, "stage": 0, "recall": 0.0, "formed": False, "right": {}, "loss": 0.0}
+        self.state: dict[str, Any] = {
+            "step": 0,
+            "tokens": 0,
+            "stage": 0,
+            "recall": 0.0,
+            "formed": False,
+            "right": {},
+            "loss": 0.0,
+        }
         self.state |= load(self.path, self.model, self.optimizer)
 
     @property

@@ -247,7 +247,10 @@ class _TensorLoader:
 
     def _rows(self, info: TensorInfo, n_in: int) -> np.ndarray:
         """The tensor's data as it lies in the file: [n_out, numbers or bytes of a row]."""
-        dtype = {_GGML.F32: np.dtype("<f4"), _GGML.F16: np.dtype("<f2"), _GGML.Q8_0: np.dtype("u1")}[_GGML(info.type)]
+        dtypes: dict[int, np.dtype] = {
+            _GGML.F32: np.dtype("<f4"), _GGML.F16: np.dtype("<f2"), _GGML.Q8_0: np.dtype("u1")
+        }  # fmt: skip
+        dtype = dtypes[info.type]
         n_row = n_in // Q8_0_BLOCK * Q8_0_BYTES if info.type == _GGML.Q8_0 else n_in
         return np.fromfile(self.header.path, dtype, info.n_bytes // dtype.itemsize, offset=info.offset).reshape(
             -1, n_row

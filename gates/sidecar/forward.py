@@ -27,7 +27,7 @@ def log_beta(gates: GateSet, il: int, hidden: np.ndarray, dtype: type = np.float
     [n_tokens, H_kv] of `dtype`, each at most 0.
     """
     layer, final = gates.layers[il], gates.final(il)
-    x = np.asarray(hidden, dtype)
+    x: np.ndarray = np.asarray(hidden, dtype)
     for linear in (layer.hidden, layer.mid):
         if linear is not None:
             x = _ACTIVATIONS[gates.activation](_apply(linear, x))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -18,7 +19,7 @@ from .worst import worst_places
 
 BUDGET_HEADS = ("budget", "cells", "KL mean", "95%", "99%", "agrees", "PPL ratio", "KV peak", "saved", "bound")
 
-_PLAIN = {
+_PLAIN: dict[str, Any] = {
     "box": SIMPLE_HEAD,
     "padding": (0, 1, 0, 0),  # ten columns of figures fit 80 characters
     "pad_edge": False,

@@ -50,7 +50,8 @@ def worst_places(budget: BudgetAudit, count: int, piece: Callable[[int], str]) -
 
 
 def _peaks(kl: np.ndarray, count: int) -> list[int]:
-    left, peaks = kl.copy(), []
+    left = kl.copy()
+    peaks: list[int] = []
     while len(peaks) < count and (entry := int(left.argmax())) not in peaks and left[entry] > 0:
         peaks.append(entry)
         left[max(0, entry - APART + 1) : entry + APART] = 0

@@ -29,9 +29,10 @@ def filled_state(sample: npt.NDArray[np.uint8], n: int) -> npt.NDArray[np.uint8]
     ------
     RetainError : the sample has another layout.
     """
-    n_stream, n_cells = struct.unpack_from("<II", sample, _HEADER)
+    data = memoryview(sample.tobytes())
+    n_stream, n_cells = struct.unpack_from("<II", data, _HEADER)
     at = _HEADER + 8 + n_cells * _META.itemsize
-    v_trans, n_layer = struct.unpack_from("<II", sample, at)
+    v_trans, n_layer = struct.unpack_from("<II", data, at)
     if n_stream != 1 or v_trans or not n_cells:
         raise RetainError("the state of stock llama.cpp has another layout than expected: no depth can be filled")
     meta = np.zeros(n, _META)
@@ -44,7 +45,7 @@ def filled_state(sample: npt.NDArray[np.uint8], n: int) -> npt.NDArray[np.uint8]
     ]
     at += 8
     for _ in range(2 * n_layer):
-        _, n_row = struct.unpack_from("<iQ", sample, at)
+        _, n_row = struct.unpack_from("<iQ", data, at)
         parts.append(sample[at : at + 12])
         at += 12
         rows = sample[at : at + n_cells * n_row].reshape(n_cells, n_row)

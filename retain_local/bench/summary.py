@@ -59,7 +59,7 @@ def summarise(found: Sequence[Depth], gate_seconds: float) -> list[Row]:
 
 
 def _row(found: Depth, gate_seconds: float) -> Row:
-    ours, stock, plain = (found.sides.get(name) for name in (OURS, STOCK, PLAIN))
+    ours, stock, plain = found.sides[OURS], found.sides.get(STOCK), found.sides.get(PLAIN)
     return Row(
         depth=found.depth,
         read={name: found.n_read / median(side.read_seconds) for name, side in found.sides.items()},

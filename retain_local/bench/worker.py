@@ -68,7 +68,7 @@ class Worker:
 
         stats = retain_h.RetainStats()
         retain_h.check(retain_h.get_stats(self._session.context, ctypes.byref(stats)))
-        return found | {name: getattr(stats, name) for name, _ in retain_h.RetainStats._fields_}
+        return found | {name: getattr(stats, name) for name, *_ in retain_h.RetainStats._fields_}
 
     def read_rate(self, n_bytes: int, repeat: int, n_threads: int) -> float:
         return read_rate(n_bytes, repeat, n_threads)

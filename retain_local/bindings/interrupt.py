@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import signal
 import threading
 from collections.abc import Iterator
@@ -44,6 +43,6 @@ def stoppable(ctx: Any) -> Iterator[None]:
             raise
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        llama_cpp.llama_set_abort_callback(ctx, ctypes.cast(None, llama_cpp.ggml_abort_callback), None)
+        llama_cpp.llama_set_abort_callback(ctx, llama_cpp.ggml_abort_callback(), None)
     if pressed:
         raise KeyboardInterrupt

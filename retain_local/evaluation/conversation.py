@@ -72,7 +72,7 @@ def write_script(llm: Llama, template: ChatTemplate, item: Item | BenchmarkItem,
     ----------
     is_chat : whether the text of a question without a conversation goes through the template.
     """
-    if item.turns:
+    if isinstance(item, Item):
         shared = _conversation(template, item)
         messages = item.messages
         return Script(shared, [template.next_turn([*messages, _user(question.text)]) for question in item.questions])
@@ -116,12 +116,12 @@ def ask_all(llm: Llama, script: Script, max_tokens: int, stop: Sequence[str]) ->
     llm.read(script.shared)
     read_seconds = time.perf_counter() - start
     n_cells = llm.retention.stats().cells_kept
-    state = llm.save_state() if len(script.endings) > 1 else None
+    after_reading = llm.save_state() if len(script.endings) > 1 else None
     texts, n_written, write_seconds = [], 0, 0.0
     sampling = Sampling(temp=0, max_tokens=max_tokens)
     for at, ending in enumerate(script.endings):
-        if at:
-            llm.load_state(state)
+        if at and after_reading is not None:
+            llm.load_state(after_reading)
         generation = Generation(llm, script.shared + ending, sampling, stop)
         texts.append("".join(generation).strip())
         n_written += max(0, len(generation.tokens) - 1)

@@ -30,7 +30,8 @@ def read_example(plan: Plan, tasks: Sequence[PreparedTask], progress: EvalProgre
             with Recorder(llm.retention, len(tokens)) as recorder:
                 llm.read(tokens)
                 trace = recorder.trace()
-            title = f"{arm.method}, {name_budget(arm.budget, trace.budget)}"
+            asked = name_budget(arm.budget, trace.budget) if arm.budget is not None else "full cache"
+            title = f"{arm.method}, {asked}"
             name = f"kept-{arm.method.replace(':', '-')}"
             kept.append(make_kept_text(name, title, trace, token_texts(llm, tokens, special=True)))
             progress.advance("")

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..chat.template import ChatTemplate
-from ..divergence.texts import AuditText
 from ..errors import RetainError, UsageError
 from ..llama import Llama
 from ..models.model_file import ModelFile, read_model_file
-from ..tasks import Item
 from .arms import Arm
-from .benchmarks.benchmark import BenchmarkItem
 from .conversation import Script, write_script
 from .source import Source
 from .text_run import weights_arguments
@@ -76,7 +74,7 @@ class PreparedTask:
     """One task, ready to be run: its items, each with its tokens, and the context that holds the longest of them."""
 
     source: Source | TextTask
-    items: list[Item | BenchmarkItem] | list[AuditText]
+    items: Sequence[Any]  # of questions, or texts
     scripts: list[Script]
     stop: tuple[str, ...]
     n_ctx: int

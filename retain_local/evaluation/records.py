@@ -80,7 +80,7 @@ class RecordFile:
         if path is not None and path.exists() and path.stat().st_size:
             self._read(path)
         elif path is not None:
-            self._append({"format": FORMAT, "settings": settings})
+            self._append(path, {"format": FORMAT, "settings": settings})
 
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records.values())
@@ -94,14 +94,14 @@ class RecordFile:
     def add(self, record: Record) -> None:
         self.records[record.key] = record
         if self.path is not None:
-            self._append(asdict(record))
+            self._append(self.path, asdict(record))
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, path: Path, line: dict[str, Any]) -> None:
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
         except OSError as error:
-            raise RetainError(f"{self.path} cannot be written: {error.strerror or error}") from None
+            raise RetainError(f"{path} cannot be written: {error.strerror or error}") from None
 
     def _read(self, path: Path) -> None:
         settings, records, n_bytes = read_records(path)

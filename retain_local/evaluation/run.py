@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ..errors import RetainError
 from ..llama import Llama
-from .arms import FULL, Arm
+from .arms import Arm
 from .conversation import ask_all
 from .plan import Plan, PreparedTask
 from .records import Record, RecordFile
@@ -111,13 +111,14 @@ class Runner:
             with _quiet():
                 self._llm = Llama(self._plan.model, **arguments)
             self._open = arm, task
+        assert self._llm is not None
         return self._llm
 
 
 def _arguments(plan: Plan, arm: Arm, task: PreparedTask) -> dict[str, Any]:
     """How the model is loaded for an arm."""
     load = plan.load | {"n_ctx": task.n_ctx}
-    if arm.policy == FULL:
+    if arm.budget is None:
         return load | {"policy": "none", "budget": None, "gates": None, "sinks": 0, "recent": 0, "min_per_head": 0}
     budget = min(arm.budget.of(task.longest_shared), task.n_ctx)
     gates = load.get("gates", "auto") if arm.policy == "gate" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -28,13 +29,18 @@ class Source(Protocol):
         Whether a prompt that is too long may lose its middle.
     """
 
-    name: str
-    title: str
-    max_tokens: int
-    is_chat: bool
-    may_be_cut: bool
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def max_tokens(self) -> int: ...
+    @property
+    def is_chat(self) -> bool: ...
+    @property
+    def may_be_cut(self) -> bool: ...
 
-    def items(self, n_questions: int, seed: int) -> list[Item | BenchmarkItem]:
+    def items(self, n_questions: int, seed: int) -> Sequence[Item | BenchmarkItem]:
         """Conversations with so many questions in all, or with all that there are."""
 
 
@@ -59,7 +65,7 @@ class GeneratedTask:
     def items(self, n_questions: int, seed: int) -> list[Item]:
         items: list[Item] = []
         while n_questions > 0:
-            item = self.task.item(f"{seed}-{len(items)}", **self.parameters)
+            item = self.task.item(f"{seed}-{len(items)}", **self.parameters)  # type: ignore[arg-type]  # fields of Parameters
             items.append(replace(item, questions=item.questions[: min(QUESTIONS, n_questions)]))
             n_questions -= len(items[-1].questions)
         return items

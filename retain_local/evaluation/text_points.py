@@ -67,6 +67,7 @@ def _point(label: str, records: Sequence[Record], full: dict[int, Record]) -> Te
     first = records[0]
     more = [np.subtract(record.nll, full[record.item].nll).tolist() for record in records]
     mean, low, high = normal_interval([record.kl for record in records])
+    ratio, low_ratio, high_ratio = normal_interval(more)
     return TextPoint(
         method=f"{first.method} ({label})" if label else first.method,
         budget=first.budget,
@@ -77,5 +78,5 @@ def _point(label: str, records: Sequence[Record], full: dict[int, Record]) -> Te
         kl_99=float(np.quantile(np.concatenate([record.kl for record in records]), 0.99)),
         agreement=mean_interval([record.scores for record in records]),
         perplexity=float(np.exp(np.mean(np.concatenate([record.nll for record in records])))),
-        ratio=tuple(map(math.exp, normal_interval(more))),
+        ratio=(math.exp(ratio), math.exp(low_ratio), math.exp(high_ratio)),
     )

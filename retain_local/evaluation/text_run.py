@@ -56,7 +56,7 @@ def measure_text(
 
 
 def _options(llm: Llama, load: dict[str, Any], arm: Arm, n_tokens: int) -> RetentionOptions:
-    if arm.policy == FULL:
+    if arm.budget is None:
         options = RetentionOptions(n_tokens, gates=None, policy="none", sinks=0)
     else:
         options = RetentionOptions(

@@ -70,6 +70,7 @@ def kept_at_age(trace: Trace, at: npt.NDArray[np.int64]) -> Array:
 def beta_at_age(trace: Trace, at: npt.NDArray[np.int64]) -> Array:
     """Mean of β^age over the cells of each layer, [n_layers, n_ages], of positions spread evenly over the text."""
     positions = np.unique(np.linspace(0, trace.n_tokens - 1, _SAMPLED).astype(int))
+    assert trace.log_beta is not None, "without gates there is no β"
     log_beta = trace.log_beta[:, positions].astype(np.float64)
     return _mean_of_layers(trace, np.stack([np.exp(age * log_beta).mean(axis=1) for age in at], axis=1))
 

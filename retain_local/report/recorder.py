@@ -80,7 +80,7 @@ class Recorder:
     ) -> None:
         rows = self._row[layer, head]
         looked_at = np.bincount(rows, minlength=len(self._streams)) > 0  # layers of one device are evicted together
-        self._note(rows * self._n + pos, log_beta, looked_at)
+        self._note((rows * self._n + pos).astype(np.int64), log_beta, looked_at)
         self._last_eviction[looked_at] = pos[0] + age[0] - 1
 
     def _note(

@@ -42,7 +42,7 @@ def _budget_shares(trace: Trace, name: str) -> Picture:
         if cells.size <= _NUMBERED:
             for (head, layer), n in np.ndenumerate(cells):
                 if np.isfinite(n):
-                    shade = np.mean(image.cmap(image.norm(n / mean))[:3])
+                    shade = np.mean(image.cmap(image.norm(np.asarray(n / mean)))[:3])
                     colour = "black" if shade > 0.45 else "white"
                     axes.text(layer, head, f"{n:,.0f}", ha="center", va="center", color=colour, fontsize=9)
         _scale(figure, axes, image, "× the mean")
@@ -56,7 +56,7 @@ def _budget_shares(trace: Trace, name: str) -> Picture:
 
 def _whole_numbers(axes: Axes, trace: Trace, n_heads: int) -> None:
     step = max(1, len(trace.layers) // 16)
-    axes.set_xticks(range(0, len(trace.layers), step), trace.layers[::step])
+    axes.set_xticks(range(0, len(trace.layers), step), list(map(str, trace.layers[::step])))
     axes.set_yticks(range(0, n_heads, max(1, n_heads // 8)))
     axes.set(xlabel="layer", ylabel="KV head")
     axes.spines[:].set_visible(False)
@@ -139,4 +139,5 @@ def _name_layers(figure: Figure, axes: npt.NDArray, trace: Trace) -> None:
 def _scale(figure: Figure, axes: Axes | list[Axes], mappable, label: str) -> None:
     bar = figure.colorbar(mappable, ax=axes, label=label)
     bar.outline.set_visible(False)
-    bar.solids.set_rasterized(True)  # one small image instead of 256 shapes
+    if bar.solids is not None:
+        bar.solids.set_rasterized(True)  # one small image instead of 256 shapes

@@ -124,7 +124,7 @@ def _check_names(n: int, what: str) -> None:
 
 
 _EVERY_TASK = ("n_tokens", "n_turns", "depth")
-_READS = {
+_READS: dict[Maker, tuple[str, ...]] = {
     make_facts: ("n_facts", "n_decoys", "n_asked"),
     make_hops: ("n_facts", "n_decoys", "n_hops"),
     make_changes: ("n_facts", "n_decoys", "n_changes"),

@@ -109,7 +109,7 @@ def draw_facts(rng: Random, n: int, relations: tuple[Relation, ...] = TRAITS) ->
 def draw_decoys(rng: Random, n: int, facts: list[Fact]) -> list[str]:
     """``n`` look-alikes: half say something else of a person and relation that a fact is about."""
     true = {(fact.name, fact.relation.answer): fact.value for fact in facts}
-    decoys = []
+    decoys: list[str] = []
     while len(decoys) < n:
         about = rng.choice(facts) if facts and len(decoys) % 2 == 0 else draw_facts(rng, 1)[0]
         decoy = Fact(about.name, about.relation, about.relation.draw(rng))

@@ -50,7 +50,7 @@ def load_longbench(path: Path, task: str) -> Benchmark:
     prompts = _prompts()
     if task not in prompts:
         raise UsageError(f"LongBench has no task {task!r}; its tasks are {', '.join(prompts)}")
-    for package in _PACKAGES.get(_METRICS.get(task), ()):
+    for package in _PACKAGES.get(_METRICS[task], ()) if task in _METRICS else ():
         require(package)
     items = tuple(BenchmarkItem((_question(line, task, prompts[task]["prompt"]),)) for line in lines)
     return Benchmark(f"longbench/{task}", prompts[task]["max_tokens"], items, is_chat=task not in _NO_CHAT)

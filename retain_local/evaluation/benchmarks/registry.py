@@ -60,11 +60,13 @@ def load_benchmark(name: str) -> Benchmark:
     if benchmark not in BENCHMARKS:
         raise UsageError(f"benchmark {benchmark!r} is not one of {', '.join(BENCHMARKS)}")
     entry = BENCHMARKS[benchmark]
-    if not file and entry.published is None:
+    if file:
+        return entry.load(Path(file), task)
+    if entry.published is None:
         raise UsageError(f"{benchmark} is not fetched; name its file, as {asked}:FILE")
-    if not file and "{task}" in entry.published.file and not task:
+    if "{task}" in entry.published.file and not task:
         raise UsageError(f"which task of {benchmark}? Say {benchmark}/TASK, or {benchmark}:FILE")
-    return entry.load(Path(file) if file else _fetch(entry.published, task), task)
+    return entry.load(_fetch(entry.published, task), task)
 
 
 def _fetch(published: Published, task: str) -> Path:
