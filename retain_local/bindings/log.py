@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from ..terminal.safe_text import safe_text
 from . import llama_cpp
 
 ERROR, CONTINUED = 4, 5
@@ -44,7 +45,7 @@ def _on_log(level: int, text: bytes, _user: int, is_ending: Callable[[], bool] =
         _heard.errors.append(line.strip())
     if sys.stderr is not None and _bindings_log.level <= logging.DEBUG:  # what the bindings' own verbose flag sets
         with contextlib.suppress(OSError, ValueError):  # a stderr that is full or closed
-            print(line, end="", flush=True, file=sys.stderr)
+            print(safe_text(line), end="", flush=True, file=sys.stderr)
 
 
 _callback = llama_cpp.llama_log_callback(_on_log)

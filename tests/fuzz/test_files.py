@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fuzz.checkpoints import CheckpointFuzzer
 from fuzz.models import ModelFuzzer
 from fuzz.results import ResultsFuzzer
 from fuzz.run import run
@@ -30,3 +31,7 @@ def test_sessions(tmp_path: Path) -> None:
 
 def test_templates(tmp_path: Path) -> None:
     assert run(TemplateFuzzer, tmp_path, cases=60) == 60
+
+
+def test_checkpoints(tmp_path: Path) -> None:
+    assert run(CheckpointFuzzer, tmp_path, cases=300) == 300
