@@ -62,6 +62,8 @@ def complete_chat(llm: Llama, messages: Sequence[Mapping[str, Any]], args: tuple
     With `pin_system` the system message is pinned.
     """
     tokenizer = llm.prompt_tokenizer
+    # replies of OpenAI's client, which go back as they came
+    messages = [each.model_dump(exclude_none=True) if hasattr(each, "model_dump") else each for each in messages]
 
     def handle(each: Sequence[Mapping[str, Any]], complete: Callable[..., Any]) -> Any:
         hidden, marks = tokenizer.hide(each)
@@ -101,7 +103,10 @@ class _View:
         return getattr(self._llm, name)
 
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
-        return self._tokenizer.whole(text.decode("utf-8", errors="surrogateescape"), self._marks)
+        if not special:  # no prompt
+            return self._llm.tokenize(text, add_bos, special)
+        return self._tokenizer.whole(text.decode("utf-8", errors="replace"), self._marks)
 
-    def create_completion(self, prompt: Any, **settings: Any) -> Any:
-        return self._complete(prompt=prompt, **settings)
+    def create_completion(self, prompt: str | Sequence[int], **settings: Any) -> Any:
+        tokens = self._tokenizer.whole(prompt, self._marks) if isinstance(prompt, str) else prompt
+        return self._complete(prompt=tokens, **settings)
