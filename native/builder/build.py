@@ -46,6 +46,14 @@ def cache_directory():
     return pathlib.Path(base) / "retain-local"
 
 
+def make_cache(path):
+    """Make the cache for its owner alone; what is in it gets compiled and loaded."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    if os.name != "nt" and path.stat().st_mode & 0o022:
+        say(f"warning: others may write to {path}, and so into the libraries; `chmod 700 {path}` keeps them out")
+
+
 def clean_cache():
     """Remove what builds and tests put into the cache, and nothing else that may be in the directory."""
     for pattern in ("sdist", "models", *(f"{variant}-{'[0-9a-f]' * KEY_LENGTH}" for variant in VARIANTS)):
@@ -104,7 +112,8 @@ class Build:
     @contextlib.contextmanager
     def prepared(self):
         """The locked build directory, with its sources up to date and configured."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_cache(self.cache)
+        self.root.mkdir(exist_ok=True)
         with locked(self.root / "lock"):
             self.log.write_text("")
             self.update_upstream()

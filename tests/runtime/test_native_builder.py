@@ -95,3 +95,27 @@ def test_options_come_from_the_command_line_and_from_where_pip_has_them(
         [sys.executable, str(BUILDER), "libs", *arguments], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 1 and "RETAIN_CUDA is on but nvcc is not on the PATH" in done.stderr
+
+
+MAKE_CACHE = "import pathlib, sys; from build import make_cache; make_cache(pathlib.Path(sys.argv[1]))"
+
+
+def made_cache(path: Path) -> str:
+    """Make the cache in a process of its own; what it said."""
+    done = subprocess.run(
+        [sys.executable, "-c", MAKE_CACHE, str(path)],
+        env={**os.environ, "PYTHONPATH": str(BUILDER)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_the_cache_is_its_owners_alone(tmp_path: Path) -> None:
+    cache = tmp_path / "deep" / "cache"
+    assert made_cache(cache) == ""
+    assert cache.stat().st_mode & 0o777 == 0o700
+    cache.chmod(0o775)
+    assert f"warning: others may write to {cache}" in made_cache(cache)
