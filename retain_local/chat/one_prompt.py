@@ -10,6 +10,7 @@ from ..terminal.progress import PromptProgress
 from ..terminal.safe_text import safe_text
 from ..terminal.stderr import stderr_console
 from ..terminal.text_output import TextOutput
+from .context_size import longer_context
 from .generation import Generation, Sampling
 from .stats import as_json, stats_line
 from .template import ChatTemplate
@@ -57,3 +58,9 @@ def run_prompt(llm: Llama, prompt: str, sampling: Sampling, *, chat: bool, syste
     console = stderr_console()
     width = console.width if sys.stderr.isatty() else None
     console.print(f"[dim]{stats_line(generation, stats, llm.n_ctx(), width)}[/]")
+    n_tokens = len(tokens) + len(generation.tokens)
+    if generation.finish_reason == "length" and n_tokens >= llm.n_ctx():
+        console.print(
+            f"[yellow]the context of {llm.n_ctx():,} tokens is full: --ctx {longer_context(llm, n_tokens)} has room for"
+            " more[/]"
+        )

@@ -81,7 +81,9 @@ def restore_sequence(
 def check_tokens(llm: Llama, tokens: Sequence[int]) -> None:
     """Raise RetainError for tokens that do not fit the context, or are not of this vocabulary."""
     if len(tokens) > llm.n_ctx():
-        raise RetainError(f"it holds {len(tokens):,} tokens, and the context {llm.n_ctx():,}; use a longer one (--ctx)")
+        raise RetainError(
+            f"it holds {len(tokens):,} tokens, and the context {llm.n_ctx():,}; use a longer one (--ctx, or /ctx in a chat)"
+        )
     if not all(0 <= token < llm.n_vocab() for token in tokens):
         raise RetainError("it holds tokens that the model does not have")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
@@ -109,14 +110,15 @@ def _conclude(
     model: str, file: ModelFile, audit: Audit, bound: Bound, best: BudgetAudit | None, load: LoadOptions, store: bool
 ) -> int:
     """Print the verdict, and keep it where asked; returns the exit status."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     shelf = Shelf.of(file, RetentionOptions(gates=audit.gates, policy=audit.policy, scope=audit.scope))
     verdict, reason = conclusion(audit, bound, best)
     console.print(f"[{'red' if best is None else 'green'}]{verdict}[/]{escape(reason)}")
     if best is not None:
         if store:
             shelf.put(_recommendation(audit, bound, best))
-            console.print(f"to use it: retain-local chat {escape(model)} --budget auto{escape(_flags(load))}")
+            command = f"to use it: retain-local chat {escape(model)} --budget auto{escape(_flags(load))}"
+            console.print(command, soft_wrap=True)  # broken over two lines it could not be copied
         return 0
     if audit.evicts and store and shelf.clear():
         console.print("the recommendation of an earlier audit is taken back")

@@ -25,6 +25,7 @@ from ..errors import RetainError, UsageError
 from ..files import check_writable, write_text
 from ..kv_types import kv_type
 from ..models.model_file import read_model_file
+from ..terminal.stderr import BarConsole
 from .model_name import find_model
 
 _READ_RATE_BYTES, _READ_RATE_REPEAT = 512 << 20, 5
@@ -169,7 +170,7 @@ def _measure(stack: ExitStack, processes: list[Side], depths: list[int], options
             BarColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=BarConsole(stderr=True),
             transient=True,
         )
     )

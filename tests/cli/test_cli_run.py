@@ -97,3 +97,12 @@ def test_inspecting_gates(tmp_path: Path, tiny: TinyFiles) -> None:
     assert shown.returncode == 0 and "rg10" in shown.stdout
     found = json.loads(run(tmp_path, "gates", "inspect", tiny.gates("llama"), "--json").stdout)
     assert found["architecture"] == "llama" and len(found["layers"]) == 3
+
+
+def test_a_text_that_the_context_cuts(tmp_path: Path, tiny: TinyFiles) -> None:
+    options = [*model_options(tiny), "-p", text(200), "--ctx", 256]
+    whole = run(tmp_path, "run", *options)
+    assert "is full" not in whole.stderr  # --max-tokens ended it
+    cut = run(tmp_path, "run", *options, "--max-tokens", 100)
+    assert cut.returncode == 0
+    assert cut.stderr.splitlines()[-1] == "the context of 256 tokens is full: --ctx 768 has room for more"
