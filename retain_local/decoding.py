@@ -10,6 +10,7 @@ import numpy as np
 
 from .bindings import llama_cpp, retain_h
 from .bindings.interrupt import stoppable
+from .cache_history import CacheHistory, Eviction, ReadingPlan
 from .errors import RetainError
 from .options import RetentionOptions
 from .retention import SEQUENCE, Retention
@@ -18,12 +19,16 @@ from .retention import SEQUENCE, Retention
 class CachedLlama(llama_cpp.Llama):
     """What `Llama` does with its cache: the parent's evaluation and generation, made exact under eviction.
 
-    A cache that evicted can be cut back only to where it stood at its last eviction. The parent cuts back freely.
+    A cache that evicted can be cut back only to where it stood at its last eviction. The parent cuts back freely, and
+    reads what follows in other pieces than a whole prompt; here a prompt leaves the same cells, and so the same text,
+    whatever was read before it (see `cache_history`).
     """
 
     options: RetentionOptions
     on_prompt: Callable[[int, int], None] | None
     _retention: Retention | None
+    _history: CacheHistory
+    _n_evictions: int  # those that the history has taken in
 
     @property
     def retention(self) -> Retention:
@@ -37,42 +42,81 @@ class CachedLlama(llama_cpp.Llama):
         super().reset()
         if self._retention is not None:
             self._ctx.kv_cache_seq_rm(SEQUENCE, 0, -1)
+            self._note_evictions()
+            self._history.cut(0)
 
-    def cached_prefix(self, tokens: Sequence[int]) -> int:
+    def cached_prefix(self, tokens: Sequence[int], continues: bool = False) -> int:
         """How many tokens at the start of a prompt the cache holds, so that `generate` need not read them again.
 
-        Once cells were evicted the cache can be cut back only so far: a shorter common prefix is worth nothing, and
-        the prompt is read from its start.
+        They are those whose cells are what reading the prompt from its start would leave: text that was read before
+        never changes what is made of a prompt. The last token is read again in any case, for its logits.
+
+        Parameters
+        ----------
+        continues : the prompt goes on with the conversation in the cache, or with its beginning, and takes the cells as
+            they are, even if evictions fell elsewhere than in a reading from the start.
         """
+        n_read = len(tokens) if self._holds_evictions else len(tokens) - 1
+        return self._reusable(tokens[: len(tokens) - 1], n_read, continues)
+
+    def _reusable(self, tokens: Sequence[int], n_read: int, continues: bool) -> int:
+        """How many of these tokens need not be read again where the first n_read tokens of a prompt are to be read."""
         n = self._common_prefix(tokens)
-        if n == len(tokens) and (n < self.n_tokens or self._requires_eval):
-            n -= 1  # the last one is read again for its logits
-        return n if self._can_cut_to(n) else 0
+        if not continues:
+            self._note_evictions(self.n_tokens)
+            self._history.follow(self._plan())
+            n = self._history.reusable(n, n_read, self.retention._steering)
+        if self._has_leftovers():
+            return 0
+        return n if n == self.n_tokens or n >= self.retention._rollback_limit() else 0
 
     def _common_prefix(self, tokens: Sequence[int]) -> int:
         prompt = np.asarray(tokens, np.intc)[: self.n_tokens]
         differs = np.flatnonzero(prompt != self.input_ids[: len(prompt)])
         return int(differs[0]) if len(differs) else len(prompt)
 
-    def _can_cut_to(self, n: int) -> bool:
-        """Whether the cache can be made what it was after n of its tokens."""
-        if self._has_leftovers():
-            return False
-        return n == self.n_tokens or n >= self.retention._rollback_limit()
+    @property
+    def _holds_evictions(self) -> bool:
+        return self.options.prefill == "full"
 
-    def read(self, tokens: Sequence[int]) -> None:
-        """Make the cache hold these tokens, reading no more of them than need be.
+    def _plan(self) -> ReadingPlan:
+        """How prompts are read under the budget and the policy of this moment."""
+        stats = self.retention.stats()
+        return ReadingPlan(
+            budget=stats.budget if self.retention._evicts else self._n_ctx,
+            buffer=self.options.buffer,
+            n_ubatch=self._n_ubatch,
+            n_most=stats.cells_limit // stats.streams,
+            is_held=self._holds_evictions,
+        )
+
+    @property
+    def _n_ubatch(self) -> int:
+        return llama_cpp.llama_n_ubatch(self.ctx)
+
+    def read(self, tokens: Sequence[int], continues: bool = False) -> None:
+        """Make the cache hold these tokens, reading no more of them than need be; see `cached_prefix`.
 
         To read all but the last token of a prompt first keeps the cache of that moment within reach: an eviction may
         run at the end of a reading, and the cache cannot be cut back behind it.
+
+        Raises
+        ------
+        RetainError : as `eval` does.
         """
-        n = self._common_prefix(tokens)
-        if not self._can_cut_to(n):
+        self._read(tokens, self._reusable(tokens, len(tokens), continues))
+
+    def _read(self, tokens: Sequence[int], n_reused: int) -> None:
+        """Cut the cache back to the first n_reused of these tokens, and read the rest."""
+        self._check_room(len(tokens))
+        if n_reused == 0:
             self.reset()
-            n = 0
-        self.n_tokens = n
+        self.n_tokens = n_reused
         self._requires_eval = True
-        self.eval(tokens[n:])
+        plan = self._plan()
+        self._history.follow(plan)
+        self._eval(tokens[n_reused:], plan.next_cut)
+        self._history.read_to(n_reused, len(tokens))
 
     def _has_leftovers(self) -> bool:
         """Whether an interrupted evaluation left cells that cannot be taken back exactly."""
@@ -82,60 +126,106 @@ class CachedLlama(llama_cpp.Llama):
         """The last position in the cache; -1 when it is empty."""
         return llama_cpp.llama_memory_seq_pos_max(self._ctx.memory, SEQUENCE)
 
-    def generate(self, tokens: Sequence[int], *args: Any, reset: bool = True, **kwargs: Any) -> Iterator[int]:
-        """Generate tokens from a prompt, as the parent does; what is reused of the cache is exact under eviction."""
+    def generate(
+        self, tokens: Sequence[int], *args: Any, reset: bool = True, continues: bool = False, **kwargs: Any
+    ) -> Iterator[int]:
+        """Generate tokens from a prompt, as the parent does; `continues` as for `cached_prefix`.
+
+        The last token of a prompt is read on its own, so that the cache can be cut back to the moment before it.
+        """
         tokens = list(tokens)
-        if reset and self.n_tokens > 0 and not self.cached_prefix(tokens):
-            self.reset()
-        return (yield from super().generate(tokens, *args, reset=reset, **kwargs))
+        if reset:
+            if not tokens:
+                raise RetainError("the prompt is empty")
+            n_reused = self.cached_prefix(tokens, continues)
+            if not self._holds_evictions:
+                self._read(tokens[:-1], n_reused)
+                n_reused = len(tokens) - 1
+            self._read(tokens, n_reused)
+            tokens = []
+        return (yield from super().generate(tokens, *args, reset=False, **kwargs))
 
     def eval(self, tokens: Sequence[int]) -> None:
-        """Evaluate tokens after those in the cache.
+        """Evaluate tokens after those in the cache, in ubatches that are counted from the first of them.
 
         Raises
         ------
         RetainError : the context is full, or the cache is (policy "none").
         """
-        tokens = list(tokens)
+        first, n_ubatch = self.n_tokens, self._n_ubatch
+
+        def next_cut(n: int) -> int:
+            batch = n - (n - first) % self.n_batch
+            return min(n + n_ubatch - (n - batch) % n_ubatch, batch + self.n_batch)
+
+        self._eval(list(tokens), next_cut)
+
+    def _eval(self, tokens: list[int], next_cut: Callable[[int], int]) -> None:
+        """Evaluate tokens after those in the cache; `next_cut` says where the ubatch of a token ends."""
+        if not tokens:
+            return
         if self._has_leftovers():
             tokens = self.input_ids[: self.n_tokens].tolist() + tokens
             self.reset()
-        if self.n_tokens + len(tokens) > self._n_ctx:
-            raise RetainError(f"the context of {self._n_ctx} tokens is full; use a longer context, or start anew")
+        self._check_room(self.n_tokens + len(tokens))
         if self._last_position() >= self.n_tokens:
             self._ctx.kv_cache_seq_rm(SEQUENCE, self.n_tokens, -1)
+        self._note_evictions()
+        self._history.cut(self.n_tokens)
         self.retention._apply_pins(restarted=self.n_tokens == 0)
         with ExitStack() as stack:
             if len(tokens) > 1:
                 stack.enter_context(stoppable(self.ctx))
-                if self.options.prefill == "full":
+                if self._holds_evictions:
                     stack.enter_context(self._held())
-            self._eval_batches(tokens)
+            self._eval_ubatches(tokens, next_cut)
         self.retention._raise_scorer_error()
 
-    def _eval_batches(self, tokens: list[int]) -> None:
+    def _check_room(self, n_tokens: int) -> None:
+        if n_tokens > self._n_ctx:
+            raise RetainError(f"the context of {self._n_ctx} tokens is full; use a longer context, or start anew")
+
+    def _eval_ubatches(self, tokens: list[int], next_cut: Callable[[int], int]) -> None:
         report = self.on_prompt if len(tokens) > 1 else None
-        for start in range(0, len(tokens), self.n_batch):
+        first, stop = self.n_tokens, self.n_tokens + len(tokens)
+        while (start := self.n_tokens) < stop:
             if report is not None:
-                report(start, len(tokens))
-            self._decode(tokens[start : start + self.n_batch])
+                report(start - first, len(tokens))
+            self._decode(tokens[start - first : min(next_cut(start), stop) - first])
         if report is not None:
             report(len(tokens), len(tokens))
 
     def _decode(self, tokens: list[int]) -> None:
-        """Evaluate one batch, and note its tokens and logits. The parent's own clears the sequence, pins and all."""
+        """Evaluate one ubatch, and note its tokens and logits. The parent's own clears the sequence, pins and all."""
         self._batch.set_batch(batch=tokens, n_past=self.n_tokens, logits_all=self._logits_all)
+        rows = slice(self.n_tokens, self.n_tokens + len(tokens))
         retain_h.clear_error()
         try:
             self._ctx.decode(self._batch)
         except RuntimeError as error:
             raise RetainError(retain_h.error_text() or str(error)) from None
-        rows = slice(self.n_tokens, self.n_tokens + len(tokens))
+        finally:
+            self._note_evictions(rows.start, rows.stop)
+        self._history.computed(rows.start, rows.stop)
         self.input_ids[rows] = tokens
         if self._logits_all:
             self.scores[rows] = np.ctypeslib.as_array(self._ctx.get_logits(), (len(tokens), self._n_vocab))
         self.n_tokens = rows.stop
         self._requires_eval = False
+
+    def _note_evictions(self, start: int | None = None, stop: int | None = None) -> None:
+        """Take the evictions into the history that ran since the last call: in the ubatch [start, stop), or outside of one."""
+        stats = self.retention.stats()
+        n, self._n_evictions = stats.evictions - self._n_evictions, stats.evictions
+        if not n:
+            return
+        if start is None:
+            self._history.evictions.append(Eviction(self.n_tokens, None))
+            return
+        # the ubatch that follows an eviction stands in the cache beside what that left
+        after = stats.cells_kept <= stats.streams * stats.budget
+        places = [start] * (n > 1 or not after) + [stop] * after
+        self._history.evictions += [Eviction(at, self.retention._steering) for at in places]
 
     @contextmanager
     def _held(self) -> Iterator[None]:

@@ -18,6 +18,7 @@ from .bindings.context import aborts_as_errors, armed
 from .bindings.metadata import model_metadata
 from .bindings.tokenizer import SafeTokenizer
 from .bindings.usage import in_step, in_turn
+from .cache_history import CacheHistory, Eviction
 from .errors import RetainError, UsageError
 from .guards import GuardedLlama, with_followable_schemas
 from .kv_types import kv_type
@@ -35,12 +36,15 @@ _VOCAB_ONLY_CTX = 512
 
 
 class RetainedState(llama_cpp.llama.LlamaState):
-    """The parent's state, with the pinned ranges and the one pinned as the system message."""
+    """The parent's state, with the pinned ranges, the one pinned as the system message, and how the cells came there."""
 
-    def __init__(self, pins: Sequence[tuple[int, int]], system_pin: tuple[int, int], **fields: Any) -> None:
+    def __init__(
+        self, pins: Sequence[tuple[int, int]], system_pin: tuple[int, int], history: CacheHistory, **fields: Any
+    ) -> None:
         super().__init__(**fields)
         self.pins = pins
         self.system_pin = system_pin
+        self.history = history
 
 
 class Llama(GuardedLlama):
@@ -167,7 +171,7 @@ class Llama(GuardedLlama):
             with self._usage.step(), self._reported(model_path), armed(self.options):
                 super().__init__(os.fspath(model_path), **parent)
                 self._check_adapter()
-            self._retention = Retention(self.ctx, self._usage)
+            self._retention, self._history, self._n_evictions = Retention(self.ctx, self._usage), CacheHistory(), 0
             self._fit_buffers()
             self._tell(context, policy)
         if tokenizer is None:
@@ -315,6 +319,7 @@ class Llama(GuardedLlama):
         return RetainedState(
             pins=self.retention.own_pins,
             system_pin=self.retention.system_pin,
+            history=self._history.copy(),
             # without logits_all the rows are never filled
             scores=self._scores.copy() if self._logits_all else np.empty((0, self._n_vocab), np.single),
             input_ids=self.input_ids[: self.n_tokens].copy(),
@@ -346,12 +351,15 @@ class Llama(GuardedLlama):
             raise RetainError(f"the state is refused: {retain_h.error_text() or 'it is damaged or of another model'}")
         if self._logits_all:
             self.scores[:n] = state.scores[:n]
-        self.adopt_tokens(state.input_ids[:n])
+        self.adopt_tokens(state.input_ids[:n], state.history)
         self.retention.take_over_pins(state.pins, state.system_pin)
         self._seed = state.seed
 
-    def adopt_tokens(self, tokens: Sequence[int]) -> None:
-        """Take over the tokens that cells were just restored for."""
+    def adopt_tokens(self, tokens: Sequence[int], history: CacheHistory | None = None) -> None:
+        """Take over the tokens that cells were just restored for, and how these came there, where that is known."""
+        limit = self.retention._rollback_limit()
+        self._history = history.copy() if history is not None else CacheHistory([Eviction(limit, None)] * (limit > 0))
+        self._n_evictions = self.retention.stats().evictions
         self.n_tokens = len(tokens)
         self.input_ids[: self.n_tokens] = tokens
         self._requires_eval = True

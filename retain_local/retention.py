@@ -78,6 +78,15 @@ class PinnedRange(NamedTuple):
     stop: int
 
 
+class Steering(NamedTuple):
+    """What decides which cells an eviction keeps, beside the options that a model is loaded with."""
+
+    budget: int
+    policy: str
+    pins: tuple[PinnedRange, ...]
+    scorer: Any
+
+
 class Retention:
     """The cache of one `Llama`, as its `.retention`.
 
@@ -327,6 +336,15 @@ class Retention:
         self.policy = policy
         if self._callback is not None:
             retain_h.check(retain_h.set_callback(ctx, self._callback, None))
+
+    @property
+    def _steering(self) -> Steering:
+        return Steering(self.budget, self.policy, self.pins, self._callback or None)
+
+    @property
+    def _evicts(self) -> bool:
+        """Whether there is anything that scores cells."""
+        return self.policy != "none" or bool(self._callback)
 
     def _raise_scorer_error(self) -> None:
         error, self._scorer_error = self._scorer_error, None

@@ -66,6 +66,7 @@ class Generation:
     prompt : tokens; what of them the cache holds already is not read again.
     sampling : Sampling
     stop : strings that end the text and are not part of it.
+    continues : the prompt goes on with the conversation in the cache; see `Llama.cached_prefix`.
 
     Attributes
     ----------
@@ -83,7 +84,14 @@ class Generation:
         Until the first token, and from there.
     """
 
-    def __init__(self, llm: Llama, prompt: Sequence[int], sampling: Sampling, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        llm: Llama,
+        prompt: Sequence[int],
+        sampling: Sampling,
+        stop: Sequence[str] = (),
+        continues: bool = False,
+    ) -> None:
         if not prompt:
             raise RetainError("the prompt is empty")
         room = llm.n_ctx() - len(prompt)
@@ -94,12 +102,12 @@ class Generation:
             )
         self.text = ""
         self.tokens: list[int] = []
-        self.n_prompt = len(prompt) - llm.cached_prefix(prompt)
+        self.n_prompt = len(prompt) - llm.cached_prefix(prompt, continues)
         self.finish_reason: str | None = None
         self.stopped_by = ""
         self.prompt_seconds = 0.0
         self.generation_seconds = 0.0
-        self._llm, self._prompt, self._sampling = llm, list(prompt), sampling
+        self._llm, self._prompt, self._sampling, self._continues = llm, list(prompt), sampling, continues
         self._stop = tuple(text for text in stop if text)
         self._limit = min(room, sampling.max_tokens or room)
 
@@ -142,9 +150,8 @@ class Generation:
         start = time.perf_counter()
         first = None
         try:
-            if self._llm.options.prefill == "bounded":
-                self._llm.read(self._prompt[:-1])
-            for token in self._llm.generate(self._prompt, **self._sampling.arguments()):
+            options = self._sampling.arguments()
+            for token in self._llm.generate(self._prompt, continues=self._continues, **options):
                 if first is None:
                     first = time.perf_counter()
                     self.prompt_seconds = first - start

@@ -97,7 +97,7 @@ class Session:
         ------
         RetainError : the context is full.
         """
-        generation = self.last = Generation(self.llm, self.tokens, self.sampling, self.template.stop)
+        generation = self.last = Generation(self.llm, self.tokens, self.sampling, self.template.stop, continues=True)
         try:
             yield from generation
         finally:
@@ -121,7 +121,7 @@ class Session:
     ) -> Iterator[str]:
         if self.llm.options.pin_system:
             self.llm.retention.pin_system(*self.template.system_range(messages[:opening]))
-        generation = self.last = Generation(self.llm, prompt, sampling, self.template.stop)
+        generation = self.last = Generation(self.llm, prompt, sampling, self.template.stop, continues=True)
         try:
             yield from generation
         finally:

@@ -72,5 +72,5 @@ def _run_arm(label: str, options: dict[str, Any], conversation: Conversation, n_
         replies = ask_all(llm, script, _REPLY_TOKENS, template.stop)
         stats = llm.retention.stats()
         llm.reset()  # back to what was kept before the questions
-        llm.read(script.shared)
+        llm.eval(script.shared)
         return ArmResult(label, replies, stats, len(script.shared), render_cache_map(llm.retention, width, _MAP_HEIGHT))

@@ -113,7 +113,7 @@ def ask_all(llm: Llama, script: Script, max_tokens: int, stop: Sequence[str]) ->
     """
     llm.reset()
     start = time.perf_counter()
-    llm.read(script.shared)
+    llm.eval(script.shared)
     read_seconds = time.perf_counter() - start
     n_cells = llm.retention.stats().cells_kept
     after_reading = llm.save_state() if len(script.endings) > 1 else None
@@ -122,7 +122,9 @@ def ask_all(llm: Llama, script: Script, max_tokens: int, stop: Sequence[str]) ->
     for at, ending in enumerate(script.endings):
         if at and after_reading is not None:
             llm.load_state(after_reading)
-        generation = Generation(llm, script.shared + ending, sampling, stop)
+        if llm.options.prefill == "bounded":
+            llm.eval(ending[:-1])
+        generation = Generation(llm, script.shared + ending, sampling, stop, continues=True)
         texts.append("".join(generation).strip())
         n_written += max(0, len(generation.tokens) - 1)
         write_seconds += generation.generation_seconds

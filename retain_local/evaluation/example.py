@@ -28,7 +28,7 @@ def read_example(plan: Plan, tasks: Sequence[PreparedTask], progress: EvalProgre
             progress.label(f"drawing what {arm} keeps")
             llm = runner.load(Unit(arm, at, 0))
             with Recorder(llm.retention, len(tokens)) as recorder:
-                llm.read(tokens)
+                llm.eval(tokens)
                 trace = recorder.trace()
             asked = name_budget(arm.budget, trace.budget) if arm.budget is not None else "full cache"
             title = f"{arm.method}, {asked}"
