@@ -63,7 +63,7 @@ class CachedLlama(llama_cpp.Llama):
         """How many of these tokens need not be read again where the first n_read tokens of a prompt are to be read."""
         n = self._common_prefix(tokens)
         if not continues:
-            self._note_evictions(self.n_tokens)
+            self._note_evictions()
             self._history.follow(self._plan())
             n = self._history.reusable(n, n_read, self.retention._steering)
         if self._has_leftovers():

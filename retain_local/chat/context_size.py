@@ -120,3 +120,4 @@ def _use(llm: Llama, context: Any) -> None:
     llm._n_ctx = llm.n_ctx()
     llm._fit_buffers()
     llm.retention._move_to(context.ctx)
+    llm._n_evictions = llm.retention.stats().evictions

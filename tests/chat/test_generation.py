@@ -28,11 +28,8 @@ class Scripted:
     def n_ctx(self) -> int:
         return self._n_ctx
 
-    def cached_prefix(self, tokens: Sequence[int]) -> int:
+    def cached_prefix(self, tokens: Sequence[int], continues: bool) -> int:
         return len(tokens) // 2
-
-    def read(self, tokens: Sequence[int]) -> None:
-        pass
 
     def set_seed(self, seed: int) -> None:
         self.seed = seed

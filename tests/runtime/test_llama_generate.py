@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 from llama_cpp import LlamaGrammar
@@ -32,14 +34,63 @@ def test_eviction_keeps_the_budget(tiny: TinyFiles) -> None:
 
 
 def test_a_longer_prompt_goes_on_where_the_cache_is(tiny: TinyFiles) -> None:
-    llm = small(tiny)
+    """From the last place where a prompt is cut: evictions fall after 48 + k · 32 tokens, and ubatches begin there."""
+    llm = small(tiny, buffer=32)
     tokens = prompt(llm, 200)
     greedy(llm, tokens[:150], 1)
-    assert llm.cached_prefix(tokens) == 150
+    assert llm.cached_prefix(tokens) == 144
     seen: list[tuple[int, int]] = []
     llm.on_prompt = lambda done, total: seen.append((done, total))
     greedy(llm, tokens, 1)
-    assert seen[-1] == (50, 50)
+    assert seen[-1] == (55, 55)  # and the last one for its logits
+
+
+def test_what_the_model_wrote_is_not_read_again(tiny: TinyFiles) -> None:
+    llm, fresh = small(tiny, buffer=32), small(tiny, buffer=32)
+    tokens = prompt(llm, 150)
+    said = tokens + greedy(llm, tokens, 100)
+    asked = said + prompt(llm, 40, seed=1)[1:]
+    assert llm.retention.stats().evictions > 4 and llm.cached_prefix(asked) == len(said) - 1
+    assert greedy(llm, asked, 30) == greedy(fresh, asked, 30)
+    assert kept(llm) == kept(fresh)
+
+
+def test_a_small_buffer_reads_again_what_it_would_keep_otherwise(tiny: TinyFiles) -> None:
+    """With less than a ubatch evictions fall elsewhere in a prompt than in a text that is written."""
+    llm, fresh = small(tiny, buffer=5), small(tiny, buffer=5)
+    tokens = prompt(llm, 150)
+    said = tokens + greedy(llm, tokens, 50)
+    assert llm.cached_prefix(said) == 0 and llm.cached_prefix(said, continues=True) == len(said) - 1
+    assert greedy(llm, said, 30) == greedy(fresh, said, 30)
+    assert kept(llm) == kept(fresh)
+
+
+@pytest.mark.parametrize("steer", ["budget", "policy", "pins", "scorer"])
+def test_cells_that_were_kept_for_other_reasons_are_not_used(tiny: TinyFiles, steer: str) -> None:
+    llm, fresh = small(tiny, buffer=32), small(tiny, buffer=32)
+    tokens = prompt(llm, 200)
+    greedy(llm, tokens[:150], 1)
+    for each in (llm, fresh):
+        if steer == "budget":
+            each.retention.set_budget(40)
+        elif steer == "policy":
+            each.retention.policy = "window"
+        elif steer == "pins":
+            each.retention.pin(30, 40)
+        else:
+            each.retention.set_scorer(lambda layer, head, pos, log_beta, age: pos % 7)
+    assert llm.cached_prefix(tokens) == 0
+    assert greedy(llm, tokens, 20) == greedy(fresh, tokens, 20)
+    assert kept(llm) == kept(fresh)
+
+
+def test_a_saved_state_says_how_its_cells_came_there(tiny: TinyFiles) -> None:
+    llm, other = small(tiny, buffer=32), small(tiny, buffer=32)
+    tokens = prompt(llm, 200)
+    greedy(llm, tokens[:150], 5)
+    other.load_state(pickle.loads(pickle.dumps(llm.save_state())))
+    assert other.cached_prefix(tokens) == 144
+    assert greedy(other, tokens, 20) == greedy(llm, tokens, 20)
 
 
 def test_another_prompt_is_read_from_its_start(tiny: TinyFiles) -> None:
@@ -55,7 +106,7 @@ def test_a_prefix_is_reused_while_nothing_was_evicted(tiny: TinyFiles) -> None:
     llm = small(tiny, budget=512)
     first, second = prompt(llm, 200), prompt(llm, 200)[:100] + prompt(llm, 100, seed=1)
     greedy(llm, first, 10)
-    assert llm.cached_prefix(second) == 100
+    assert llm.cached_prefix(second) == 96  # three ubatches
     fresh = small(tiny, budget=512)
     assert greedy(llm, second, 20) == greedy(fresh, second, 20)
 
