@@ -1,8 +1,9 @@
-"""Reading a budget: cells, a share of the context, or bytes of KV."""
+"""Reading a budget: cells, a share of the text or of the context, or bytes of KV."""
 
 from __future__ import annotations
 
 import math
+import operator
 import re
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,45 +11,76 @@ from fractions import Fraction
 from .errors import UsageError
 
 DEFAULT_BUDGET = 2048
-AUTO_BUDGET = "auto"  # what an audit recommended; see `audit/recommendation.py`
+AUTO_BUDGET = "auto"  # what an audit recommended; see `recommendation.py`
 
+_FORMS = "a number of cells (2048), a share (1/4, 25%) or a size (512MiB)"
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _BYTES = {unit.lower(): size for unit, size in _UNITS.items()}
-_FORM = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[a-z]*)\s*", re.IGNORECASE)
-
-_SHARE = re.compile(r"(\d+)/(\d+)|(\d+(?:\.\d+)?)%")
+_FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(\d+)|(%|[a-z]+))?", re.IGNORECASE | re.ASCII)
+_MOST = 2**31 - 1
+_LONGEST = 40  # characters; Python refuses to read a number of thousands of digits
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Cells per (layer, KV head): a number, or a share of the prompt."""
+    """Cells per (layer, KV head) as they are asked for: a number, a share of a text, or a size of the whole pool.
+
+    cells : the number; share : more than 0, at most 1; size : bytes. All but one are 0 or None.
+    """
 
     cells: int = 0
     share: Fraction | None = None
+    size: int = 0
 
     @classmethod
-    def parse(cls, text: str) -> Budget:
-        """Read ``512``, ``1/8`` or ``12.5%``.
+    def parse(cls, value: object, sizes: bool = False) -> Budget:
+        """Read 512, ``512``, ``1/8``, ``12.5%`` or, with `sizes`, ``512MiB``.
 
         Raises
         ------
         UsageError : none of these, or not more than 0 and, as a share, at most 1.
         """
-        text = text.strip()
-        if match := _SHARE.fullmatch(text):
-            if match[2] is not None and int(match[2]) == 0:
-                raise UsageError(f"budget {text!r} divides by zero")
-            share = Fraction(int(match[1]), int(match[2])) if match[1] else Fraction(match[3]) / 100
-            if not 0 < share <= 1:
-                raise UsageError(f"budget {text!r} is not a share of the prompt: it must be more than 0 and at most 1")
-            return cls(share=share)
-        if text.isdecimal() and int(text) > 0:
-            return cls(cells=int(text))
-        raise UsageError(f"budget {text!r} is not a number of cells (512) or a share of the prompt (1/8, 12.5%)")
+        if isinstance(value, str):
+            budget = cls._parse_text(value)
+            if budget.size and not sizes:
+                raise UsageError(f"budget {value!r} is a size; here it is a number of cells (512) or a share (1/8, 12.5%)")
+            return budget
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            cells = operator.index(value)
+        except TypeError:
+            raise UsageError(f"budget {value!r} is not {_FORMS}") from None
+        if cells < 1:
+            raise UsageError(f"budget {value!r} leaves {cells} cells; it must be at least 1")
+        if cells > _MOST:
+            raise UsageError(f"a budget of more than {_MOST:,} cells is more than any context can fill")
+        return cls(cells=cells)
 
-    def of(self, n_prompt: int) -> int:
-        """Cells for a prompt of so many tokens, at least 1."""
-        return max(1, int(n_prompt * self.share)) if self.share is not None else self.cells
+    @classmethod
+    def _parse_text(cls, text: str) -> Budget:
+        match = _FORM.fullmatch(text.strip()) if len(text) <= _LONGEST else None
+        if match is None:
+            raise UsageError(f"budget {_shortened(text)!r} is not {_FORMS}")
+        number, divisor, unit = Fraction(match[1]), match[2], match[3]
+        if divisor is not None or unit == "%":
+            if divisor is not None and int(divisor) == 0:
+                raise UsageError(f"budget {text!r} divides by zero")
+            share = number / (100 if divisor is None else int(divisor))
+            if not 0 < share <= 1:
+                raise UsageError(f"budget {text!r} is not a share: it must be more than 0 and at most 1 (100%)")
+            return cls(share=share)
+        if unit is None:
+            if "." in match[1]:
+                raise UsageError(f"budget {text!r} is not a whole number of cells; a share is written as 1/4 or 25%")
+            return cls.parse(int(number))
+        if unit.lower() not in _BYTES:
+            raise UsageError(f"budget {text!r} has the unknown unit {unit!r}; use {', '.join(_UNITS)} or %")
+        return cls(size=math.floor(number * _BYTES[unit.lower()]) or 1)
+
+    def of(self, n_tokens: int) -> int:
+        """Cells for a text of so many tokens, at least 1; not for a size."""
+        return max(1, int(n_tokens * self.share)) if self.share is not None else self.cells
 
     def __str__(self) -> str:
         if self.share is None:
@@ -58,13 +90,13 @@ class Budget:
         return f"{float(100 * self.share):g}%"
 
 
-def parse_budget(value: int | str | None, *, n_ctx: int, bytes_per_token: int, n_room: int) -> int:
+def parse_budget(value: object, *, n_ctx: int, bytes_per_token: int, n_room: int) -> int:
     """The budget M in cells per (layer, KV head) on average.
 
     Parameters
     ----------
-    value : cells ("2048"), share of the context ("25%"), or size of the whole pool ("512MiB"; also KiB, GiB, KB, MB,
-        GB). None: `DEFAULT_BUDGET`, or the context where that is shorter.
+    value : cells (2048), share of the context ("1/4", "25%"), or size of the whole pool ("512MiB"; also KiB, GiB, KB,
+        MB, GB). None: `DEFAULT_BUDGET`, or the context where that is shorter.
     n_ctx : tokens of the context: a budget beyond it could never be filled.
     bytes_per_token : bytes that one token takes in a full cache, all layers and heads.
     n_room : tokens that the pool holds over the budget, max(buffer, n_ubatch): a size in bytes covers them too.
@@ -75,10 +107,17 @@ def parse_budget(value: int | str | None, *, n_ctx: int, bytes_per_token: int, n
     """
     if value is None:
         return min(DEFAULT_BUDGET, n_ctx)
-    if isinstance(value, int) and not isinstance(value, bool):
-        cells = value
-    else:
-        cells = _parse_text(str(value), n_ctx, bytes_per_token, n_room)
+    budget = Budget.parse(value, sizes=True)
+    if budget.size:
+        cells = budget.size // bytes_per_token - n_room
+        if cells < 1:
+            least = (1 + n_room) * bytes_per_token
+            raise UsageError(
+                f"budget {value!r} is too small: with {n_room} tokens of room over the budget this model needs"
+                f" {least} bytes at least"
+            )
+        return min(cells, n_ctx)
+    cells = int(n_ctx * budget.share) if budget.share is not None else budget.cells
     if cells < 1:
         raise UsageError(f"budget {value!r} leaves {cells} cells; it must be at least 1")
     if cells > n_ctx:
@@ -89,27 +128,5 @@ def parse_budget(value: int | str | None, *, n_ctx: int, bytes_per_token: int, n
     return cells
 
 
-def _parse_text(text: str, n_ctx: int, bytes_per_token: int, n_room: int) -> int:
-    match = _FORM.fullmatch(text)
-    if match is None:
-        raise UsageError(f"budget {text!r} is not a number of cells (2048), a share (25%) or a size (512MiB)")
-    number, unit = float(match[1]), match[2]
-    if not unit:
-        if "." in match[1]:
-            raise UsageError(f"budget {text!r} is not a whole number of cells")
-        return int(match[1])
-    if unit == "%":
-        if number > 100:
-            raise UsageError(f"budget {text!r} is more than the whole context")
-        return math.floor(n_ctx * number / 100)
-    if unit.lower() not in _BYTES:
-        raise UsageError(f"budget {text!r} has the unknown unit {unit!r}; use {', '.join(_UNITS)} or %")
-    size = math.floor(number * _BYTES[unit.lower()])
-    cells = size // bytes_per_token - n_room
-    if cells < 1:
-        least = (1 + n_room) * bytes_per_token
-        raise UsageError(
-            f"budget {text!r} is too small: with {n_room} tokens of room over the budget this model needs"
-            f" {least} bytes at least"
-        )
-    return min(cells, n_ctx)
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

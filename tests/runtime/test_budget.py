@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,6 +29,10 @@ def parse(value: int | str | None, n_ctx: int = N_CTX) -> int:
         (" 300 ", 300),
         ("25%", 1024),
         ("12.5 %", 512),
+        ("1/4", 1024),
+        (" 1 / 3 ", 1365),
+        ("0.5/1", 2048),
+        (np.int64(300), 300),
         ("100%", 4096),
         ("1MB", 1000 - N_ROOM),
         ("1MiB", 1048 - N_ROOM),
@@ -49,7 +56,7 @@ def test_default_is_no_longer_than_the_context() -> None:
         (0, "at least 1"),
         (-5, "at least 1"),
         ("0", "at least 1"),
-        ("0%", "at least 1"),
+        ("0%", "more than 0 and at most 1"),
         ("0.01%", "at least 1"),
         ("-5", "not a number of cells"),
         ("", "not a number of cells"),
@@ -59,8 +66,16 @@ def test_default_is_no_longer_than_the_context() -> None:
         ("2048.5", "not a whole number"),
         (True, "not a number of cells"),
         (4097, "more than the context of 4096 tokens"),
-        ("999999999999999999999", "more than the context"),
-        ("101%", "more than the whole context"),
+        ("999999999999999999999", "more than any context can fill"),
+        (10**500, "more than any context can fill"),
+        ("9" * 50, "not a number of cells"),
+        ("101%", "more than 0 and at most 1"),
+        ("5/4", "more than 0 and at most 1"),
+        ("1/0", "divides by zero"),
+        ("0.5", "a share is written as 1/4 or 25%"),
+        (0.5, "not a number of cells"),
+        (math.nan, "not a number of cells"),
+        ([64], "not a number of cells"),
         ("5 apples", "unknown unit 'apples'"),
         ("100KB", "is too small: with 128 tokens of room over the budget this model needs 129000 bytes"),
     ],
