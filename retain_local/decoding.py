@@ -135,8 +135,6 @@ class CachedLlama(llama_cpp.Llama):
         """
         tokens = list(tokens)
         if reset:
-            if not tokens:
-                raise RetainError("the prompt is empty")
             n_reused = self.cached_prefix(tokens, continues)
             if not self._holds_evictions:
                 self._read(tokens[:-1], n_reused)

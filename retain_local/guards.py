@@ -64,9 +64,12 @@ class GuardedLlama(CachedLlama):
         """
         tokens = list(tokens)
         check_tokens(tokens, self._n_vocab)
+        super().eval(tokens)
+
+    def _eval(self, *args: Any) -> None:
         self._usage.changes += 1
         try:
-            super().eval(tokens)
+            super()._eval(*args)
         except RetainError:
             self.retention._raise_scorer_error()
             raise
