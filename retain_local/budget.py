@@ -17,8 +17,8 @@ _FORMS = "a number of cells (2048), a share (1/4, 25%) or a size (512MiB)"
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _BYTES = {unit.lower(): size for unit, size in _UNITS.items()}
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(\d+)|(%|[a-z]+))?", re.IGNORECASE | re.ASCII)
-_MOST = 2**31 - 1
-_LONGEST = 40  # characters; Python refuses to read a number of thousands of digits
+_MOST = 10**15  # Python refuses to write numbers of thousands of digits
+_LONGEST = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Budget:
         if isinstance(value, str):
             budget = cls._parse_text(value)
             if budget.size and not sizes:
-                raise UsageError(f"budget {value!r} is a size; here it is a number of cells (512) or a share (1/8, 12.5%)")
+                raise UsageError(
+                    f"budget {value!r} is a size; here it is a number of cells (512) or a share (1/8, 12.5%)"
+                )
             return budget
         try:
             if isinstance(value, bool):

@@ -46,9 +46,10 @@ def kv_type(value: str | int | None) -> KVType:
     ------
     UsageError : a type that a cache cannot have.
     """
-    found = (
-        KV_TYPES.get("f16" if value is None else value.lower()) if not isinstance(value, int) else _BY_NUMBER.get(value)
-    )
+    if value is None or isinstance(value, str):
+        found = KV_TYPES.get("f16" if value is None else value.lower())
+    else:
+        found = _BY_NUMBER.get(value) if isinstance(value, int) and not isinstance(value, bool) else None
     if found is None:
         raise UsageError(f"KV type {value!r} is not one of {', '.join(KV_TYPES)}")
     return found

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from .arguments import check_names, checked_numbers
 from .bindings import llama_cpp, log, mends, retain_h
 from .bindings.context import aborts_as_errors, armed
 from .bindings.metadata import model_metadata
@@ -22,8 +24,8 @@ from .cache_history import CacheHistory, Eviction
 from .errors import RetainError, UsageError
 from .guards import GuardedLlama, with_followable_schemas
 from .kv_types import kv_type
-from .models.model_file import read_model_file
-from .options import RetentionOptions
+from .models.model_file import ModelFile, read_model_file
+from .options import RetentionOptions, whole_number
 from .prompts.chat_format import PromptTokenizer
 from .prompts.completion import DEFAULT_FORMAT, chat_handlers, complete_chat, without_templates
 from .retention import Retention
@@ -33,6 +35,7 @@ mends.install()
 logger = logging.getLogger("retain_local")
 
 _VOCAB_ONLY_CTX = 512
+_BATCH = 512
 
 
 class RetainedState(llama_cpp.llama.LlamaState):
@@ -56,6 +59,7 @@ class Llama(GuardedLlama):
       one is allowed, with one warning.
     - `type_k`, `type_v`: also names, "f32", "f16", "bf16", "q8_0" or "q4_0". A quantised `type_v` turns flash
       attention on, as llama.cpp demands.
+    - `n_batch`: 512 by default, or `n_ubatch` where that is more.
     - `verbose`: False by default.
     - `chat_format`: by default the model's own template, or plain lines that begin with "User:" and "Assistant:" where
       it has none. A template that cannot be used is an error of the chat, not of the model.
@@ -65,8 +69,8 @@ class Llama(GuardedLlama):
     Parameters
     ----------
     model_path : a GGUF file.
-    budget, buffer, gates, policy, scope, policy_seed, sinks, recent, min_per_head, lookahead, prefill, pin_system : see
-        `retain_local.options.RetentionOptions`.
+    budget, buffer, gates, policy, scope, policy_seed, sinks, recent, min_per_head, lookahead, prefill, pin_system,
+        n_ubatch : see `retain_local.options.RetentionOptions`.
     on_load : called with the fraction loaded, 0 to 1, while the model is loaded.
     on_prompt : called with (tokens read, tokens to read) while more than one token is evaluated.
     control_tokens_in_messages : whether a control token such as `<|im_end|>` is one in the messages of a chat too. By
@@ -90,7 +94,7 @@ class Llama(GuardedLlama):
         model_path: str | os.PathLike[str],
         *,
         budget: int | str | None = None,
-        buffer: int = 128,
+        buffer: int | None = None,
         gates: str | os.PathLike[str] | None = "auto",
         policy: str = "auto",
         scope: str = "global",
@@ -105,8 +109,8 @@ class Llama(GuardedLlama):
         on_prompt: Callable[[int, int], None] | None = None,
         control_tokens_in_messages: bool = False,
         n_ctx: int = 0,
-        n_batch: int = 512,
-        n_ubatch: int = 512,
+        n_batch: int | None = None,
+        n_ubatch: int | None = None,
         type_k: str | int | None = None,
         type_v: str | int | None = None,
         flash_attn: bool = False,
@@ -136,11 +140,18 @@ class Llama(GuardedLlama):
             lookahead,
             prefill,
             pin_system,
+            n_ubatch,
         )
+        check_names(kwargs, _argument_names())
+        sizes = checked_numbers({"n_ctx": n_ctx, "n_batch": n_batch})
+        n_ctx, n_batch = sizes["n_ctx"], sizes["n_batch"] or max(_BATCH, options.n_ubatch or 0)
+        if options.n_ubatch is not None and options.n_ubatch > n_batch:
+            raise UsageError(
+                f"ubatch is {options.n_ubatch}, more than the batch of {n_batch} tokens that it is a part of"
+            )
         parent = dict(
             n_ctx=n_ctx,
             n_batch=n_batch,
-            n_ubatch=n_ubatch,
             type_k=types[0].ggml,
             type_v=types[1].ggml,
             flash_attn=flash_attn or types[1].is_quantized,
@@ -149,23 +160,21 @@ class Llama(GuardedLlama):
             draft_model=draft_model,
             tokenizer=tokenizer,
             verbose=verbose,
-            **kwargs,
+            **checked_numbers(kwargs),
         )
         if vocab_only:
             parent["n_ctx"] = n_ctx or _VOCAB_ONLY_CTX  # such a file is loaded without the context of its training
             with self._usage.step(), self._reported(model_path):
                 super().__init__(os.fspath(model_path), **parent)
         else:
-            _check_arguments(n_ctx=n_ctx, n_batch=n_batch, n_ubatch=n_ubatch, embedding=embedding)
-            self.model_file = read_model_file(model_path)
+            if embedding:
+                raise UsageError("embeddings have no cache to keep in a budget; use llama_cpp.Llama for them")
+            self.model_file = _described(read_model_file(model_path), kwargs.get("kv_overrides"))
             context = n_ctx or self.model_file.n_ctx_train
             self.options = options.resolve(
-                self.model_file,
-                n_ctx=context,
-                n_ubatch=min(n_ubatch, n_batch, context),
-                type_k=types[0],
-                type_v=types[1],
+                self.model_file, n_ctx=context, n_batch=n_batch, type_k=types[0], type_v=types[1]
             )
+            parent["n_ubatch"] = self.options.n_ubatch
             if draft_model is not None and self.options.policy != "none":
                 raise UsageError("a draft model needs the policy 'none': rejected tokens cannot be taken back exactly")
             with self._usage.step(), self._reported(model_path), armed(self.options):
@@ -370,11 +379,25 @@ class Llama(GuardedLlama):
         return super().__getstate__() | asdict(self.options) | own
 
 
-def _check_arguments(n_ctx: int, n_batch: int, n_ubatch: int, embedding: bool) -> None:
-    if embedding:
-        raise UsageError("embeddings have no cache to keep in a budget; use llama_cpp.Llama for them")
-    if not 0 <= n_ctx < 2**31:
-        raise UsageError(f"a context of {n_ctx} tokens is out of range; 0 is what the model was trained for")
-    for name, value in (("batch", n_batch), ("ubatch", n_ubatch)):
-        if not 1 <= value < 2**24:
-            raise UsageError(f"{name} is {value}; it must be at least 1")
+def _argument_names() -> set[str]:
+    """What `Llama` and its parent can be given."""
+    return {name for kind in (Llama, llama_cpp.Llama) for name in inspect.signature(kind.__init__).parameters}
+
+
+def _described(model: ModelFile, overrides: Mapping[str, Any] | None) -> ModelFile:
+    """What a file says about its model, with what the caller says instead.
+
+    Raises
+    ------
+    RetainError : nobody says how long the context of the training was.
+    """
+    key = f"{model.architecture}.context_length"
+    said = (overrides or {}).get(key)
+    if isinstance(said, int) and not isinstance(said, bool):
+        model = replace(model, n_ctx_train=whole_number(key, said, 1, 2**31 - 1))
+    if not model.n_ctx_train:
+        raise RetainError(
+            f"{model.path}: the file does not say how many tokens of context its model was trained for ({key}), and"
+            f" llama.cpp does not load it; convert it again, or in Python give kv_overrides={{{key!r}: N}}"
+        )
+    return model

@@ -72,8 +72,9 @@ def options_for(llm: Llama, options: RetentionOptions, budget: Budget, text: Aud
     """The options of the cache that reads a text at a budget, resolved."""
     n_read = max(1, len(text.tokens) - 1)
     type_k, type_v = _types(llm)
-    return replace(options, budget=min(budget.of(len(text.tokens)), n_read)).resolve(
-        llm.model_file, n_ctx=llm.n_ctx(), n_ubatch=llm.context_params.n_ubatch, type_k=type_k, type_v=type_v
+    n_ubatch = llm.context_params.n_ubatch
+    return replace(options, budget=min(budget.of(len(text.tokens)), n_read), n_ubatch=n_ubatch).resolve(
+        llm.model_file, n_ctx=llm.n_ctx(), type_k=type_k, type_v=type_v
     )
 
 

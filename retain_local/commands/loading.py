@@ -20,7 +20,7 @@ class LoadOptions:
     """Options of the commands that run a model, named as `Llama` names them."""
 
     budget: str | None = None
-    buffer: int = 128
+    buffer: int | None = None
     gates: str | None = "auto"
     policy: str = "auto"
     scope: str = "global"
@@ -33,8 +33,8 @@ class LoadOptions:
     pin_system: bool = False
     n_ctx: int = 0
     n_threads: int | None = None
-    n_batch: int = 512
-    n_ubatch: int = 512
+    n_batch: int | None = None
+    n_ubatch: int | None = None
     type_k: str = "f16"
     type_v: str = "f16"
     n_gpu_layers: int = 0
@@ -65,7 +65,7 @@ def gates_to_load(options: LoadOptions, fetched: Path | None) -> str | Path | No
     """The gates as `Llama` takes them: those that came with the model, where they are asked for and none are named."""
     if options.gates == "auto" and options.policy in ("auto", "gate") and fetched is not None:
         return fetched
-    return None if options.gates == "none" else options.gates
+    return options.gates
 
 
 def usual_threads(model: Path) -> int | None:

@@ -37,7 +37,7 @@ Model = Annotated[
 Budget = Annotated[
     str | None,
     typer.Option(
-        help="Cells kept for each (layer, KV head) on average: a number, a share of the context (25%), the size of"
+        help="Cells kept for each (layer, KV head) on average: a number, a share of the context (1/4, 25%), the size of"
         " the whole cache (512MiB), or auto: what audit recommended."
         " (default: 2048, or the context where that is shorter or nothing is evicted)",
         rich_help_panel=_CACHE,
@@ -45,7 +45,18 @@ Budget = Annotated[
     ),
 ]
 Buffer = Annotated[
-    int, typer.Option(help="Tokens that may come in over the budget before an eviction runs.", rich_help_panel=_CACHE)
+    int | None,
+    typer.Option(
+        help="Tokens that may come in over the budget before an eviction runs. (default: as many as --ubatch)",
+        rich_help_panel=_CACHE,
+        show_default=False,
+    ),
+]
+EvalBuffer = Annotated[
+    int,
+    typer.Option(
+        "--buffer", help="Tokens that may come in over the budget before an eviction runs.", rich_help_panel=_CACHE
+    ),
 ]
 Gates = Annotated[
     str,
@@ -116,8 +127,24 @@ Threads = Annotated[
         show_default=False,
     ),
 ]
-Batch = Annotated[int, typer.Option(help="Tokens handed over at once.", rich_help_panel=_MACHINE)]
-UBatch = Annotated[int, typer.Option(help="Tokens computed at once.", rich_help_panel=_MACHINE)]
+Batch = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens handed over at once. (default: 512, or --ubatch where that is more)",
+        rich_help_panel=_MACHINE,
+        show_default=False,
+    ),
+]
+UBatch = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens computed at once; the cache has room for them beside the budget. (default: a quarter of the budget or"
+        " less: 32, 64, 128, 256 or 512)",
+        rich_help_panel=_MACHINE,
+        show_default=False,
+    ),
+]
+EvalUBatch = Annotated[int, typer.Option("--ubatch", help="Tokens computed at once.", rich_help_panel=_MACHINE)]
 GpuLayers = Annotated[
     int, typer.Option("--n-gpu-layers", help="Layers on the GPU; -1: all of them.", rich_help_panel=_MACHINE)
 ]

@@ -51,7 +51,7 @@ def diverge(
     if any(option.prefill == "full" for option in options):
         raise UsageError("with prefill 'full' nothing is evicted while a text is read; use 'bounded'")
     read, came = list(tokens[:-1]), np.asarray(tokens[1:], np.intp)
-    full = RetentionOptions(len(read), gates=None, policy="none", sinks=0)
+    full = RetentionOptions(len(read), buffer=0, gates=None, policy="none", sinks=0)
     with ExitStack() as stack:
         caches = [stack.enter_context(TextCache(llm, option)) for option in (full, *options)]
         sheets = [_Sheet(len(read)) for _ in caches]

@@ -57,20 +57,20 @@ def measure_text(
 
 def _options(llm: Llama, load: dict[str, Any], arm: Arm, n_tokens: int) -> RetentionOptions:
     if arm.budget is None:
-        options = RetentionOptions(n_tokens, gates=None, policy="none", sinks=0)
+        options = RetentionOptions(n_tokens, gates=None, policy="none", sinks=0, n_ubatch=llm.context_params.n_ubatch)
     else:
         options = RetentionOptions(
             min(arm.budget.of(n_tokens - 1), n_tokens),
             gates=load.get("gates", "auto") if arm.policy == "gate" else None,
             policy=arm.policy,
             scope=arm.scope,
+            n_ubatch=llm.context_params.n_ubatch,
             **{name: load[name] for name in _RETENTION if name in load},
         )
     params = llm.context_params
     return options.resolve(
         llm.model_file,
         n_ctx=llm.n_ctx(),
-        n_ubatch=params.n_ubatch,
         type_k=kv_type(params.type_k),
         type_v=kv_type(params.type_v),
     )

@@ -148,7 +148,7 @@ def test_what_is_refused(tiny: TinyFiles, llm: Any, tokens: list[int]) -> None:
     with pytest.raises(UsageError, match="nothing is evicted"):
         diverge(llm, tokens, [options(tiny, 40, prefill="full")])
     with pytest.raises(RetainError, match="qwen3"):
-        diverge(llm, tokens, [RetentionOptions(40, gates=tiny.gates("qwen3"), policy="gate")])
+        diverge(llm, tokens, [RetentionOptions(40, 128, gates=tiny.gates("qwen3"), policy="gate")])
 
 
 def test_caches_are_freed_whatever_happens(
@@ -223,6 +223,8 @@ def test_a_summary_without_evictions_is_over_everything() -> None:
 def test_other_models(tiny: TinyFiles, arch: str, tmp_path: Path) -> None:
     llm = load(tiny.model(arch), policy="none", budget=1, sinks=0, gates=None, n_ubatch=N_UBATCH, n_batch=N_UBATCH)
     tokens = prompt(llm, 200)
-    cover, small = diverge(llm, tokens, [RetentionOptions(n, gates=tiny.gates(arch), policy="gate") for n in (200, 30)])
+    cover, small = diverge(
+        llm, tokens, [RetentionOptions(n, 128, gates=tiny.gates(arch), policy="gate") for n in (200, 30)]
+    )
     assert cover.kl.max() < EXACT < small.kl.max()
     llm.close()

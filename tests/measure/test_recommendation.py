@@ -48,8 +48,8 @@ def model(tiny: TinyFiles, tmp_path: Path) -> Path:
 
 
 def resolve(model: Path, n_ctx: int = 1024, **options: Any) -> RetentionOptions:
-    return RetentionOptions(**{"budget": "auto", **options}).resolve(
-        read_model_file(model), n_ctx=n_ctx, n_ubatch=64, type_k=F16, type_v=F16
+    return RetentionOptions(**{"budget": "auto", "n_ubatch": 64, **options}).resolve(
+        read_model_file(model), n_ctx=n_ctx, type_k=F16, type_v=F16
     )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import llama_cpp
+import numpy as np
 import pytest
 
 from conftest import TinyFiles
@@ -43,7 +45,7 @@ def test_kv_types_by_name(tiny: TinyFiles, name: str) -> None:
     greedy(llm, prompt(llm, 150), 20)
     row = {"f32": 128, "f16": 64, "bf16": 64, "q8_0": 34, "q4_0": 18}[name]
     assert llm.retention.stats().bytes_cell == 2 * row
-    assert llm.options.resolve(llm.model_file, n_ctx=1024, n_ubatch=32, type_k=_kv(name), type_v=_kv(name)).budget == 64
+    assert llm.options.resolve(llm.model_file, n_ctx=1024, type_k=_kv(name), type_v=_kv(name)).budget == 64
 
 
 def _kv(name: str) -> Any:
@@ -67,9 +69,33 @@ def test_a_type_may_be_a_number_of_the_bindings(tiny: TinyFiles) -> None:
         ({"budget": 10**12}, "more than the context"),
         ({"policy": "best"}, "not one of"),
         ({"type_k": "q9"}, "KV type 'q9' is not one of"),
-        ({"n_ctx": -1}, "context of -1 tokens is out of range"),
+        ({"n_ctx": -1}, "ctx is -1"),
         ({"n_batch": 0}, "batch is 0"),
         ({"n_ubatch": -3}, "ubatch is -3"),
+        ({"n_ubatch": 128, "n_batch": 64}, "ubatch is 128, more than the batch of 64"),
+        ({"n_ctx": 512.0}, "ctx is 512.0; it must be a whole number"),
+        ({"n_ctx": math.nan}, "ctx is nan"),
+        ({"n_ctx": True}, "ctx is True"),
+        ({"n_ctx": "512"}, "ctx is '512'"),
+        ({"n_ctx": 2**31}, "ctx is 2147483648"),
+        ({"n_batch": 10**500}, "batch is a number of more than 64 bits"),
+        ({"n_ctx": 512, "budget": 1024}, "a budget of 1024 cells is more than the context of 512 tokens"),
+        ({"n_threads": -1}, "n-threads is -1"),
+        ({"n_gpu_layers": 1.5}, "n-gpu-layers is 1.5"),
+        ({"seed": -2}, "seed is -2"),
+        ({"rope_freq_base": math.nan}, "rope-freq-base is nan; it must be a number of at least 0"),
+        ({"rope_freq_scale": -1}, "rope-freq-scale is -1"),
+        ({"yarn_beta_slow": math.inf}, "yarn-beta-slow is inf; it must be a number"),
+        ({"lookahead": math.nan}, "lookahead is nan"),
+        ({"sinks": True}, "sinks is True"),
+        ({"pin_system": "no"}, "pin-system 'no' is not one of True, False"),
+        ({"gates": 5}, "gates 5 is no path, and neither 'auto' nor 'none'"),
+        ({"type_k": 2.5}, "KV type 2.5 is not one of"),
+        ({"type_v": True}, "KV type True is not one of"),
+        ({"bugdet": 64}, "Llama takes no argument 'bugdet'; did you mean 'budget'"),
+        ({"sink": 8}, "no argument 'sink'; did you mean 'sinks'"),
+        ({"n_thread": 1}, "no argument 'n_thread'; did you mean 'n_threads'"),
+        ({"zzz": 1}, "no argument 'zzz'; docs/python.md"),
         ({"embedding": True}, "use llama_cpp.Llama"),
         ({"draft_model": lambda tokens: tokens, "policy": "window"}, "needs the policy 'none'"),
     ],
@@ -78,6 +104,40 @@ def test_wrong_arguments(tiny: TinyFiles, options: dict[str, Any], message: str)
     with pytest.raises(UsageError, match=message) as caught:
         load(tiny.model("llama"), **options)
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_any_integer_type(tiny: TinyFiles) -> None:
+    n = np.int64
+    llm = load(
+        tiny.model("llama"), gates="none", policy="window", type_k="F32", type_v="Q8_0",
+        n_ctx=n(512), n_batch=n(64), n_ubatch=n(32), budget=n(64), sinks=n(2), n_threads=n(1), n_gpu_layers=n(0),
+    )  # fmt: skip
+    greedy(llm, prompt(llm, 150), 5)
+    assert llm.retention.stats().budget == 64 and pickle.loads(pickle.dumps(llm)).options == llm.options
+
+
+def test_a_small_budget_gets_the_memory_that_it_asks_for(tiny: TinyFiles) -> None:
+    room = {}
+    for budget in (64, 256, 1024, 2048, 4096):
+        llm = Llama(tiny.model("llama"), gates=None, policy="window", budget=budget)
+        stats = llm.retention.stats()
+        room[budget] = stats.cells_limit // stats.streams - budget
+        llm.close()
+    assert room == {64: 32, 256: 64, 1024: 256, 2048: 512, 4096: 0}  # the last one covers the context
+
+
+def test_the_context_that_is_given_for_a_model(tiny: TinyFiles, tmp_path: Path) -> None:
+    key = "llama.context_length"
+    llm = Llama(tiny.model("llama"), gates=None, policy="none", kv_overrides={key: 1024})
+    assert llm.n_ctx() == llm.options.budget == llm.model_file.n_ctx_train == 1024
+    bare = tmp_path / "bare.gguf"
+    bare.write_bytes(tiny.model("llama").read_bytes().replace(key.encode(), b"llama.another_length"))
+    with pytest.raises(RetainError, match=f"bare.gguf: the file does not say how many tokens .*{key}") as caught:
+        Llama(bare, policy="window")
+    assert "\n" not in str(caught.value)
+    given = Llama(bare, policy="window", kv_overrides={key: 1024})
+    greedy(given, prompt(given, 20), 5)
+    assert given.n_ctx() == 1024
 
 
 def test_files_that_are_no_model(tmp_path: Path, tiny: TinyFiles) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import TinyFiles
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from conftest import TinyFiles
 from support.llamas import greedy, kept, load, prompt
 
 N_WRITTEN = 24

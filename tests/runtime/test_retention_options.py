@@ -30,7 +30,9 @@ def with_gates(alone: Path, tiny: TinyFiles) -> Path:
 
 def resolve(path: Path, **options: Any) -> RetentionOptions:
     f16 = kv_type("f16")
-    return RetentionOptions(**options).resolve(read_model_file(path), n_ctx=1024, n_ubatch=64, type_k=f16, type_v=f16)
+    return RetentionOptions(**{"n_ubatch": 64} | options).resolve(
+        read_model_file(path), n_ctx=1024, type_k=f16, type_v=f16
+    )
 
 
 def test_auto_without_gates_is_window(alone: Path) -> None:
@@ -52,6 +54,46 @@ def test_a_policy_without_scores_gets_no_gates_it_did_not_ask_for(with_gates: Pa
 
 def test_gates_can_be_switched_off(with_gates: Path) -> None:
     assert resolve(with_gates, gates=None).policy == "window"
+
+
+@pytest.mark.parametrize("gates", ["none", None])
+def test_none_is_none_in_python_too(with_gates: Path, gates: str | None) -> None:
+    assert resolve(with_gates, gates=gates).gates is None
+    with pytest.raises(UsageError, match="needs gates, and 'none' leaves those at .*m.gates.gguf out; use 'auto'"):
+        resolve(with_gates, gates=gates, policy="gate")
+
+
+def test_none_where_there_are_no_gates(alone: Path) -> None:
+    with pytest.raises(RetainError, match="needs gates, and none are given"):
+        resolve(alone, gates="none", policy="gate")
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"budget": 1024}, (1024, 512, 512)),  # it covers the context
+        ({"budget": 1000}, (1000, 128, 128)),
+        ({"budget": 512}, (512, 128, 128)),
+        ({"budget": 255}, (255, 32, 32)),
+        ({"budget": 8}, (8, 32, 32)),
+        ({"budget": 512, "buffer": 64}, (512, 64, 64)),
+        ({"budget": 512, "buffer": 100}, (512, 100, 64)),
+        ({"budget": 512, "buffer": 500}, (512, 500, 128)),
+        ({"budget": 512, "buffer": 4}, (512, 4, 32)),
+        ({"budget": 512, "n_ubatch": 512}, (512, 512, 512)),
+        ({"budget": 8, "n_ubatch": 1}, (8, 1, 1)),
+        ({"budget": "1/8"}, (128, 32, 32)),
+    ],
+)
+def test_the_ubatch_follows_the_budget(alone: Path, options: dict[str, Any], expected: tuple[int, int, int]) -> None:
+    found = resolve(alone, **{"n_ubatch": None} | options)
+    assert (found.budget, found.buffer, found.n_ubatch) == expected
+
+
+def test_a_size_is_that_of_cells_and_room(alone: Path) -> None:
+    per_token = read_model_file(alone).bytes_per_token(kv_type("f16"), kv_type("f16"))
+    found = resolve(alone, budget=f"{per_token * 340}B", n_ubatch=None)
+    assert (found.budget, found.n_ubatch) == (276, 64)  # with 128 too little would be left for four of them
 
 
 def test_gate_needs_gates(alone: Path) -> None:

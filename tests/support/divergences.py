@@ -15,7 +15,7 @@ N_UBATCH = 32
 
 def saved_logits(path: Path, tokens: list[int], **options: Any) -> np.ndarray:
     """Logits after every token but the last, [n - 1, n_vocab], as `Llama` keeps them with logits_all."""
-    llm = load(path, logits_all=True, n_ubatch=N_UBATCH, n_batch=N_UBATCH, **options)
+    llm = load(path, logits_all=True, **options | {"n_ubatch": N_UBATCH, "n_batch": N_UBATCH})
     llm.eval(tokens[:-1])
     logits = np.array(llm.scores[: len(tokens) - 1], np.float64)
     llm.close()
