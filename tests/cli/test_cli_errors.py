@@ -25,7 +25,7 @@ from support.command_line import run
         (["chat", "MODEL", "--policy", "best"], 2, "policy 'best' is not one of"),
         (["chat", "MODEL", "--type-k", "int3"], 2, "KV type 'int3' is not one of"),
         (["chat", "MODEL", "--temp", "-1"], 2, "temp is -1.0"),
-        (["chat", "MODEL", "--ctx", "-1"], 2, "context of -1 tokens"),
+        (["chat", "MODEL", "--ctx", "-1"], 2, "ctx is -1"),
         (["chat", "MODEL", "--ubatch", "0"], 2, "ubatch is 0"),
         (["run", "MODEL", "-p", "a", "-f", "b"], 2, "not both"),
         (["run", "MODEL", "-p", "a", "--system", "b"], 2, "needs --chat"),
