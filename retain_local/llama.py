@@ -380,8 +380,8 @@ class Llama(GuardedLlama):
 
 
 def _argument_names() -> set[str]:
-    """What `Llama` and its parent can be given."""
-    return {name for kind in (Llama, llama_cpp.Llama) for name in inspect.signature(kind.__init__).parameters}
+    """What `Llama` and its parents can be given."""
+    return {name for kind in Llama.__mro__ for name in inspect.signature(kind.__init__).parameters}
 
 
 def _described(model: ModelFile, overrides: Mapping[str, Any] | None) -> ModelFile:
