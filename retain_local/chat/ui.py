@@ -40,7 +40,7 @@ class ChatUI:
             [name for command in COMMANDS for name in (command.name, *command.aliases)],
             [command.name for command in COMMANDS if command.takes_file],
         )
-        self.out = Console(highlight=False)
+        self.out = Console(highlight=False, emoji=False)
         self.saved_as: Path | None = None
         self._saved_tokens: list[int] = []
         self._progress = PromptProgress()

@@ -50,7 +50,11 @@ def run_app(app: typer.Typer) -> NoReturn:
 
 
 def _say(message: str, status: int) -> int:
-    print("retain-local:", safe_line(message), file=sys.stderr)
+    line = f"retain-local: {safe_line(message)}"
+    if sys.stderr.isatty():
+        stderr_console().print(escape(line))  # broken between words
+    else:
+        print(line, file=sys.stderr)
     return status
 
 

@@ -90,7 +90,7 @@ def run_audit(model: str, options: AuditOptions, load: LoadOptions) -> int:
             logger.warning("no gates at %s: the policy is 'window'", llm.model_file.sidecar_path())
         best = recommend(audit, bound)
         piece = partial(token_text, llm)
-        print_audit(Console(highlight=False), audit, bound, options.n_worst, piece)
+        print_audit(Console(highlight=False, emoji=False), audit, bound, options.n_worst, piece)
         if options.json is not None:
             contents = audit_as_dict(audit, bound, best, piece)
             write_text(options.json, json.dumps(contents, ensure_ascii=False, separators=(",", ":")) + "\n")
@@ -110,7 +110,7 @@ def _conclude(
     model: str, file: ModelFile, audit: Audit, bound: Bound, best: BudgetAudit | None, load: LoadOptions, store: bool
 ) -> int:
     """Print the verdict, and keep it where asked; returns the exit status."""
-    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
     shelf = Shelf.of(file, RetentionOptions(gates=audit.gates, policy=audit.policy, scope=audit.scope))
     verdict, reason = conclusion(audit, bound, best)
     console.print(f"[{'red' if best is None else 'green'}]{verdict}[/]{escape(reason)}")

@@ -74,7 +74,7 @@ def run_bench(model: str, options: BenchOptions) -> None:
     stock = stock_libraries() if options.vs_stock else None
     if not options.anyway:
         check_idle()
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     with ExitStack() as stack:
         read_rate = _read_rate(arguments["n_threads"])
         processes = _start(stack, retention, arguments, stock)

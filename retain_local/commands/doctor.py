@@ -66,7 +66,7 @@ def examine() -> list[Finding]:
 
 def run_doctor() -> int:
     """Print what `examine` finds; returns the exit status, 1 when something is wrong."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     findings = examine()
     width = max(len(finding.label) for finding in findings)
     for finding in findings:

@@ -61,7 +61,7 @@ def run_eval(model: str, options: EvalOptions) -> None:
     RetainError : see `find_sources`, `make_arms`, `RecordFile`, `prepare_tasks`, `run_units` and `ReportFiles`.
     """
     options.report.check()
-    console, notes = Console(highlight=False), Console(stderr=True, highlight=False)
+    console, notes = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
     plan = _make_plan(model, options)
     tasks = prepare_tasks(plan)
     records = RecordFile(options.json, plan.settings())
@@ -117,7 +117,7 @@ def show_results(files: list[str], markdown: bool, report: ReportFiles) -> None:
     if markdown:
         print(render_markdown(results, titles))
     else:
-        print_results(Console(highlight=False), results, titles)
+        print_results(Console(highlight=False, emoji=False), results, titles)
     if report.wanted:
         write_eval_report(report, results, titles, read_settings(files))
 

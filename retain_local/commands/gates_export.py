@@ -32,7 +32,7 @@ def show_sidecar(path: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps(description))
     else:
-        Console(highlight=False).print(sidecar_table(description))
+        Console(highlight=False, emoji=False).print(sidecar_table(description))
 
 
 def export_gates(
@@ -52,7 +52,7 @@ def export_gates(
         raise RetainError(f"{out} is there already; --force replaces it")
     path, name = _find_source(source, revision)
     export = export_checkpoint(path, out, weight_type, base, name)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     console.print(f"[bold]{source}[/] -> [bold]{out}[/]")
     console.print(facts_table(describe_sidecar(out)))
     for remark in export.remarks:
@@ -103,7 +103,7 @@ def verify_gates(
     if as_json:
         print(json.dumps(result.to_dict()))
         return int(not result.passed)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, emoji=False, soft_wrap=True)
     console.print(verification_table(result))
     worst = max(result.layers, key=lambda layer: layer.relative)
     verdict = "[green]the gates agree[/]" if result.passed else "[red]the gates do NOT agree[/]"

@@ -47,7 +47,7 @@ def run_demo(budget: int, n_tokens: int, seed: int, console: Console | None = No
     if not BUNDLED_MODEL.exists():
         raise RetainError(f"the bundled model is not there: {BUNDLED_MODEL} is missing; install retain-local again")
     logging.getLogger("retain_local").setLevel(logging.WARNING)  # which gates are used is no news here
-    console = console or Console(highlight=False)
+    console = console or Console(highlight=False, emoji=False)
     conversation = make_conversation(seed, n_tokens)
     show_conversation(console, conversation)
     n_ctx = n_tokens + _ROOM

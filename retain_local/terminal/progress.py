@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from contextlib import ExitStack
-from types import TracebackType
 
 from rich.progress import (
     BarColumn,
@@ -67,11 +64,8 @@ class LoadProgress:
         self._name = name
 
     def __enter__(self) -> LoadProgress:
-        # the bindings point the standard streams elsewhere while they load, so the bar writes to a copy
-        self._stream = os.fdopen(os.dup(sys.__stderr__.fileno()), "w", encoding="utf-8", errors="replace")
-        console = BarConsole(file=self._stream, force_terminal=sys.__stderr__.isatty(), highlight=False)
         self._bar = _Bar(
-            console,
+            BarConsole(stderr=True, highlight=False, emoji=False),
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
@@ -83,11 +77,8 @@ class LoadProgress:
     def __call__(self, fraction: float) -> None:
         self._bar.show(f"loading {self._name}", fraction, 1.0)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.hide()
-        self._stream.close()
 
 
 class PromptProgress:
@@ -95,7 +86,7 @@ class PromptProgress:
 
     def __init__(self) -> None:
         self._bar = _Bar(
-            BarConsole(stderr=True, highlight=False),
+            BarConsole(stderr=True, highlight=False, emoji=False),
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
@@ -122,7 +113,7 @@ class AuditProgress:
 
     def __enter__(self) -> AuditProgress:
         self._bar = _Bar(
-            BarConsole(stderr=True, highlight=False),
+            BarConsole(stderr=True, highlight=False, emoji=False),
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(),
@@ -149,7 +140,7 @@ class EvalProgress:
     """
 
     def __init__(self, done: int, total: int) -> None:
-        console = self._console = BarConsole(stderr=True, highlight=False)
+        console = self._console = BarConsole(stderr=True, highlight=False, emoji=False)
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -26,7 +26,7 @@ def stderr_console() -> Console:
     """
     if _with_bars:
         return _with_bars[-1]
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(stderr=True, highlight=False, emoji=False, soft_wrap=not sys.stderr.isatty())
 
 
 @contextmanager

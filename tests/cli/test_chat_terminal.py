@@ -248,3 +248,20 @@ def test_a_reply_that_the_context_cuts_goes_on(tmp_path: Path, tiny: TinyFiles) 
     child.expect(r"cut: the context of 768 tokens is full; /ctx 1536 goes on in a longer one, /clear begins anew")
     child.expect(PROMPT)
     child.close(force=True)
+
+
+def test_an_error_is_broken_between_words(tmp_path: Path) -> None:
+    child = spawn(tmp_path, "chat", "https://example.com/a-model.gguf", columns=40)
+    child.expect(pexpect.EOF)
+    lines = plain(child.before).split("\n")
+    assert [line.rstrip() for line in lines if line] == [
+        "retain-local:",
+        "https://example.com/a-model.gguf is not",
+        "on huggingface.co: download the file,",
+        "and name it",
+    ]
+
+
+def test_words_between_colons_stay(chat: pexpect.spawn) -> None:
+    say(chat, "/system :cat: [bold]or not", "begins anew")
+    say(chat, "/system", re.escape(":cat: [bold]or not") + r"\x1b\[0m")
