@@ -169,7 +169,10 @@ def test_the_command_line_takes_a_name(hub: Hub, tmp_path: Path, tiny: TinyFiles
     assert done.returncode == 0, done.stderr
     assert "policy 'gate'" in done.stderr and len(done.stdout) == 6
     for name in ("ann/real/m-F32.gguf", f"{hub.url}/ann/real/blob/main/m-F32.gguf", "hf.co/ann/real:F32"):
-        assert run(tmp_path, "run", name, "-p", "abc", "--max-tokens", "5", "--temp", 0, *FAST, **online).stdout == done.stdout
+        assert (
+            run(tmp_path, "run", name, "-p", "abc", "--max-tokens", "5", "--temp", 0, *FAST, **online).stdout
+            == done.stdout
+        )
     address = f"{hub.url}/ann/real/resolve/v2/m-F32.gguf?download=true"
     assert "no such branch, tag or commit" in run(tmp_path, "run", address, "-p", "abc", **online).stderr
 
