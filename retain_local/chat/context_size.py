@@ -71,18 +71,19 @@ def change_context(llm: Llama, *, n_ctx: int | None = None, budget: int | None =
     options = replace(llm.options, budget=budget)
     params = type(llm.context_params).from_buffer_copy(llm.context_params)
     params.n_ctx = n_ctx
-    tokens = llm.input_ids[: llm.n_tokens].copy()
-    cells = save_sequence(llm) if len(tokens) else None
+    tokens, history = llm.input_ids[: llm.n_tokens].tolist(), llm._history
+    cells = save_sequence(llm) if tokens else None
     old, new = llm._ctx, _make(llm, params, options)
     _use(llm, new)
     try:
         if cells is not None:
-            restore_sequence(llm, cells, tokens.tolist())
+            restore_sequence(llm, cells, tokens)
+        llm.adopt_tokens(tokens, history)
         if llm.retention.budget != in_use:  # to set one evicts at once
             llm.retention.set_budget(in_use)
     except BaseException:
         _use(llm, old)
-        llm.input_ids[: len(tokens)] = tokens
+        llm.adopt_tokens(tokens, history)
         new.close()
         raise
     llm._stack.enter_context(closing(new))

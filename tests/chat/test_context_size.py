@@ -116,5 +116,29 @@ def test_what_cannot_be_made_leaves_the_old_context(tiny: TinyFiles) -> None:
         change_context(chat.llm, budget=2**30)
     assert chat.llm.n_ctx() == 512 and chat.llm.options.budget == 64
     assert np.array_equal(chat.llm.input_ids[: chat.llm.n_tokens], same.llm.input_ids[: same.llm.n_tokens])
+    assert kept(chat.llm) == kept(same.llm)
     assert reply(chat, text(90, seed=1)) == reply(same, text(90, seed=1))
     chat.llm.close()
+
+
+def test_a_context_that_is_made_before_anything_was_said(tiny: TinyFiles) -> None:
+    chat, same = session(tiny, 256), session(tiny, 1024)
+    reply(chat, text(200))  # evicts
+    chat.restart("")
+    change_context(chat.llm, n_ctx=1024)
+    assert reply(chat, text(300, seed=1)) == reply(same, text(300, seed=1))
+    assert kept(chat.llm) == kept(same.llm)
+    prompt = chat.tokens[:150]
+    assert chat.llm.cached_prefix(prompt) == same.llm.cached_prefix(prompt)
+
+
+def test_what_a_prompt_can_reuse_goes_along(tiny: TinyFiles) -> None:
+    chat, same = session(tiny, 512), session(tiny, 1024)
+    for one in (chat, same):
+        reply(one, text(200))
+    change_context(chat.llm, n_ctx=1024)
+    prompt = [*chat.tokens, *chat.llm.tokenize(text(30, seed=3).encode(), add_bos=False)]
+    assert chat.llm.cached_prefix(prompt) == same.llm.cached_prefix(prompt)
+    chat.llm.read(prompt)
+    same.llm.read(prompt)
+    assert kept(chat.llm) == kept(same.llm)
