@@ -166,7 +166,7 @@ def _measure(stack: ExitStack, processes: list[Side], depths: list[int], options
     n_steps = sum(len(sides_at(depth, sides)) for depth in depths) * (1 + 2 * options.repeat)
     bar = stack.enter_context(
         Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),

@@ -109,7 +109,10 @@ def _address(name: str) -> str | None:
     scheme, separator, rest = name.partition("://")
     if separator and scheme == "hf":
         return rest.strip("/")
-    parts = urlsplit(name if separator else f"https://{name}")
+    try:
+        parts = urlsplit(name if separator else f"https://{name}")
+    except ValueError:  # brackets where an address has its host
+        return None
     own = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
     if parts.netloc in _HOSTS or (separator and own and parts.netloc == own):
         return unquote(parts.path).strip("/")

@@ -6,7 +6,6 @@ takes all memory. Only what it could not load is refused here.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -46,8 +45,8 @@ def check_model(header: Header, arch: str, tensors: Mapping[str, TensorInfo]) ->
         raise RetainError(f"{header.path}: {arch}.rope.scaling.type '{scaling}' is not one that llama.cpp knows")
     for key in ("layer_norm_epsilon", "layer_norm_rms_epsilon", "group_norm_epsilon"):
         field = header.fields.get(f"{arch}.attention.{key}")
-        if field is not None and isinstance(field.value, float) and not 0 <= field.value < math.inf:
-            raise RetainError(f"{header.path}: {arch}.attention.{key} is {field.value:g}, which is no small number")
+        if field is not None and isinstance(field.value, float) and not field.value >= 0:
+            raise RetainError(f"{header.path}: {arch}.attention.{key} is {field.value:g}, and must not be below 0")
     _check_vocabulary(header)
     _check_tensors(header, arch, n_layer, tensors)
 

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from .safe_text import safe_line
 from .stderr import BarConsole, below_lines
 
 _SHORT_PROMPT = 128  # tokens that are read too soon for a bar
@@ -67,7 +68,7 @@ class LoadProgress:
         self._bar = _Bar(
             BarConsole(stderr=True, highlight=False, emoji=False),
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:.0f}%"),
         )
@@ -75,7 +76,7 @@ class LoadProgress:
         return self
 
     def __call__(self, fraction: float) -> None:
-        self._bar.show(f"loading {self._name}", fraction, 1.0)
+        self._bar.show(safe_line(f"loading {self._name}"), fraction, 1.0)
 
     def __exit__(self, *_: object) -> None:
         self._bar.hide()
@@ -88,7 +89,7 @@ class PromptProgress:
         self._bar = _Bar(
             BarConsole(stderr=True, highlight=False, emoji=False),
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Rate(),
@@ -115,7 +116,7 @@ class AuditProgress:
         self._bar = _Bar(
             BarConsole(stderr=True, highlight=False, emoji=False),
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:.0f}%"),
             _Rate(),
@@ -142,7 +143,7 @@ class EvalProgress:
     def __init__(self, done: int, total: int) -> None:
         console = self._console = BarConsole(stderr=True, highlight=False, emoji=False)
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),

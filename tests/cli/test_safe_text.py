@@ -74,3 +74,10 @@ def test_a_remark_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     assert "evil" in shown
     assert not set(shown) & set("\x07\x9b\u202e"), ascii(shown)
     assert "\x1b]" not in shown
+
+
+@pytest.mark.parametrize("name", ["a[b].gguf", "a]b.gguf", "[bold].gguf", "\x1b[31m.gguf", "x" * 300 + ".gguf"])
+def test_odd_names_of_files(tmp_path: Path, name: str) -> None:
+    done = run(tmp_path, "run", name, "-p", "hi")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1 and "\x1b" not in done.stderr
