@@ -10,7 +10,7 @@ from typing import Any
 from .bindings import llama_cpp
 from .bindings.sampling import Grammar, Processors, logit_bias_processor
 from .bindings.tokenizer import check_tokens
-from .bindings.usage import Usage, in_turn
+from .bindings.usage import Usage, in_step, in_turn
 from .decoding import CachedLlama
 from .errors import RetainError, UsageError
 
@@ -47,13 +47,14 @@ class GuardedLlama(CachedLlama):
     # evaluating
 
     @in_turn
+    @in_step
     def reset(self) -> None:
         """Forget the text: the next evaluation starts at position 0. Pins stay."""
         self._usage.changes += 1
-        with self._usage.step():
-            super().reset()
+        super().reset()
 
     @in_turn
+    @in_step
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens after those in the cache.
 
@@ -75,22 +76,26 @@ class GuardedLlama(CachedLlama):
             raise
 
     def _decode(self, tokens: list[int]) -> None:
+        if len(tokens) > 1:
+            self._usage.give_way()
         self._n_outputs = 0
-        with self._usage.step():
-            super()._decode(tokens)
+        super()._decode(tokens)
         self._n_outputs = len(tokens) if self._logits_all else 1
 
     @in_turn
+    @in_step
     def read(self, *args: Any, **kwargs: Any) -> None:
         return super().read(*args, **kwargs)
 
     @in_turn
+    @in_step
     def cached_prefix(self, *args: Any, **kwargs: Any) -> int:
         return super().cached_prefix(*args, **kwargs)
 
     # sampling
 
     @in_turn
+    @in_step
     def sample(self, *args: Any, idx: int | None = None, **kwargs: Any) -> int:
         """Draw a token, as the parent does.
 
@@ -101,8 +106,7 @@ class GuardedLlama(CachedLlama):
         row = -1 if idx is None else idx - self.n_tokens
         if self._requires_eval or not -self._n_outputs <= row < 0:
             raise UsageError("there are no logits to draw a token from; evaluate the tokens before it first")
-        with self._usage.step():
-            token = super().sample(*args, idx=idx, **kwargs)
+        token = super().sample(*args, idx=idx, **kwargs)
         if self._processors is not None:
             self._processors.accept(token)
         return token
@@ -135,7 +139,7 @@ class GuardedLlama(CachedLlama):
         sampler, changes, sent = None, None, None
         try:
             while True:
-                with self._usage.turn():
+                with self._usage.turn(), self._usage.step():
                     if changes not in (None, self._usage.changes):
                         raise RetainError(
                             "this text cannot go on: the model has read another one since its last token;"

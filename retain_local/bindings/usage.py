@@ -19,6 +19,8 @@ _REFUSED: dict[Callback, str] = {
     "eviction hook": "an eviction hook cannot use the cache that calls it, or close the model; return first",
 }
 
+_A_MOMENT = 1e-4  # seconds, enough for a thread that waits to be woken
+
 _everyone: weakref.WeakSet[Usage] = weakref.WeakSet()
 _everyone_lock = threading.Lock()
 _leaver: int | None = None  # the thread that ends the interpreter, once it does
@@ -28,7 +30,8 @@ class Usage:
     """The calls on one model, in an order that it survives.
 
     - A turn is a whole text, or a step of an open stream: turns of several threads wait for each other.
-    - A step is one native call: steps of several threads wait for each other, also within turns.
+    - A step is a native call, or several that belong together: steps of several threads wait for each other, also within
+      turns. A long one gives way now and then, where others may look at the cache or steer it.
     - Reading is a call that needs the vocabulary alone: it waits for nobody, and only the end waits for it.
 
     A callback of the caller's runs in the middle of a turn, and an eviction hook in the middle of a step; neither can
@@ -47,9 +50,10 @@ class Usage:
 
     def __init__(self) -> None:
         self.changes = 0
-        self._turn, self._step = threading.RLock(), threading.RLock()
+        self._turn, self._step = threading.RLock(), threading.Condition()
         self._readers, self._no_reader = 0, threading.Condition()
         self._closed = False
+        self._rests = False  # a step gives way
         self._here = threading.local()  # which callback this thread is in
         with _everyone_lock:
             _everyone.add(self)
@@ -71,6 +75,18 @@ class Usage:
         with self._step:
             self._check_open()
             yield
+
+    def give_way(self) -> None:
+        """Within a step, let those of other threads go first that wait."""
+        self._rests = True
+        try:
+            self._step.wait(_A_MOMENT)
+        finally:
+            self._rests = False
+            self._step.notify_all()
+        if _another_thread_leaves():
+            raise SystemExit
+        self._check_open()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -110,11 +126,14 @@ class Usage:
         self._refuse_inside("callback", "eviction hook")
         if _another_thread_leaves():
             return
-        with self._step, self._no_reader:
-            self._no_reader.wait_for(lambda: self._readers == 0)
-            if not self._closed:
-                self._closed = True
-                free()
+        with self._step:
+            if self._closed:
+                return
+            self._closed = True
+            self._step.wait_for(lambda: not self._rests)
+            with self._no_reader:
+                self._no_reader.wait_for(lambda: self._readers == 0)
+            free()
 
     def _check_open(self) -> None:
         if self._closed:

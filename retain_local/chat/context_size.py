@@ -59,6 +59,11 @@ def change_context(llm: Llama, *, n_ctx: int | None = None, budget: int | None =
     UsageError : a number out of range, or a context shorter than the text.
     RetainError : the context cannot be made. The model then goes on in the old one.
     """
+    with llm._usage.turn(), llm._usage.step():
+        _change_context(llm, n_ctx, budget)
+
+
+def _change_context(llm: Llama, n_ctx: int | None, budget: int | None) -> None:
     n_ctx = llm.n_ctx() if n_ctx is None else n_ctx
     if not 1 <= n_ctx <= _LONGEST:
         raise UsageError(f"a context of {n_ctx} tokens is out of range: 1 to {_LONGEST}")

@@ -126,3 +126,15 @@ def test_closing_waits_for_the_call_of_another_thread(tiny: TinyFiles) -> None:
     llm.close()
     thread.join()
     assert outcome == ["the model is closed"]
+
+
+def test_closing_stops_a_prompt_between_its_batches(tiny: TinyFiles) -> None:
+    llm = load(tiny.model("llama"), policy="window", budget=64, n_batch=8)
+    closer = threading.Thread(target=llm.close)
+    llm.on_prompt = lambda done, total: closer.start() if done == 8 else None
+    with pytest.raises(RetainError, match="^the model is closed$"):
+        while True:
+            llm.eval(prompt(llm, 900))  # in the main thread, where Ctrl-C is listened for
+            llm.reset()
+            llm.on_prompt = None
+    closer.join()
