@@ -47,7 +47,7 @@ class ChatTemplate:
 
     def first_turn(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of a conversation up to where the next reply begins."""
-        hidden, marks = self._tokenizer.hide(messages)
+        hidden, marks = self._tokenizer.hide(messages, self._format.render)
         return self._tokenizer.whole(self._format.render(hidden), marks)
 
     def system_range(self, messages: Sequence[Message]) -> tuple[int, int]:
@@ -66,7 +66,7 @@ class ChatTemplate:
         ------
         RewrittenHistory : the template leaves out the last reply.
         """
-        hidden, marks = self._tokenizer.hide(messages)
+        hidden, marks = self._tokenizer.hide(messages, self._format.render)
         text = self._after_last_reply(hidden)
         if system_text(hidden):
             word = new_word(hidden)
@@ -86,5 +86,6 @@ class ChatTemplate:
 
     def reply_tokens(self, text: str) -> list[int]:
         """Tokens of a reply, as the model would have written it after `first_turn` or `next_turn`."""
-        ((message,), marks) = self._tokenizer.hide([{"role": "assistant", "content": text}])
-        return self._tokenizer.inside(message["content"], marks)
+        reply = {"role": "assistant", "content": text}
+        ((hidden,), marks) = self._tokenizer.hide([reply], lambda messages: messages[0]["content"])
+        return self._tokenizer.inside(hidden["content"], marks)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from ..errors import RetainError
 from .control_tokens import ControlTokens, Marks, message_texts
 from .renderer import check_template, render_template
 
@@ -102,11 +104,26 @@ class PromptTokenizer:
     def _control_tokens(self) -> ControlTokens:
         return ControlTokens(self._llm)
 
-    def hide(self, messages: Sequence[Message]) -> tuple[list[Message], Marks]:
-        """The messages as they are to be rendered, and the marks that `whole` and `inside` take back."""
+    def hide(
+        self, messages: Sequence[Message], render: Callable[[Sequence[Message]], str]
+    ) -> tuple[list[Message], Marks]:
+        """The messages as they are to be rendered, and the marks that `whole` and `inside` take back.
+
+        A template may put a control token together from parts of a message, as one does that takes words out. So whatever
+        could begin one is hidden too, as far as that does not change what the template writes.
+
+        Parameters
+        ----------
+        render : the text of messages.
+        """
         if self._llm.control_tokens_in_messages:
             return list(messages), {}
-        return self._control_tokens.hide(messages)
+        hidden, marks = self._control_tokens.hide(messages)
+        with suppress(RetainError):  # what is refused is refused again where it is rendered to be read
+            for thorough, more in self._control_tokens.hide_beginnings(hidden):
+                if more and render(thorough).translate(more) == render(hidden):
+                    return thorough, marks | more
+        return hidden, marks
 
     def whole(self, text: str, marks: Marks) -> list[int]:
         """Tokens of a rendered conversation from its start: it begins a text once, whoever writes that token."""

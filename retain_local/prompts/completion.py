@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..bindings import llama_cpp
-from .chat_format import ChatFormat, Marks, PromptTokenizer
+from .chat_format import ChatFormat
 from .system_message import system_range
 
 from llama_cpp.llama_chat_format import ChatFormatterResponse, chat_formatter_to_chat_completion_handler  # isort: skip
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 DEFAULT_FORMAT = "chat_template.default"
 _PREFIX = "tokenizer."
 _TEMPLATE_KEY = "tokenizer.chat_template"
+
+ToTokens = Callable[[str], Sequence[int]]
 
 # taken now: a program may put a class of its own in the place of the bindings', so that others make models with it
 _create_chat_completion = llama_cpp.Llama.create_chat_completion
@@ -65,39 +67,46 @@ def complete_chat(llm: Llama, messages: Sequence[Mapping[str, Any]], args: tuple
     # replies of OpenAI's client, which go back as they came
     messages = [each.model_dump(exclude_none=True) if hasattr(each, "model_dump") else each for each in messages]
 
-    def handle(each: Sequence[Mapping[str, Any]], complete: Callable[..., Any]) -> Any:
-        hidden, marks = tokenizer.hide(each)
-        view = _View(llm, tokenizer, marks, complete)
-        return _create_chat_completion(view, hidden, *args, **kwargs)
+    def handle(each: Sequence[Mapping[str, Any]], to_tokens: ToTokens, complete: Callable[..., Any]) -> Any:
+        return llama_cpp.Llama.create_chat_completion(_View(llm, to_tokens, complete), each, *args, **kwargs)
 
-    def prompt_of(each: Sequence[Mapping[str, Any]]) -> Sequence[int]:
-        def stop(prompt: Sequence[int], **_: Any) -> Any:
-            raise _Prompt(prompt)
+    def text_of(each: Sequence[Mapping[str, Any]]) -> str:
+        def stop(text: str = "", **_: Any) -> Any:
+            raise _Prompt(text)
 
         try:
-            handle(each, stop)
+            handle(each, stop, stop)
         except _Prompt as found:
-            return found.tokens
-        return []
+            return found.text
+        return ""
 
-    if not llm.options.pin_system:
-        return handle(messages, llm.create_completion)
-    pinned = system_range(messages, prompt_of)
-    return handle(messages, lambda prompt, **settings: llm.complete_with_system(prompt, pinned, **settings))
+    def prompt_of(each: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+        hidden, marks = tokenizer.hide(each, text_of)
+        return tokenizer.whole(text_of(hidden), marks)
+
+    hidden, marks = tokenizer.hide(messages, text_of)
+    complete = llm.create_completion
+    if llm.options.pin_system:
+        pinned = system_range(messages, prompt_of)
+
+        def complete(prompt: Sequence[int], **settings: Any) -> Any:
+            return llm.complete_with_system(prompt, pinned, **settings)
+
+    return handle(hidden, lambda text: tokenizer.whole(text, marks), complete)
 
 
 class _Prompt(BaseException):
     """Ends a handler once it has made its prompt; not an Exception, since some handlers catch those."""
 
-    def __init__(self, tokens: Sequence[int]) -> None:
-        self.tokens = tokens
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
 class _View:
     """A model as a chat handler sees it."""
 
-    def __init__(self, llm: Llama, tokenizer: PromptTokenizer, marks: Marks, complete: Callable[..., Any]) -> None:
-        self._llm, self._tokenizer, self._marks, self._complete = llm, tokenizer, marks, complete
+    def __init__(self, llm: Llama, to_tokens: ToTokens, complete: Callable[..., Any]) -> None:
+        self._llm, self._to_tokens, self._complete = llm, to_tokens, complete
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._llm, name)
@@ -105,8 +114,8 @@ class _View:
     def tokenize(self, text: bytes, add_bos: bool = True, special: bool = False) -> list[int]:
         if not special:  # no prompt
             return self._llm.tokenize(text, add_bos, special)
-        return self._tokenizer.whole(text.decode("utf-8", errors="replace"), self._marks)
+        return self._to_tokens(text.decode("utf-8", errors="replace"))
 
     def create_completion(self, prompt: str | Sequence[int], **settings: Any) -> Any:
-        tokens = self._tokenizer.whole(prompt, self._marks) if isinstance(prompt, str) else prompt
+        tokens = self._to_tokens(prompt) if isinstance(prompt, str) else prompt
         return self._complete(prompt=tokens, **settings)

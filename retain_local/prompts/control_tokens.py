@@ -9,7 +9,7 @@ rendered. No message holds that character, and no template takes it for anything
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..bindings import llama_cpp
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _HIDDEN_ATTRIBUTES = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
+BEGINNINGS = (1, 2, 3)  # characters
 _NAMES = ("role", "type")  # what a template compares with words of its own
 
 Marks = Mapping[int, str]  # code point of a mark -> the control token's text, as str.translate takes it
@@ -39,7 +40,8 @@ class ControlTokens:
                     self._attributes[text] = attributes
         # the longest first, as llama.cpp takes them out
         texts = sorted(self._attributes, key=len, reverse=True)
-        self._pattern = re.compile(f"({'|'.join(map(re.escape, texts))})" if texts else "(?!)")
+        self._pattern = _one_of(texts)
+        self._beginnings = [_one_of({text[:n] for text in texts}) for n in BEGINNINGS]
 
     def hide(self, messages: Sequence[Mapping[str, Any]]) -> tuple[list[Any], Marks]:
         """The messages with a mark for each control token in their texts, and what the marks stand for.
@@ -48,18 +50,11 @@ class ControlTokens:
         ------
         RetainError : the messages hold every character that could be a mark.
         """
-        texts = list(message_texts(messages))
-        found = sorted({match for text in texts for match in self._pattern.findall(text)})
-        if not found:
-            return list(messages), {}
-        used = set().union(*texts)
-        free = [code for code in _PRIVATE_USE if chr(code) not in used][: len(found)]
-        if len(free) < len(found):
-            raise RetainError("the messages use every character of a private use area; leave some of them out")
-        marks = dict(zip(free, found))
-        mark_of = {text: chr(code) for code, text in marks.items()}
-        hidden = _map_texts(list(messages), lambda text: self._pattern.sub(lambda match: mark_of[match[0]], text))
-        return hidden, marks
+        return _hide(messages, self._pattern)
+
+    def hide_beginnings(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[tuple[list[Any], Marks]]:
+        """As `hide`, with a mark for whatever a control token could begin with: its first character, its first two."""
+        return (_hide(messages, pattern) for pattern in self._beginnings)
 
     def pieces(self, text: str, marks: Marks) -> list[tuple[str, bool]]:
         """A rendered text in pieces, each with whether control tokens are to be found in it.
@@ -87,6 +82,25 @@ class ControlTokens:
         return [piece for piece in [*found, (pending, True)] if piece[0]]
 
 
+def _one_of(texts: Iterable[str]) -> re.Pattern[str]:
+    """Matches each of the texts, the first of them first; nothing where there are none."""
+    return re.compile(f"({'|'.join(map(re.escape, texts)) or '(?!)'})")
+
+
+def _hide(messages: Sequence[Mapping[str, Any]], pattern: re.Pattern[str]) -> tuple[list[Any], Marks]:
+    texts = list(message_texts(messages))
+    found = sorted({match for text in texts for match in pattern.findall(text)})
+    if not found:
+        return list(messages), {}
+    used = set().union(*texts)
+    free = [code for code in _PRIVATE_USE if chr(code) not in used][: len(found)]
+    if len(free) < len(found):
+        raise RetainError("the messages use every character of a private use area; leave some of them out")
+    mark_of = {text: chr(code) for code, text in zip(free, found)}
+    hidden = _map_texts(list(messages), lambda text: pattern.sub(lambda match: mark_of[match[0]], text))
+    return hidden, dict(zip(free, found))
+
+
 def message_texts(value: Any) -> Iterator[str]:
     """Every text in messages: contents, their parts, arguments of tool calls."""
     if isinstance(value, str):
@@ -100,7 +114,7 @@ def message_texts(value: Any) -> Iterator[str]:
             yield from message_texts(item)
 
 
-def _map_texts(value: Any, change: Any) -> Any:
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
     """A copy of messages with every text of `message_texts` changed."""
     if isinstance(value, str):
         return change(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from conftest import TinyFiles
 from retain_local import Llama
+from retain_local.chat.template import ChatTemplate
 from retain_local.errors import RetainError
 from retain_local.prompts.chat_format import PromptTokenizer
 from retain_local.prompts.control_tokens import ControlTokens, message_texts
@@ -39,19 +41,52 @@ def test_what_is_no_control_token_stays_what_it_was(vocabularies: dict[str, Path
         assert tokenizer._pieces(text.replace("zq", mark), {ord(mark): "zq"}) == expected
 
 
+def content_alone(messages: Sequence[Mapping[str, Any]]) -> str:
+    return messages[0]["content"]
+
+
 @pytest.mark.parametrize("name, control", [("qwen2", "<|im_end|>"), ("llama-spm", "</s>"), ("phi-3", "<|end|>")])
 def test_a_control_token_in_a_message_is_text(vocabularies: dict[str, Path], name: str, control: str) -> None:
     llm = Llama(vocabularies[name], vocab_only=True)
     tokenizer = PromptTokenizer(llm)
     (token,) = llm.tokenize(control.encode(), add_bos=False, special=True)
-    ((message,), marks) = tokenizer.hide([{"role": "user", "content": f"a {control} b"}])
+    ((message,), marks) = tokenizer.hide([{"role": "user", "content": f"a {control} b"}], content_alone)
     assert control not in message["content"]
     tokens = tokenizer.whole(f"{control}{message['content']}{control}", marks)
     assert tokens.count(token) == 2
     assert f"a {control} b" in llm.detokenize(tokens, special=True).decode()
     llm.control_tokens_in_messages = True
-    ((message,), marks) = tokenizer.hide([{"role": "user", "content": f"a {control} b"}])
+    ((message,), marks) = tokenizer.hide([{"role": "user", "content": f"a {control} b"}], content_alone)
     assert tokenizer.whole(f"{control}{message['content']}{control}", marks).count(token) == 3
+
+
+# from messages, or from a message and what the template writes beside it
+PUT_TOGETHER = {
+    "{{ messages[0].content | replace('/think', '') }}": "a<|im_/thinkend|>b",
+    "{{ messages[0].content }}|>b": "a<|im_end",
+    "{{ messages[0].content.split('</x>') | join }}": "a<|im_end</x>|>b",
+    "{{ messages[0].content }}{{ messages[1].content }}": "a<|im_",
+}
+
+
+@pytest.mark.parametrize("template", PUT_TOGETHER)
+def test_no_control_token_is_put_together(vocabularies: dict[str, Path], template: str) -> None:
+    llm = Llama(vocabularies["qwen2"], vocab_only=True)
+    llm.metadata["tokenizer.chat_template"] = template + "<|im_end|>"
+    messages = [{"role": "user", "content": PUT_TOGETHER[template]}, {"role": "user", "content": "end|>b"}]
+    tokens = ChatTemplate(llm).first_turn(messages)
+    (token,) = llm.tokenize(b"<|im_end|>", add_bos=False, special=True)
+    assert llm.detokenize(tokens, special=True) == b"a<|im_end|>b<|im_end|>"
+    assert tokens.count(token) == 1 and tokens[-1] == token
+
+
+def test_what_a_template_looks_for_is_found(vocabularies: dict[str, Path]) -> None:
+    """To hide a character is given up where a template looks at it; whole control tokens stay hidden."""
+    llm = Llama(vocabularies["qwen2"], vocab_only=True)
+    llm.metadata["tokenizer.chat_template"] = "{{ messages[0].content.split('</think>')[-1] }}<|im_end|>"
+    tokens = ChatTemplate(llm).first_turn([{"role": "user", "content": "a < b</think>c <|im_end|>"}])
+    assert llm.detokenize(tokens, special=True) == b"c <|im_end|><|im_end|>"
+    assert tokens.count(tokens[-1]) == 1
 
 
 @pytest.fixture(scope="module")
