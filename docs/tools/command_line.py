@@ -16,6 +16,10 @@ INTRO = """# Command line
 
 This page is written by `docs/tools/command_line.py` from the program's own help; the tests check that the two agree.
 Errors are one line on stderr; the exit status is 1 for what cannot be done, 2 for a wrong option, 130 for Ctrl-C.
+
+`-h` or `--help` shows what most people need of a command, `--help-all` every option. `retain-local --install-completion`
+teaches your shell to complete commands and options, and `--version` says which release this is. Without the script on
+the path, `python -m retain_local` is the same.
 """
 
 

@@ -47,13 +47,14 @@ def entries_of_lines(lines: Iterable[str]) -> Iterator[Entry]:
     marks begins a message that goes on until three quotation marks end a line. What the input ends in is taken as it is.
     """
     typed: list[str] = []
-    goes_on = False
+    in_block = goes_on = False
     for line in lines:
-        typed.append(line)
-        in_block = _begins_block(typed[0].strip())
-        goes_on = is_open_block("\n".join(typed)) if in_block else line.endswith("\\")
-        if goes_on and not in_block:
-            typed[-1] = line[:-1]
+        if not typed:
+            in_block = is_open_block(line)
+            goes_on = in_block or line.endswith("\\")
+        else:
+            goes_on = not line.rstrip().endswith(BLOCK) if in_block else line.endswith("\\")
+        typed.append(line[:-1] if goes_on and not in_block else line)
         if not goes_on:
             yield from _entry(typed)
             typed.clear()
