@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,6 +14,9 @@ from .bindings.tokenizer import check_tokens
 from .bindings.usage import Usage, in_step, in_turn
 from .decoding import CachedLlama
 from .errors import RetainError, UsageError
+from .token_limit import TokenLimit
+
+_COMPLETION = inspect.signature(llama_cpp.Llama.create_completion)
 
 
 class GuardedLlama(CachedLlama):
@@ -133,6 +137,9 @@ class GuardedLlama(CachedLlama):
         check_tokens(tokens, self._n_vocab)
         if not tokens and (kwargs.get("reset", True) or not self.n_tokens):
             raise UsageError("the prompt is empty")
+        limit = stopping_criteria if isinstance(stopping_criteria, TokenLimit) else None
+        if limit is not None:
+            limit.begin(self._n_ctx - len(tokens))
         if stopping_criteria is not None:
             stopping_criteria = self._usage.guarded(stopping_criteria)
         generator = super().generate(tokens, *args, stopping_criteria=stopping_criteria, **kwargs)
@@ -145,6 +152,8 @@ class GuardedLlama(CachedLlama):
                             "this text cannot go on: the model has read another one since its last token;"
                             " finish a stream before the next one, or use a model for each"
                         )
+                    if limit is not None and not limit.take():
+                        return
                     try:
                         token = generator.send(sent)
                     except StopIteration:
@@ -174,10 +183,15 @@ class GuardedLlama(CachedLlama):
         if logit_bias is not None:  # the parent drops both when it gets both
             bias = logit_bias_processor(logit_bias, self._n_vocab)
             logits_processor = llama_cpp.LogitsProcessorList([*(logits_processor or ()), bias])
-        result = super().create_completion(prompt, *args, logits_processor=logits_processor, **kwargs)
-        return result if isinstance(result, dict) else self._in_turns(result)
+        given = _COMPLETION.bind_partial(self, prompt, *args, **kwargs).arguments
+        max_tokens = given.get("max_tokens", _COMPLETION.parameters["max_tokens"].default)
+        limit = TokenLimit(max_tokens, given.get("stopping_criteria"))
+        given |= {"stopping_criteria": limit, "logits_processor": logits_processor}
+        given.pop("self")
+        result = super().create_completion(**given)
+        return limit.mark(result) if isinstance(result, dict) else self._in_turns(result, limit)
 
-    def _in_turns(self, stream: Iterator[Any]) -> Iterator[Any]:
+    def _in_turns(self, stream: Iterator[Any], limit: TokenLimit) -> Iterator[Any]:
         try:
             while True:
                 with self._usage.turn():
@@ -185,7 +199,7 @@ class GuardedLlama(CachedLlama):
                         chunk = next(stream)
                     except StopIteration:
                         return
-                yield chunk
+                yield limit.mark(chunk)
         finally:
             stream.close()
 
