@@ -9,6 +9,7 @@ from ..llama import Llama
 from ..terminal.progress import PromptProgress
 from ..terminal.safe_text import safe_text
 from ..terminal.stderr import stderr_console
+from ..terminal.suspension import watch_suspension
 from ..terminal.text_output import TextOutput
 from .context_size import longer_context
 from .generation import Generation, Sampling
@@ -39,16 +40,18 @@ def run_prompt(llm: Llama, prompt: str, sampling: Sampling, *, chat: bool, syste
     progress = llm.on_prompt = PromptProgress()
     generation = Generation(llm, tokens, sampling, stop)
     output = TextOutput()
-    try:
-        for piece in generation:
+    with watch_suspension() as was_suspended:
+        try:
+            for piece in generation:
+                if not as_object:
+                    output.write(piece)
+        except KeyboardInterrupt:
             if not as_object:
-                output.write(piece)
-    except KeyboardInterrupt:
-        if not as_object:
-            output.end()
-        raise
-    finally:
-        progress.close()
+                output.end()
+            raise
+        finally:
+            progress.close()
+        is_timed = not was_suspended()
     stats = llm.retention.stats()
     if as_object:
         found = json.dumps(as_json(generation, stats, llm.retention.policy), ensure_ascii=False)
@@ -57,7 +60,7 @@ def run_prompt(llm: Llama, prompt: str, sampling: Sampling, *, chat: bool, syste
     output.end()
     console = stderr_console()
     width = console.width if sys.stderr.isatty() else None
-    console.print(f"[dim]{stats_line(generation, stats, llm.n_ctx(), width)}[/]")
+    console.print(f"[dim]{stats_line(generation, stats, llm.n_ctx(), width, is_timed=is_timed)}[/]")
     n_tokens = len(tokens) + len(generation.tokens)
     if generation.finish_reason == "length" and n_tokens >= llm.n_ctx():
         console.print(

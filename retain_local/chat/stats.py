@@ -12,7 +12,9 @@ from .generation import Generation
 _NEARLY_FULL = 0.75  # of the context
 
 
-def stats_line(generation: Generation, stats: RetentionStats, n_ctx: int, width: int | None = None) -> str:
+def stats_line(
+    generation: Generation, stats: RetentionStats, n_ctx: int, width: int | None = None, *, is_timed: bool = True
+) -> str:
     """Speed of a reply, and state of the cache after it where there is something to say.
 
     Parameters
@@ -20,10 +22,13 @@ def stats_line(generation: Generation, stats: RetentionStats, n_ctx: int, width:
     generation : a reply that has begun.
     n_ctx : tokens of the context, which is mentioned when little of it is left.
     width : columns that the line may take; what matters least is left out until it fits. None: any number.
+    is_timed : the times are those of the computer's work, so that there are speeds.
     """
-    prompt = f"prompt {generation.n_prompt:,} tok, {_rate(generation.prompt_rate)}"
+    prompt = f"prompt {generation.n_prompt:,} tok"
     parts = [f"reply {len(generation.tokens):,} tok"]
-    if generation.generation_rate:
+    if is_timed:
+        prompt += f", {_rate(generation.prompt_rate)}"
+    if is_timed and generation.generation_rate:
         parts[0] += f", {_rate(generation.generation_rate)}"
     if stats.tokens_seen >= _NEARLY_FULL * n_ctx:
         parts.append(f"context {stats.tokens_seen:,} of {n_ctx:,}")

@@ -13,6 +13,7 @@ from ..errors import ContextFullError, RetainError
 from ..terminal.progress import PromptProgress
 from ..terminal.safe_text import safe_text
 from ..terminal.stderr import stderr_console
+from ..terminal.suspension import watch_suspension
 from ..terminal.text_output import TextOutput
 from .context_size import change_context, full_context, goes_beyond_training, longer_context
 from .entry import Entry
@@ -99,6 +100,12 @@ class ChatUI:
 
     def reply(self, pieces: Iterator[str]) -> None:
         """Print a reply as it is written, and the line about it. Ctrl-C stops it and keeps what was written."""
+        with watch_suspension() as was_suspended:
+            if self._is_written(pieces):
+                self._tell_of_reply(is_timed=not was_suspended())
+
+    def _is_written(self, pieces: Iterator[str]) -> bool:
+        """Print a reply; false when it was stopped before it began."""
         output = TextOutput()
         begun = stopped = False
         try:
@@ -117,12 +124,16 @@ class ChatUI:
             pieces.close()  # a reply that was stopped here is kept now, not when it is collected
         if stopped and not begun:
             self.note("(stopped before the reply began)")
-            return
+            return False
         if stopped:
             self.note("(stopped)")
+        return True
+
+    def _tell_of_reply(self, is_timed: bool) -> None:
+        """Print the line about the last reply, and go on with one that the context cut where the user wants that."""
         llm = self.session.llm
         width = stderr_console().width if sys.stderr.isatty() else None
-        self.note(stats_line(self.session.last, llm.retention.stats(), llm.n_ctx(), width))
+        self.note(stats_line(self.session.last, llm.retention.stats(), llm.n_ctx(), width, is_timed=is_timed))
         if self.session.is_cut():
             if self._is_given_longer_context(len(self.session.tokens)):
                 self.reply(self.session.go_on())

@@ -44,3 +44,7 @@ def test_what_matters_least_goes_first() -> None:
 def test_no_speed_of_a_single_token() -> None:
     single = SimpleNamespace(**vars(REPLY) | {"tokens": [1], "generation_rate": 0.0})
     assert stats_line(single, FULL, n_ctx=8192).endswith("· reply 1 tok")
+
+
+def test_no_speeds_without_times() -> None:
+    assert stats_line(REPLY, FULL, n_ctx=8192, is_timed=False) == "prompt 1,234 tok · reply 56 tok"

@@ -265,3 +265,20 @@ def test_an_error_is_broken_between_words(tmp_path: Path) -> None:
 def test_words_between_colons_stay(chat: pexpect.spawn) -> None:
     say(chat, "/system :cat: [bold]or not", "begins anew")
     say(chat, "/system", re.escape(":cat: [bold]or not") + r"\x1b\[0m")
+
+
+def test_no_speed_of_a_reply_that_was_suspended(tmp_path: Path, tiny: TinyFiles) -> None:
+    child = spawn_shell(tmp_path)
+    child.sendline(f"retain chat {' '.join(map(str, model_options(tiny)))} --ctx 500000")
+    child.expect("/help lists")
+    child.expect(PROMPT)
+    child.send("hello\r")
+    child.expect("[a-z ]{60}")
+    child.send("\x1a")
+    child.expect("Stopped")
+    child.expect(r"shell\$ ")
+    child.sendline("fg")
+    child.expect("[a-z ]{60}")
+    child.sendintr()
+    child.expect(r"prompt 24 tok · reply [\d,]+ tok · KV")
+    child.close(force=True)
