@@ -182,7 +182,7 @@ class Llama(GuardedLlama):
                 self._check_adapter()
             self._retention, self._history, self._n_evictions = Retention(self.ctx, self._usage), CacheHistory(), 0
             self._fit_buffers()
-            self._tell(context, policy)
+            self._tell(context, options)
         if tokenizer is None:
             self.tokenizer_ = SafeTokenizer(self)
         self._metadata = model_metadata(self._model)
@@ -254,17 +254,17 @@ class Llama(GuardedLlama):
         if self._logits_all and len(self.scores) < self._n_ctx:
             self.scores = np.empty((self._n_ctx, self._n_vocab), np.single)
 
-    def _tell(self, n_ctx: int, asked_policy: str) -> None:
+    def _tell(self, n_ctx: int, asked: RetentionOptions) -> None:
         if 0 < self.model_file.n_ctx_train < n_ctx:
             logger.warning(
                 "the context of %d tokens is longer than the %d the model was trained for; expect worse text beyond",
                 n_ctx,
                 self.model_file.n_ctx_train,
             )
-        if asked_policy == "auto" and self.options.gates is None:
+        if asked.policy == "auto" and self.options.gates is None:
             logger.warning(
-                "no gates at %s: using the policy 'window', which keeps the first %d and the most recent tokens",
-                self.model_file.sidecar_path(),
+                "%s: using the policy 'window', which keeps the first %d and the most recent tokens",
+                "without gates" if asked.gates is None else f"no gates at {self.model_file.sidecar_path()}",
                 self.options.sinks,
             )
         elif self.options.gates is not None:

@@ -87,7 +87,8 @@ def run_audit(model: str, options: AuditOptions, load: LoadOptions) -> int:
         with AuditProgress() as progress:
             audit = audit_texts(llm, texts, budgets, retention, progress)
         if load.policy == "auto" and audit.gates is None:
-            logger.warning("no gates at %s: the policy is 'window'", llm.model_file.sidecar_path())
+            found = "without gates" if retention.gates is None else f"no gates at {llm.model_file.sidecar_path()}"
+            logger.warning("%s: the policy is 'window'", found)
         best = recommend(audit, bound)
         piece = partial(token_text, llm)
         print_audit(Console(highlight=False, emoji=False), audit, bound, options.n_worst, piece)

@@ -183,6 +183,18 @@ def test_auto_says_once_that_there_are_no_gates(
     assert len(caplog.records) == 1 and "using the policy 'window'" in caplog.text
 
 
+def test_gates_that_are_left_out_are_not_said_to_be_missing(
+    tiny: TinyFiles, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    model = Path(shutil.copy(tiny.model("llama"), tmp_path / "m.gguf"))
+    shutil.copy(tiny.gates("llama"), tmp_path / "m.gates.gguf")
+    with caplog.at_level(logging.INFO, "retain_local"):
+        load(model, gates="none")
+    assert [record.message for record in caplog.records] == [
+        "without gates: using the policy 'window', which keeps the first 4 and the most recent tokens"
+    ]
+
+
 def test_nothing_is_printed(tiny: TinyFiles, capfd: pytest.CaptureFixture[str]) -> None:
     llm = load(tiny.model("llama"), policy="window", n_ctx=8192, budget=64)
     llm.create_completion(text(100), max_tokens=5)
