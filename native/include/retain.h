@@ -11,8 +11,11 @@
 //     struct llama_context * ctx = retain_init_from_model(model, cparams, &rp);
 //
 // Functions that can fail return false, a negative number or NULL, and retain_last_error() says why in one line.
-// Every function that takes a context fails on one without a retention memory. A context is used by one thread at a
-// time, as in llama.h.
+// Every function that takes a context fails on one without a retention memory, and on NULL. A context is used by one
+// thread at a time, as in llama.h.
+//
+// llama_memory_seq_rm() answers false, and changes nothing, where a sequence would be cut back further than to
+// retain_rollback_limit(); removing all of a sequence always works. docs/c-api.md has what else differs.
 
 #pragma once
 
@@ -77,7 +80,8 @@ struct retain_stats {
     double  t_input_s;      // seconds in filling page tables and other graph inputs
 };
 
-// The eviction hook: scores for the n_cells cells of a sequence, the highest are kept.
+// The eviction hook: scores for the n_cells cells of a sequence, the highest are kept. It may look at the context but not
+// change it (such calls are refused), and must not free it. The arrays are gone when it returns.
 // All arrays have n_cells entries: layer index, KV head, position, log beta (0 without gates) and age in tokens
 // (n_seen + 1 - position). Write the scores (finite, any sign) and return true; false leaves the policy's own.
 typedef bool (*retain_score_callback)(
@@ -98,7 +102,8 @@ LLAMA_API int32_t      retain_api_version(void);
 // the llama-cpp-python release whose llama.cpp this library was built from
 LLAMA_API const char * retain_upstream_version(void);
 
-// why the last call in this thread failed, llama_decode and the state functions included; "" when it did not
+// why the last call in this thread failed, llama_decode, the llama_memory functions and those of states included; "" when
+// it did not
 LLAMA_API const char * retain_last_error(void);
 
 // forget it, before a call of llama.h that can fail for reasons of its own
@@ -167,7 +172,8 @@ LLAMA_API int32_t retain_get_budget(const struct llama_context * ctx, llama_seq_
 LLAMA_API bool retain_hold(struct llama_context * ctx, llama_seq_id seq_id, bool hold);
 
 // The smallest p such that removing [p, inf) gives exactly the state that the cache had after p tokens
-// (0 while nothing was evicted).
+// (0 while nothing was evicted). llama_memory_seq_rm() refuses a smaller one but 0, and llama_memory_seq_pos_min() is
+// this less one.
 LLAMA_API llama_pos retain_rollback_limit(const struct llama_context * ctx, llama_seq_id seq_id);
 
 // policies by index; NULL past the last

@@ -29,6 +29,24 @@ static retain_memory * find_memory(const llama_context * ctx, llama_seq_id seq_i
     return mem;
 }
 
+// the memory of ctx, to be changed: not while its eviction hook runs
+static retain_memory * find_idle_memory(const llama_context * ctx) {
+    auto * mem = find_memory(ctx);
+    return mem && !mem->is_busy() ? mem : nullptr;
+}
+
+static retain_memory * find_idle_memory(const llama_context * ctx, llama_seq_id seq_id) {
+    auto * mem = find_memory(ctx, seq_id);
+    return mem && !mem->is_busy() ? mem : nullptr;
+}
+
+// what: "the model is", of an argument that must not be NULL
+static void require(const void * argument, const char * what) {
+    if (!argument) {
+        throw retain_error(retain_format("%s NULL", what));
+    }
+}
+
 // run fn; an exception becomes the last error and false
 template <typename F>
 static bool guarded(F fn) {
@@ -78,7 +96,12 @@ bool retain_set_params(const retain_params * params) {
 }
 
 llama_context * retain_init_from_model(llama_model * model, llama_context_params cparams, const retain_params * params) {
-    if (!retain_set_params(params)) {
+    const bool ok = guarded([&]() {
+        require(model,  "the model is");
+        require(params, "the parameters are");
+        retain_config_set_pending(params);
+    });
+    if (!ok) {
         return nullptr;
     }
     llama_context * ctx = llama_init_from_model(model, cparams);
@@ -91,7 +114,11 @@ llama_context * retain_init_from_model(llama_model * model, llama_context_params
 }
 
 bool retain_gates_check(const llama_model * model, const char * path) {
-    return guarded([&]() { retain_gates(*model, path, /*load =*/ false); });
+    return guarded([&]() {
+        require(model, "the model is");
+        require(path,  "the path of the gates is");
+        retain_gates(*model, path, /*load =*/ false);
+    });
 }
 
 bool retain_is_enabled(const llama_context * ctx) {
@@ -105,11 +132,10 @@ bool retain_has_gates(const llama_context * ctx) {
 
 bool retain_get_stats(const llama_context * ctx, retain_stats * stats) {
     const auto * mem = find_memory(ctx);
-    if (!mem) {
-        return false;
-    }
-    mem->get_stats(*stats);
-    return true;
+    return mem && guarded([&]() {
+        require(stats, "the place for the statistics is");
+        mem->get_stats(*stats);
+    });
 }
 
 int32_t retain_layers(const llama_context * ctx, int32_t * layers, int32_t n_max) {
@@ -160,17 +186,17 @@ int64_t retain_n_cells(const llama_context * ctx, llama_seq_id seq_id) {
 }
 
 bool retain_pin(llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
-    auto * mem = find_memory(ctx, seq_id);
+    auto * mem = find_idle_memory(ctx, seq_id);
     return mem && guarded([&]() { mem->pin(seq_id, p0, p1); });
 }
 
 bool retain_unpin(llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
-    auto * mem = find_memory(ctx, seq_id);
+    auto * mem = find_idle_memory(ctx, seq_id);
     return mem && guarded([&]() { mem->unpin(seq_id, p0, p1); });
 }
 
 bool retain_set_budget(llama_context * ctx, llama_seq_id seq_id, int32_t budget) {
-    auto * mem = find_memory(ctx, seq_id);
+    auto * mem = find_idle_memory(ctx, seq_id);
     return mem && guarded([&]() { mem->set_budget(seq_id, budget); });
 }
 
@@ -180,13 +206,13 @@ int32_t retain_get_budget(const llama_context * ctx, llama_seq_id seq_id) {
 }
 
 bool retain_hold(llama_context * ctx, llama_seq_id seq_id, bool hold) {
-    auto * mem = find_memory(ctx, seq_id);
+    auto * mem = find_idle_memory(ctx, seq_id);
     return mem && guarded([&]() { mem->set_hold(seq_id, hold); });
 }
 
 llama_pos retain_rollback_limit(const llama_context * ctx, llama_seq_id seq_id) {
     const auto * mem = find_memory(ctx, seq_id);
-    return mem ? mem->rollback_limit(seq_id) : -1;
+    return mem ? mem->rollback_limit(mem->seqs[seq_id]) : -1;
 }
 
 const char * retain_policy_name(int32_t i) {
@@ -203,8 +229,11 @@ const char * retain_policy_description(int32_t i) {
 }
 
 bool retain_set_policy(llama_context * ctx, const char * name) {
-    auto * mem = find_memory(ctx);
-    return mem && guarded([&]() { mem->set_policy(name); });
+    auto * mem = find_idle_memory(ctx);
+    return mem && guarded([&]() {
+        require(name, "the name of the policy is");
+        mem->set_policy(name);
+    });
 }
 
 const char * retain_get_policy(const llama_context * ctx) {
@@ -213,6 +242,6 @@ const char * retain_get_policy(const llama_context * ctx) {
 }
 
 bool retain_set_callback(llama_context * ctx, retain_score_callback callback, void * user_data) {
-    auto * mem = find_memory(ctx);
+    auto * mem = find_idle_memory(ctx);
     return mem && guarded([&]() { mem->set_callback(callback, user_data); });
 }

@@ -17,6 +17,9 @@ llama_memory_context_ptr retain_memory::init_batch(llama_batch_allocr & balloc, 
         return std::make_unique<retain_context>(LLAMA_MEMORY_STATUS_FAILED_PREPARE);
     };
 
+    if (is_busy()) {
+        return fail(retain_error_get());
+    }
     retain_error_clear();
     balloc.split_reset();
 
@@ -33,6 +36,9 @@ llama_memory_context_ptr retain_memory::init_batch(llama_batch_allocr & balloc, 
             }
             if (!has_seq(ubatch.seq_id[t][0])) {
                 return fail(retain_format("sequence %d is out of range; the context has %zu", ubatch.seq_id[t][0], seqs.size()));
+            }
+            if (ubatch.pos[t] < 0 || ubatch.pos[t] > RETAIN_POS_MAX) {
+                return fail(retain_format("position %d is out of range, must be 0 to %d", ubatch.pos[t], RETAIN_POS_MAX));
             }
             ++n_new[ubatch.seq_id[t][0]];
         }
@@ -62,16 +68,16 @@ llama_memory_context_ptr retain_memory::init_update(llama_context * lctx, bool o
 }
 
 bool retain_memory::can_append(const retain_seq & seq, int64_t n_tokens) const {
-    const int64_t held = n_cells(seq)/n_streams + (n_cells(seq) % n_streams != 0); // per stream, on average
+    const int64_t held = n_cells_per_stream(seq);
 
-    if (!policy->score && !callback && held + n_tokens > seq.budget) {
+    if (!evicts() && held + n_tokens > seq.budget) {
         retain_error_set(retain_format("%lld tokens do not fit the budget of %d and policy none never evicts; raise the budget or choose another policy",
                     (long long) (held + n_tokens), seq.budget));
         return false;
     }
     // an eviction between ubatches makes room, unless there is none to come
-    const bool evicts = !seq.hold && seq.budget + (int64_t) n_ubatch <= n_max_stream;
-    if (!evicts && held + n_tokens > n_max_stream) {
+    const bool makes_room = !seq.hold && seq.budget + (int64_t) n_ubatch <= n_max_stream;
+    if (!makes_room && held + n_tokens > n_max_stream) {
         retain_error_set(retain_format("the context of %u tokens is full; make it longer, or the budget smaller so that cells can be evicted", n_ctx_seq));
         return false;
     }
@@ -91,12 +97,11 @@ bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
         auto & seq = seqs[s];
 
         const int64_t n_new = positions[s].size();
-        if (n_cells(seq) + n_new*n_streams > n_max_stream*n_streams) {
-            if (seq.hold) {
-                return false;
-            }
+        if (n_cells_per_stream(seq) + n_new > n_max_stream) {
             evict(seq);
         }
+        seq.n_open     = n_new;
+        seq.pos_before = seq.pos_max;
 
         for (auto & layer : layers) {
             for (int32_t h = 0; h < layer.n_head_kv; ++h) {
@@ -143,11 +148,11 @@ void retain_memory::finish_ubatch(const llama_ubatch & ubatch) {
     }
 
     for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
+        seqs[ubatch.seq_id_unq[i]].n_open = 0;
+    }
+    for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
         auto & seq = seqs[ubatch.seq_id_unq[i]];
-
-        const int64_t n    = n_cells(seq);
-        const int64_t keep = (int64_t) seq.budget*n_streams;
-        if (!seq.hold && n >= keep + (int64_t) config.buffer*n_streams && n > keep) {
+        if (!seq.hold && is_due(seq)) {
             evict(seq);
         }
     }

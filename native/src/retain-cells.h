@@ -10,8 +10,12 @@
 
 #include "llama.h"
 
+#include <limits>
 #include <utility>
 #include <vector>
+
+// the last position that a cell can have: the age of position 0, two more, still fits 32 bits
+constexpr llama_pos RETAIN_POS_MAX = std::numeric_limits<llama_pos>::max() - 2;
 
 // the cells of one (sequence, layer, KV head)
 struct retain_stream {
@@ -70,10 +74,12 @@ struct retain_seq {
     llama_pos pos_max       = -1;                 // last position seen, evicted or not
     int64_t   evicted_at    = 0;                  // tokens seen when last something was evicted
     bool      hold          = false;              // no eviction while a prompt is read
+    int64_t   n_open        = 0;                  // last cells of each stream, whose graph has not run to its end
+    llama_pos pos_before    = -1;                 // pos_max without them
     std::vector<std::pair<llama_pos, llama_pos>> pins; // [p0, p1)
     retain_queries queries;                       // empty unless the policy needs them
 
-    int64_t n_seen() const { return pos_max + 1; }
+    int64_t n_seen() const { return (int64_t) pos_max + 1; }
 
     bool is_pinned(llama_pos p) const;
 

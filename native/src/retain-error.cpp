@@ -6,8 +6,14 @@
 
 static thread_local std::string last_error;
 
+// one line, whatever names and texts of files are in it
 void retain_error_set(const std::string & message) {
     last_error = message;
+    for (auto & c : last_error) {
+        if ((unsigned char) c < 0x20 || c == 0x7f) {
+            c = '?';
+        }
+    }
 }
 
 void retain_error_clear() {

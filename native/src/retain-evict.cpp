@@ -4,6 +4,7 @@
 #include "retain-error.h"
 
 #include "ggml.h"
+#include "llama-impl.h"
 
 #include <algorithm>
 
@@ -35,6 +36,26 @@ int64_t retain_memory::n_cells(const retain_seq & seq) const {
         n += stream.size();
     }
     return n;
+}
+
+int64_t retain_memory::n_cells_per_stream(const retain_seq & seq) const {
+    int64_t res = 0;
+    for (size_t p = 0; p < pools.size(); ++p) {
+        const int64_t n = n_streams_of(p);
+        res = std::max(res, (n_cells_of(seq, p) + n - 1)/n);
+    }
+    return res;
+}
+
+bool retain_memory::is_due(const retain_seq & seq) const {
+    for (size_t p = 0; p < pools.size(); ++p) {
+        const int64_t n    = n_cells_of(seq, p);
+        const int64_t keep = seq.budget*n_streams_of(p);
+        if (n > keep && n >= keep + config.buffer*n_streams_of(p)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 int64_t retain_memory::n_cells_all() const {
@@ -146,8 +167,8 @@ void retain_memory::set_budget(llama_seq_id seq_id, int32_t budget) {
     probe.pins   = seq.pins;
     check_protected(probe);
 
-    if (!seq.hold && n_cells(seq) > (int64_t) budget*n_streams) {
-        if (!policy->score && !callback) {
+    if (!seq.hold && n_cells_per_stream(seq) > budget) {
+        if (!evicts()) {
             throw retain_error("policy none never evicts, and more cells are held than the new budget allows");
         }
         seq.budget = budget;
@@ -163,7 +184,7 @@ void retain_memory::set_hold(llama_seq_id seq_id, bool hold) {
 
     auto & seq = seqs[seq_id];
     seq.hold = hold;
-    if (!hold && n_cells(seq) > (int64_t) seq.budget*n_streams && (policy->score || callback)) {
+    if (!hold && n_cells_per_stream(seq) > seq.budget && evicts()) {
         evict(seq);
     }
 }
@@ -183,7 +204,7 @@ void retain_memory::set_policy(const char * name) {
     policy = found;
     if (!policy->needs_queries) {
         for (auto & seq : seqs) {
-            seq.queries.clear(); // later ones would not follow them
+            seq.queries.forget(seq.n_seen()); // later ones would not follow them
         }
     }
 }
@@ -193,8 +214,16 @@ void retain_memory::set_callback(retain_score_callback cb, void * user_data) {
     callback_data = user_data;
 }
 
-llama_pos retain_memory::rollback_limit(llama_seq_id seq_id) const {
-    return seqs[seq_id].evicted_at;
+llama_pos retain_memory::rollback_limit(const retain_seq & seq) const {
+    return std::max(seq.evicted_at, keeps_queries() ? seq.queries.rollback_limit() : 0);
+}
+
+bool retain_memory::is_busy() const {
+    if (in_hook) {
+        retain_error_set("the eviction hook of this context is running: it may not change the context, only return scores");
+        LLAMA_LOG_ERROR("retain: %s\n", retain_error_get().c_str());
+    }
+    return in_hook;
 }
 
 void retain_memory::get_stats(retain_stats & res) const {

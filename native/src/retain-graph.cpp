@@ -286,6 +286,11 @@ ggml_tensor * retain_build_attn(
     return cur;
 }
 
+bool retain_is_busy(const llama_memory_i * mem) {
+    const auto * retain = dynamic_cast<const retain_memory *>(mem);
+    return retain && retain->is_busy();
+}
+
 void retain_finish_ubatch(llama_memory_context_i * mctx, ggml_backend_sched_t sched) {
     auto * retain = dynamic_cast<retain_context *>(mctx);
     if (retain) {

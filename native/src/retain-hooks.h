@@ -2,6 +2,8 @@
 
 #pragma once
 
+#include "retain-error.h"
+
 #include "llama-graph.h"
 #include "llama-memory.h"
 
@@ -47,6 +49,9 @@ ggml_tensor * retain_build_attn(
         int                       il);
 
 // llama_context::decode
+
+// whether the call comes from an eviction hook of this memory, which may not decode; sets the last error
+bool retain_is_busy(const llama_memory_i * mem);
 
 // the graph of a ubatch was submitted: take in its log betas and evict
 void retain_finish_ubatch(llama_memory_context_i * mctx, ggml_backend_sched_t sched);

@@ -79,15 +79,21 @@ public:
 
     bool has_seq(llama_seq_id seq_id) const { return seq_id >= 0 && seq_id < (llama_seq_id) seqs.size(); }
 
+    // whether the eviction hook is running: until it returns nothing may change; sets the last error
+    bool is_busy() const;
+
     void      pin  (llama_seq_id seq_id, llama_pos p0, llama_pos p1); // throws retain_error
     void      unpin(llama_seq_id seq_id, llama_pos p0, llama_pos p1);
     void      set_budget(llama_seq_id seq_id, int32_t budget);        // throws retain_error
     void      set_hold(llama_seq_id seq_id, bool hold);               // throws retain_error
     void      set_policy(const char * name);                          // throws retain_error
     void      set_callback(retain_score_callback callback, void * user_data);
-    llama_pos rollback_limit(llama_seq_id seq_id) const;
+    llama_pos rollback_limit(const retain_seq & seq) const;
     int64_t   n_cells(const retain_seq & seq) const;
     void      get_stats(retain_stats & res) const;
+
+    // the lowest position that any stream holds; -1 when there is none
+    llama_pos first_position(const retain_seq & seq) const;
 
     // whether a position between the first and the last of the sequence is missing in some stream
     bool has_holes(const retain_seq & seq) const;
@@ -140,6 +146,9 @@ private:
     int64_t n_streams_of(size_t pool) const;
     int64_t n_cells_of(const retain_seq & seq, size_t pool) const;
 
+    // cells per stream, on average, in the pool where that is most, rounded up: each pool has room for its own streams
+    int64_t n_cells_per_stream(const retain_seq & seq) const;
+
     // whether n more tokens can come into the sequence, if need be after an eviction; sets the last error
     bool can_append(const retain_seq & seq, int64_t n_tokens) const;
 
@@ -151,6 +160,18 @@ private:
     void score_by_hook(const retain_seq & seq, size_t pool);
     void select_pool(const retain_seq & seq, size_t pool); // by the scope
 
+    // whether some pool holds budget + buffer cells of each of its streams, on average
+    bool is_due(const retain_seq & seq) const;
+
+    // whether cells are evicted at all
+    bool evicts() const { return policy->score || callback; }
+
+    // take back a ubatch whose graph failed
+    void drop_open(retain_seq & seq);
+
+    // whether the cells that are left without positions [p0, p1) are those that there would be; sets the last error
+    bool can_remove(const retain_seq & seq, llama_pos p0, llama_pos p1) const;
+
     // keep the cells whose position is not in [p0, p1)
     void remove_range(retain_seq & seq, llama_pos p0, llama_pos p1);
 
@@ -160,6 +181,7 @@ private:
 
     retain_score_callback callback      = nullptr;
     void                * callback_data = nullptr;
+    bool                  in_hook       = false;
 
     retain_select      select;
     std::vector<float> scores;

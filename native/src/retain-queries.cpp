@@ -4,16 +4,33 @@
 #include "retain-memory.h"
 
 #include <algorithm>
+#include <limits>
 
 retain_query & retain_queries::push(llama_pos pos, int64_t n) {
     std::vector<float> q;
-    if (size() == N_MAX) {
+    const bool full = size() == N_MAX;
+    if (full) {
         q.swap(queries.front().q);
         queries.pop_front();
     }
     q.resize(n);
     queries.push_back({ pos, std::move(q) });
+    if (full) {
+        limit = std::max<int64_t>(limit, (int64_t) queries[N_WINDOW - 1].pos + 1);
+    }
     return queries.back();
+}
+
+void retain_queries::cut(llama_pos p) {
+    remove(p, std::numeric_limits<llama_pos>::max());
+    limit = std::min<int64_t>(limit, p);
+}
+
+void retain_queries::forget(int64_t n_seen) {
+    if (!queries.empty()) {
+        queries.clear();
+        limit = n_seen;
+    }
 }
 
 void retain_queries::remove(llama_pos p0, llama_pos p1) {
@@ -22,18 +39,19 @@ void retain_queries::remove(llama_pos p0, llama_pos p1) {
     }), queries.end());
 }
 
-std::vector<int32_t> retain_queries::positions() const {
+std::vector<int32_t> retain_queries::window_positions() const {
     std::vector<int32_t> res;
-    for (const auto & query : queries) {
-        res.push_back(query.pos);
+    for (int64_t i = size() - n_window(); i < size(); ++i) {
+        res.push_back(queries[i].pos);
     }
     return res;
 }
 
-std::vector<float> retain_queries::slice(int64_t offset, int64_t n) const {
+std::vector<float> retain_queries::window_slice(int64_t offset, int64_t n) const {
     std::vector<float> res;
-    for (const auto & query : queries) {
-        res.insert(res.end(), query.q.begin() + offset, query.q.begin() + offset + n);
+    for (int64_t i = size() - n_window(); i < size(); ++i) {
+        const auto q = queries[i].q.begin() + offset;
+        res.insert(res.end(), q, q + n);
     }
     return res;
 }

@@ -19,7 +19,8 @@ struct retain_query {
 // of one sequence, oldest first
 class retain_queries {
 public:
-    static constexpr int64_t N_MAX = 32; // W
+    static constexpr int64_t N_WINDOW = 32;         // W: so many a policy looks at
+    static constexpr int64_t N_MAX    = 2*N_WINDOW; // with those that come back to it when W tokens are taken back
 
     // the queries of the next token, to be filled in: n floats; the oldest go when there are more than N_MAX
     retain_query & push(llama_pos pos, int64_t n);
@@ -27,17 +28,28 @@ public:
     // forget those of positions [p0, p1)
     void remove(llama_pos p0, llama_pos p1);
 
-    void clear() { queries.clear(); }
+    // forget those from p on, of tokens that are taken back
+    void cut(llama_pos p);
+
+    // forget all of them, after n_seen tokens
+    void forget(int64_t n_seen);
 
     int64_t size() const { return queries.size(); }
 
     const retain_query & operator[](int64_t i) const { return queries[i]; }
 
-    std::vector<int32_t> positions() const;
+    // The smallest p such that cutting at p gives the window that there was after p tokens
+    int64_t rollback_limit() const { return limit; }
+
+    // the window: the last N_WINDOW queries, or all when there are fewer
+
+    int64_t              n_window() const { return size() < N_WINDOW ? size() : N_WINDOW; }
+    std::vector<int32_t> window_positions() const;
 
     // n floats from offset on of each token's queries, one token after the other
-    std::vector<float> slice(int64_t offset, int64_t n) const;
+    std::vector<float> window_slice(int64_t offset, int64_t n) const;
 
 private:
     std::deque<retain_query> queries;
+    int64_t limit = 0;
 };

@@ -45,7 +45,7 @@ void retain_memory::score_pool(retain_seq & seq, size_t pool) {
 }
 
 void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
-    const auto query_pos = seq.queries.positions();
+    const auto query_pos = seq.queries.window_positions();
 
     std::vector<float> keys, queries, sinks;
 
@@ -67,12 +67,12 @@ void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
             in.keys     = keys.data();
         }
         if (policy->needs_queries) {
-            in.n_queries = seq.queries.size();
+            in.n_queries = seq.queries.n_window();
             in.n_group   = layer.n_head/layer.n_head_kv;
             in.query_pos = query_pos.data();
 
             const int64_t n = in.n_group*layer.n_embd_k;
-            queries    = seq.queries.slice(layer.query_first + h*n, n);
+            queries    = seq.queries.window_slice(layer.query_first + h*n, n);
             in.queries = queries.data();
 
             const auto & hparams = model.hparams;
@@ -107,7 +107,10 @@ void retain_memory::score_by_hook(const retain_seq & seq, size_t pool) {
 
     std::vector<float> own(scores);
     const llama_seq_id seq_id = &seq - seqs.data();
-    if (callback(callback_data, seq_id, n_seen, pos.size(), il.data(), head.data(), pos.data(), log_beta.data(), age.data(), own.data())) {
+    in_hook = true;
+    const bool replaced = callback(callback_data, seq_id, n_seen, pos.size(), il.data(), head.data(), pos.data(), log_beta.data(), age.data(), own.data());
+    in_hook = false;
+    if (replaced) {
         scores.swap(own);
     }
 }

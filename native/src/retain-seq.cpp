@@ -38,24 +38,62 @@ void retain_memory::clear_seq(retain_seq & seq) {
 void retain_memory::clear(bool data) {
     GGML_UNUSED(data); // a cell is read only after it was written again
 
+    if (is_busy()) {
+        return;
+    }
     for (auto & seq : seqs) {
         clear_seq(seq);
     }
 }
 
 bool retain_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
+    if (is_busy()) {
+        return false;
+    }
     normalize_range(p0, p1);
 
-    if (seq_id < 0) {
-        for (auto & seq : seqs) {
-            remove_range(seq, p0, p1);
+    std::vector<retain_seq *> chosen; // a sequence that is not there holds nothing
+    for (size_t s = 0; s < seqs.size(); ++s) {
+        if (seq_id < 0 || seq_id == (llama_seq_id) s) {
+            chosen.push_back(&seqs[s]);
         }
-        return true;
     }
-    if (has_seq(seq_id)) {
-        remove_range(seqs[seq_id], p0, p1);
+    for (auto * seq : chosen) {
+        drop_open(*seq);
+    }
+    for (const auto * seq : chosen) {
+        if (!can_remove(*seq, p0, p1)) {
+            return false;
+        }
+    }
+    for (auto * seq : chosen) {
+        remove_range(*seq, p0, p1);
     }
     return true;
+}
+
+void retain_memory::drop_open(retain_seq & seq) {
+    if (seq.n_open == 0) {
+        return;
+    }
+    for (auto & layer : layers) {
+        for (int32_t h = 0; h < layer.n_head_kv; ++h) {
+            auto & stream = seq.streams[layer.stream_first + h];
+            stream.truncate(*pools[layer.pool], stream.size() - seq.n_open);
+        }
+    }
+    seq.pos_max = seq.pos_before;
+    seq.n_open  = 0;
+}
+
+bool retain_memory::can_remove(const retain_seq & seq, llama_pos p0, llama_pos p1) const {
+    const bool rolls_back = p0 > 0 && p0 <= seq.pos_max && p1 > seq.pos_max;
+    if (!rolls_back || p0 >= rollback_limit(seq)) {
+        return true;
+    }
+    retain_error_set(retain_format("sequence %d cannot be cut back to %d tokens: what was evicted since then does not come back; "
+                "cut it back to %d or more, or remove all of it and read it again", (int) (&seq - seqs.data()), p0, rollback_limit(seq)));
+    return false;
 }
 
 void retain_memory::remove_range(retain_seq & seq, llama_pos p0, llama_pos p1) {
@@ -73,18 +111,20 @@ void retain_memory::remove_range(retain_seq & seq, llama_pos p0, llama_pos p1) {
             stream.retain_if(*pools[layer.pool], [&](int64_t i) { return stream.pos[i] < p0 || stream.pos[i] >= p1; });
         }
     }
-    seq.queries.remove(p0, p1);
 
     if (p1 > seq.pos_max) {
-        // a roll-back: what was evicted since p0 tokens does not come back
-        seq.pos_max    = p0 - 1;
-        seq.evicted_at = std::min<int64_t>(seq.evicted_at, p0);
+        seq.pos_max = p0 - 1;
+        seq.queries.cut(p0);
     } else {
+        seq.queries.remove(p0, p1);
         seq.evicted_at = seq.n_seen();
     }
 }
 
 void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) {
+    if (is_busy()) {
+        return;
+    }
     normalize_range(p0, p1);
 
     if (seq_id_src == seq_id_dst) {
@@ -97,6 +137,34 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
 
     const auto & src = seqs[seq_id_src];
     auto       & dst = seqs[seq_id_dst];
+
+    if (p0 >= p1 || (p0 > 0 && p0 > src.pos_max)) {
+        return;
+    }
+    if (p1 <= src.pos_max && p1 < rollback_limit(src)) {
+        refuse(retain_format("cannot copy the first %d tokens of sequence %d: what was evicted since then does not come back; "
+                    "copy %d or more", p1, seq_id_src, rollback_limit(src)));
+        return;
+    }
+    if (!evicts() && n_cells_per_stream(src) > dst.budget && dst.budget < src.budget) {
+        refuse(retain_format("sequence %d does not fit the budget of %d of sequence %d, and policy none never evicts",
+                    seq_id_src, dst.budget, seq_id_dst));
+        return;
+    }
+
+    retain_seq probe;
+    probe.budget = dst.budget;
+    for (const auto & [begin, end] : src.pins) {
+        if (std::max(begin, p0) < std::min(end, p1)) {
+            probe.pins.emplace_back(std::max(begin, p0), std::min(end, p1));
+        }
+    }
+    try {
+        check_protected(probe);
+    } catch (const retain_error & err) {
+        refuse(retain_format("cannot copy sequence %d to %d: %s", seq_id_src, seq_id_dst, err.what()));
+        return;
+    }
 
     clear_seq(dst);
 
@@ -123,20 +191,20 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
     }
 
     dst.pos_max    = std::min(src.pos_max, p1 - 1);
-    dst.evicted_at = std::min<int64_t>(src.evicted_at, dst.n_seen());
-    dst.pins       = src.pins;
+    dst.evicted_at = p0 > 0 ? dst.n_seen() : src.evicted_at;
+    dst.pins       = probe.pins;
     dst.queries    = src.queries;
     dst.queries.remove(0, p0);
-    dst.queries.remove(p1, std::numeric_limits<llama_pos>::max());
-    if (p0 > 0) {
-        dst.evicted_at = dst.n_seen();
-    }
-    if (n_cells(dst) > (int64_t) dst.budget*n_streams && dst.budget < src.budget && (policy->score || callback)) {
+    dst.queries.cut(dst.pos_max + 1);
+    if (n_cells_per_stream(dst) > dst.budget && dst.budget < src.budget && !dst.hold) {
         evict(dst);
     }
 }
 
 void retain_memory::seq_keep(llama_seq_id seq_id) {
+    if (is_busy()) {
+        return;
+    }
     for (size_t s = 0; s < seqs.size(); ++s) {
         if ((llama_seq_id) s != seq_id) {
             clear_seq(seqs[s]);
@@ -144,13 +212,19 @@ void retain_memory::seq_keep(llama_seq_id seq_id) {
     }
 }
 
+// The first position from which on all are there. Before it a prefix cannot be cut back to exactly, so that a client
+// which reuses prefixes down to this position is right.
 llama_pos retain_memory::seq_pos_min(llama_seq_id seq_id) const {
     if (!has_seq(seq_id)) {
         return -1;
     }
+    const auto & seq = seqs[seq_id];
+    return rollback_limit(seq) > 0 ? rollback_limit(seq) - 1 : first_position(seq);
+}
 
+llama_pos retain_memory::first_position(const retain_seq & seq) const {
     llama_pos res = std::numeric_limits<llama_pos>::max();
-    for (const auto & stream : seqs[seq_id].streams) {
+    for (const auto & stream : seq.streams) {
         for (const int32_t p : stream.pos) {
             res = std::min(res, p);
         }
@@ -189,14 +263,26 @@ bool retain_memory::has_holes(const retain_seq & seq) const {
     return false;
 }
 
-bool retain_memory::get_can_shift() const {
-    if (model.hparams.n_pos_per_embd() > 1 || model.arch == LLM_ARCH_STEP35) {
-        return false; // as in stock llama.cpp
+// one line that says why positions of this model cannot be shifted, or ""; as in stock llama.cpp
+static std::string shift_refusal(const llama_model & model) {
+    if (model.hparams.n_pos_per_embd() > 1) {
+        return "positions of this model have several parts (M-RoPE) and cannot be shifted";
     }
-    return std::none_of(seqs.begin(), seqs.end(), [&](const retain_seq & seq) { return has_holes(seq); });
+    if (model.arch == LLM_ARCH_STEP35) {
+        return "positions of this model cannot be shifted: its layers rotate keys differently";
+    }
+    return "";
+}
+
+bool retain_memory::get_can_shift() const {
+    return shift_refusal(model).empty() &&
+        std::none_of(seqs.begin(), seqs.end(), [&](const retain_seq & seq) { return has_holes(seq); });
 }
 
 void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) {
+    if (is_busy()) {
+        return;
+    }
     normalize_range(p0, p1);
 
     if (!has_seq(seq_id)) {
@@ -205,11 +291,29 @@ void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, lla
     }
     auto & seq = seqs[seq_id];
 
-    if (!get_can_shift() && has_holes(seq)) {
+    if (const std::string reason = shift_refusal(model); !reason.empty()) {
+        refuse(reason);
+        return;
+    }
+    if (has_holes(seq)) {
         refuse("positions cannot be shifted once cells were evicted or removed from the middle: a gap has no meaning in between");
         return;
     }
-    if (p0 > seq.pos_max || p0 >= p1 || shift == 0) {
+
+    const int64_t begin = std::max(p0, first_position(seq));
+    const int64_t end   = std::min<int64_t>(p1, seq.n_seen());
+    if (begin >= end || shift == 0) {
+        return;
+    }
+    if (end - 1 + shift > RETAIN_POS_MAX) {
+        refuse(retain_format("a shift by %d would move position %lld beyond the last one, %d", shift, (long long) end - 1, RETAIN_POS_MAX));
+        return;
+    }
+    const bool meets_older = begin > first_position(seq) && begin + shift < begin && end + shift > first_position(seq);
+    const bool meets_newer = end < seq.n_seen() && end + shift > end && begin + shift < seq.n_seen();
+    if (meets_older || meets_newer) {
+        refuse(retain_format("a shift of [%lld, %lld) by %d would put two tokens at one position; remove the others first",
+                    (long long) begin, (long long) end, shift));
         return;
     }
 
@@ -233,7 +337,7 @@ void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, lla
     }
     seq.pos_max    = pos_max;
     seq.evicted_at = seq.n_seen();
-    seq.queries.clear(); // they would have to turn with the keys; those of the next tokens take their place
+    seq.queries.forget(seq.n_seen()); // they would have to turn with the keys; those of the next tokens take their place
 }
 
 void retain_memory::seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) {

@@ -2,7 +2,7 @@
 //
 //     header    magic, version, fingerprint of the cache's shape, bytes of the payload, checksum of the payload
 //     payload   number of sequences, then for each
-//                   id, budget, last position, tokens at the last eviction, pins
+//                   id, budget, last position, tokens that it can be cut back to, pins
 //                   the queries of the last tokens, if the policy needs them: their number, positions, floats
 //                   per stream: number of cells, positions, log betas, then K row and V row of each cell
 //
@@ -60,6 +60,17 @@ public:
 class reader {
 public:
     explicit reader(const std::vector<uint8_t> & data) : data(data) {}
+
+    // n values of an array
+    template <typename T>
+    std::vector<T> list(int64_t n) {
+        std::vector<T> res(n);
+        const uint8_t * src = raw(n*sizeof(T));
+        if (n > 0) {
+            memcpy(res.data(), src, n*sizeof(T));
+        }
+        return res;
+    }
 
     const uint8_t * raw(size_t n) {
         if (n > data.size() - at) {
@@ -128,13 +139,26 @@ uint64_t shape_of(const retain_memory & mem) {
     return checksum(w.data);
 }
 
+// Read in steps that double: a damaged length then ends at the end of the input, after no more than twice its size was
+// allocated.
+std::vector<uint8_t> read_payload(llama_io_read_i & io, uint64_t n_bytes) {
+    std::vector<uint8_t> res;
+    while (res.size() < n_bytes) {
+        const size_t at = res.size();
+        const size_t n  = std::min<uint64_t>(n_bytes - at, std::max<size_t>(at, 1u << 16));
+        res.resize(at + n);
+        io.read(res.data() + at, n);
+    }
+    return res;
+}
+
 void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
     const auto & seq = mem.seqs[id];
 
     w.put((int32_t) id);
     w.put(seq.budget);
     w.put((int32_t) seq.pos_max);
-    w.put(seq.evicted_at);
+    w.put((int64_t) mem.rollback_limit(seq)); // whatever the policy of the context that reads it
     w.put((int64_t) seq.pins.size());
     for (const auto & [p0, p1] : seq.pins) {
         w.put((int32_t) p0);
@@ -172,7 +196,8 @@ loaded_seq read_seq(reader & r, const retain_memory & mem) {
     res.seq.budget     = r.get<int32_t>();
     res.seq.pos_max    = r.get<int32_t>();
     res.seq.evicted_at = r.get<int64_t>();
-    if (res.seq.budget < 1 || res.seq.pos_max < -1 || res.seq.evicted_at < 0 || res.seq.evicted_at > res.seq.n_seen()) {
+    if (res.seq.budget < 1 || res.seq.pos_max < -1 || res.seq.pos_max > RETAIN_POS_MAX ||
+            res.seq.evicted_at < 0 || res.seq.evicted_at > res.seq.n_seen()) {
         throw retain_error("the state is damaged: a sequence is inconsistent");
     }
 
@@ -203,10 +228,8 @@ loaded_seq read_seq(reader & r, const retain_memory & mem) {
             retain_stream stream;
 
             const int64_t n = r.count(sizeof(int32_t) + sizeof(float) + n_cell);
-            stream.pos.resize(n);
-            stream.log_beta.resize(n);
-            memcpy(stream.pos.data(),      r.raw(n*sizeof(int32_t)), n*sizeof(int32_t));
-            memcpy(stream.log_beta.data(), r.raw(n*sizeof(float)),   n*sizeof(float));
+            stream.pos      = r.list<int32_t>(n);
+            stream.log_beta = r.list<float>(n);
 
             for (int64_t i = 0; i < n; ++i) {
                 if (stream.pos[i] < 0 || stream.pos[i] > res.seq.pos_max || !(stream.log_beta[i] <= 0.0f || std::isnan(stream.log_beta[i]))) {
@@ -234,6 +257,11 @@ void retain_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
     if (seq_id >= 0 && !has_seq(seq_id)) {
         throw retain_error(retain_format("sequence %d is out of range; the context has %zu", seq_id, seqs.size()));
     }
+    for (size_t s = 0; s < seqs.size(); ++s) {
+        if (seqs[s].n_open > 0 && (seq_id < 0 || seq_id == (llama_seq_id) s)) {
+            throw retain_error(retain_format("tokens of sequence %zu are being computed; save its state when they are done", s));
+        }
+    }
 
     writer w;
     if (seq_id >= 0) {
@@ -256,6 +284,10 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
 
     retain_error_clear();
 
+    if (is_busy()) {
+        throw retain_error(retain_error_get());
+    }
+
     header head;
     io.read(&head, sizeof(head));
     if (head.magic != MAGIC) {
@@ -268,14 +300,12 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         throw retain_error("the state is of another model, of other cell types, or with gates where there are none");
     }
 
-    // read in steps: a damaged length then ends at the end of the input, not in a huge allocation
-    std::vector<uint8_t> data;
-    while (data.size() < head.n_bytes) {
-        const size_t at = data.size();
-        const size_t n  = std::min<uint64_t>(head.n_bytes - at, 64u << 20);
-        data.resize(at + n);
-        io.read(data.data() + at, n);
+    // a file ends with the state; a buffer may be longer
+    if (io.n_left() != SIZE_MAX && io.n_left() != head.n_bytes) {
+        throw retain_error(retain_format("the state is damaged: it has %zu bytes left where its header says %llu",
+                    io.n_left(), (unsigned long long) head.n_bytes));
     }
+    const auto data = read_payload(io, head.n_bytes);
     if (checksum(data) != head.checksum) {
         throw retain_error("the state is damaged: its checksum does not match");
     }
@@ -291,6 +321,10 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         loaded.push_back(read_seq(r, *this));
         if (seq_id >= 0) {
             loaded.back().id = seq_id;
+        }
+        const auto same = [&](const loaded_seq & other) { return other.id == loaded.back().id; };
+        if (std::any_of(loaded.begin(), loaded.end() - 1, same)) {
+            throw retain_error(retain_format("the state is damaged: it holds sequence %d twice", loaded.back().id));
         }
         if (!has_seq(loaded.back().id)) {
             throw retain_error(retain_format("sequence %d is out of range; the context has %zu", loaded.back().id, seqs.size()));

@@ -1,97 +1,8 @@
 // retain-memory.cpp - the memory through llama.h and retain.h on a tiny model: caps, sequences, state, bad input
 
-#include "retain.h"
-#include "testing.h"
-#include "tiny-model.h"
+#include "tiny-context.h"
 
-#include <algorithm>
-#include <cstdio>
-#include <cstring>
-#include <filesystem>
-#include <functional>
 #include <set>
-#include <string>
-
-namespace fs = std::filesystem;
-
-static const int N_STREAMS = tiny::N_LAYER*tiny::N_HEAD_KV;
-
-static fs::path dir;
-
-static llama_model * load_model() {
-    llama_model_params params = llama_model_default_params();
-    return llama_model_load_from_file((dir/"model.gguf").c_str(), params);
-}
-
-// the default parameters, with gates and small numbers
-static retain_params small_params(const std::string & gates) {
-    retain_params rp = retain_default_params();
-    rp.budget    = 24;
-    rp.buffer    = 4;
-    rp.n_sink    = 2;
-    rp.page_size = 8;
-    rp.gates     = gates.c_str();
-    return rp;
-}
-
-static llama_context_params context_params(int n_seq = 1, int n_ubatch = 16) {
-    llama_context_params cp = llama_context_default_params();
-    cp.n_ctx      = 512;
-    cp.n_batch    = 64;
-    cp.n_ubatch   = n_ubatch;
-    cp.n_seq_max  = n_seq;
-    cp.n_threads  = cp.n_threads_batch = 1;
-    cp.kv_unified = true;
-    cp.type_k     = GGML_TYPE_F32;
-    cp.type_v     = GGML_TYPE_F32;
-    cp.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED; // it rounds f32 cells to f16
-    return cp;
-}
-
-// decode tokens from position pos on; returns the logits of the last one
-static std::vector<float> decode(llama_context * ctx, llama_seq_id seq, llama_pos pos, const std::vector<llama_token> & tokens) {
-    llama_batch batch = llama_batch_init(tokens.size(), 0, 1);
-    batch.n_tokens = tokens.size();
-    for (size_t i = 0; i < tokens.size(); ++i) {
-        batch.token[i]     = tokens[i];
-        batch.pos[i]       = pos + i;
-        batch.n_seq_id[i]  = 1;
-        batch.seq_id[i][0] = seq;
-        batch.logits[i]    = i + 1 == tokens.size();
-    }
-    CHECK(llama_decode(ctx, batch) == 0);
-    llama_batch_free(batch);
-
-    const float * logits = llama_get_logits_ith(ctx, -1);
-    return std::vector<float>(logits, logits + tiny::N_VOCAB);
-}
-
-static std::vector<llama_token> random_tokens(int seed, int n) {
-    std::mt19937 rng(seed);
-    std::vector<llama_token> res(n);
-    for (auto & t : res) {
-        t = std::uniform_int_distribution<int>(0, tiny::N_VOCAB - 1)(rng);
-    }
-    return res;
-}
-
-static std::vector<int32_t> positions(llama_context * ctx, llama_seq_id seq, int il, int head) {
-    std::vector<int32_t> res(retain_get_cells(ctx, seq, il, head, nullptr, nullptr, 0));
-    CHECK(retain_get_cells(ctx, seq, il, head, res.data(), nullptr, res.size()) == (int64_t) res.size());
-    std::sort(res.begin(), res.end());
-    return res;
-}
-
-// every kept position of every stream
-static std::vector<std::vector<int32_t>> all_positions(llama_context * ctx, llama_seq_id seq) {
-    std::vector<std::vector<int32_t>> res;
-    for (int il = 0; il < tiny::N_LAYER; ++il) {
-        for (int h = 0; h < tiny::N_HEAD_KV; ++h) {
-            res.push_back(positions(ctx, seq, il, h));
-        }
-    }
-    return res;
-}
 
 static void test_cap(llama_model * model, const std::string & gates) {
     const auto rp = small_params(gates);
@@ -154,51 +65,6 @@ static void test_rollback(llama_model * model, const std::string & gates) {
     CHECK(all_positions(ctx, 0) == kept);
     CHECK(llama_memory_seq_pos_max(llama_get_memory(ctx), 0) == 49);
     CHECK(nmse(decode(ctx, 0, 50, random_tokens(2, 3)), once) < 1e-10);
-    llama_free(ctx);
-}
-
-static void test_state(llama_model * model, const std::string & gates) {
-    const auto rp = small_params(gates);
-    llama_context * ctx = retain_init_from_model(model, context_params(2), &rp);
-    decode(ctx, 0, 0, random_tokens(1, 50));
-    decode(ctx, 1, 0, random_tokens(3, 20));
-    CHECK(retain_pin(ctx, 0, 3, 5));
-
-    std::vector<uint8_t> state(llama_state_get_size(ctx));
-    CHECK(llama_state_get_data(ctx, state.data(), state.size()) == state.size());
-    const auto kept = all_positions(ctx, 0);
-    const auto want = decode(ctx, 0, 50, random_tokens(4, 9));
-
-    llama_context * other = retain_init_from_model(model, context_params(2), &rp);
-    CHECK(llama_state_set_data(other, state.data(), state.size()) == state.size());
-    CHECK(all_positions(other, 0) == kept);
-    CHECK(nmse(decode(other, 0, 50, random_tokens(4, 9)), want) < 1e-10);
-
-    // damage is refused, and changes nothing
-    const auto before = all_positions(other, 0);
-    for (size_t i = 0; i < state.size(); i += std::max<size_t>(1, state.size()/97)) {
-        auto bad = state;
-        bad[i] ^= 0x10;
-        CHECK(llama_state_set_data(other, bad.data(), bad.size()) == 0);
-        CHECK(llama_state_set_data(other, state.data(), i) == 0);
-    }
-    CHECK(all_positions(other, 0) == before);
-
-    // one sequence, into the other's place
-    std::vector<uint8_t> seq(llama_state_seq_get_size(ctx, 1));
-    CHECK(llama_state_seq_get_data(ctx, seq.data(), seq.size(), 1) == seq.size());
-    CHECK(llama_state_seq_set_data(other, seq.data(), seq.size(), 0) == seq.size());
-    CHECK(all_positions(other, 0) == all_positions(ctx, 1));
-
-    // a context without gates is of another shape
-    auto plain = rp;
-    plain.gates = nullptr;
-    llama_context * foreign = retain_init_from_model(model, context_params(2), &plain);
-    CHECK(llama_state_set_data(foreign, state.data(), state.size()) == 0);
-    CHECK(strstr(retain_last_error(), "another model"));
-
-    llama_free(foreign);
-    llama_free(other);
     llama_free(ctx);
 }
 
@@ -342,12 +208,6 @@ static void test_queries(llama_model * model, const std::string & gates) {
     llama_context * ctx = retain_init_from_model(model, context_params(2), &rp);
     llama_memory_t  mem = llama_get_memory(ctx);
 
-    const auto state_of = [](llama_context * ctx, llama_seq_id seq) {
-        std::vector<uint8_t> res(llama_state_seq_get_size(ctx, seq));
-        CHECK(llama_state_seq_get_data(ctx, res.data(), res.size(), seq) == res.size());
-        return res;
-    };
-
     for (llama_pos pos = 0; pos < 200; pos += 25) {
         decode_in_turn(ctx, 2, pos, 25);
     }
@@ -364,7 +224,8 @@ static void test_queries(llama_model * model, const std::string & gates) {
     }
 
     // cut back to nothing, and filled by fewer tokens than the window
-    llama_memory_seq_rm(mem, 0, 190, -1);
+    const llama_pos limit = retain_rollback_limit(ctx, 0);
+    CHECK(limit < 200 && llama_memory_seq_rm(mem, 0, limit, -1));
     CHECK(state_of(ctx, 0).size() < state.size());
     llama_memory_seq_rm(mem, 0, 0, -1);
     decode(ctx, 0, 0, random_tokens(1, 10));
@@ -374,7 +235,7 @@ static void test_queries(llama_model * model, const std::string & gates) {
     CHECK(retain_set_policy(ctx, "knorm"));
     CHECK(llama_state_seq_set_data(ctx, state.data(), state.size(), 0) == state.size());
     const size_t n_query = tiny::N_LAYER*tiny::N_EMBD*sizeof(float);
-    CHECK(state_of(ctx, 0).size() == state.size() - 32*(sizeof(int32_t) + n_query));
+    CHECK(state_of(ctx, 0).size() == state.size() - 64*(sizeof(int32_t) + n_query));
     decode(ctx, 0, 200, random_tokens(2, 16));
     CHECK(retain_set_policy(ctx, "snapkv")); // the next graph has the shape of the last one, but hands out queries
     decode(ctx, 0, 216, random_tokens(3, 16));
@@ -385,7 +246,9 @@ static void test_queries(llama_model * model, const std::string & gates) {
     llama_free(ctx);
 }
 
-static void test_bad_input(llama_model * model, const std::string & gates) {
+static void test_bad_input(llama_model * model, const tiny_files & files) {
+    const std::string & gates = files.gates;
+
     const auto refused = [&](const char * reason, const std::function<void(retain_params &)> & change) {
         auto rp = small_params(gates);
         change(rp);
@@ -420,7 +283,7 @@ static void test_bad_input(llama_model * model, const std::string & gates) {
         { "extra",       "tensors" },
         { "nan",         "NaN" },
     };
-    const std::string path = dir/"broken.gguf";
+    const std::string path = files.dir/"broken.gguf";
     for (const auto & [what, reason] : broken) {
         tiny::write_gates(path, what);
         refused(reason, [&](retain_params & rp) { rp.gates = path.c_str(); });
@@ -443,31 +306,21 @@ static void test_bad_input(llama_model * model, const std::string & gates) {
 }
 
 int main() {
-    dir = fs::temp_directory_path()/("retain-memory-" + std::to_string(std::random_device()()));
-    fs::create_directories(dir);
-    const std::string gates = dir/"model.gates.gguf";
-    tiny::write_model(dir/"model.gguf");
-    tiny::write_gates(gates);
-
-    llama_log_set([](ggml_log_level, const char *, void *) {}, nullptr);
-    llama_backend_init();
-    llama_model * model = load_model();
-    CHECK(model);
+    const tiny_files files;
+    const std::string & gates = files.gates;
+    llama_model * model = files.load();
 
     test_cap(model, gates);
     test_same_as_stock(model, gates);
     test_rollback(model, gates);
-    test_state(model, gates);
     test_sequences(model, gates);
     test_shift(model, gates);
     test_hold(model, gates);
     test_policies(model, gates);
     test_queries(model, gates);
-    test_bad_input(model, gates);
+    test_bad_input(model, files);
 
     llama_model_free(model);
-    llama_backend_free();
-    fs::remove_all(dir);
 
     printf("retain memory: all as promised\n");
     return 0;

@@ -52,18 +52,24 @@ private:
     std::mt19937     rng;
 };
 
-inline void write_model(const std::string & path) {
+// arch: llama, or qwen2vl, whose positions have several parts
+inline void write_model(const std::string & path, const std::string & arch = "llama") {
     file f(1);
 
-    gguf_set_val_str(f.gguf.get(), "general.architecture", "llama");
-    gguf_set_val_u32(f.gguf.get(), "llama.block_count", N_LAYER);
-    gguf_set_val_u32(f.gguf.get(), "llama.context_length", N_CTX);
-    gguf_set_val_u32(f.gguf.get(), "llama.embedding_length", N_EMBD);
-    gguf_set_val_u32(f.gguf.get(), "llama.feed_forward_length", N_FF);
-    gguf_set_val_u32(f.gguf.get(), "llama.attention.head_count", N_HEAD);
-    gguf_set_val_u32(f.gguf.get(), "llama.attention.head_count_kv", N_HEAD_KV);
-    gguf_set_val_f32(f.gguf.get(), "llama.attention.layer_norm_rms_epsilon", 1e-5f);
-    gguf_set_val_u32(f.gguf.get(), "llama.vocab_size", N_VOCAB);
+    const auto key = [&](const char * name) { return arch + "." + name; };
+    gguf_set_val_str(f.gguf.get(), "general.architecture", arch.c_str());
+    gguf_set_val_u32(f.gguf.get(), key("block_count").c_str(), N_LAYER);
+    gguf_set_val_u32(f.gguf.get(), key("context_length").c_str(), N_CTX);
+    gguf_set_val_u32(f.gguf.get(), key("embedding_length").c_str(), N_EMBD);
+    gguf_set_val_u32(f.gguf.get(), key("feed_forward_length").c_str(), N_FF);
+    gguf_set_val_u32(f.gguf.get(), key("attention.head_count").c_str(), N_HEAD);
+    gguf_set_val_u32(f.gguf.get(), key("attention.head_count_kv").c_str(), N_HEAD_KV);
+    gguf_set_val_f32(f.gguf.get(), key("attention.layer_norm_rms_epsilon").c_str(), 1e-5f);
+    gguf_set_val_u32(f.gguf.get(), key("vocab_size").c_str(), N_VOCAB);
+    if (arch == "qwen2vl") {
+        const int32_t sections[4] = { 2, 1, 1, 0 };
+        gguf_set_arr_data(f.gguf.get(), key("rope.dimension_sections").c_str(), GGUF_TYPE_INT32, sections, 4);
+    }
     gguf_set_val_str(f.gguf.get(), "tokenizer.ggml.model", "none");
 
     const int n_kv = N_EMBD/N_HEAD*N_HEAD_KV;

@@ -15,7 +15,7 @@ from support.reference import SCOPES, Options
 from support.rig import N_BATCH, SMALL, Plan, Rig, open_rig, plans
 from support.sequence_state import read_sequence
 from support.tiny_models import N_VOCAB, TINY_MODELS
-from support.watch import KEY_POLICIES, N_QUERIES, Watch
+from support.watch import KEY_POLICIES, N_HELD, N_QUERIES, Watch
 
 TOKENS = np.random.default_rng(4).integers(3, N_VOCAB, 600).tolist()
 
@@ -137,9 +137,13 @@ def test_queries_go_with_their_sequence(rig: Rig) -> None:
         watch.set_budget(40, 1)
         watch.save_and_restore(0, 2)
         watch.set_budget(40, 2)
-        watch.remove(90, 1000)
-        assert len(watch.queries[0]) == N_QUERIES - 10
-        watch.set_budget(32)
+        limit = watch.session.rollback_limit()
+        assert 90 < limit < 100
+        watch.remove(limit, 1000)
+        assert watch.caches[0].n_seen == limit and len(watch.queries[0]) == N_HELD - 100 + limit
+        watch.remove(60, 95)
+        assert 0 < len(watch.queries[0]) < N_QUERIES
+        watch.set_budget(20)
         watch.decode(TOKENS[100:150])
         watch.remove(0, 1000)
         assert not watch.queries[0]

@@ -14,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from conftest import TinyFiles
 from retain_local.bindings.capture import Capture
 from support.llama_session import Model
-from support.reference import Cache, Options
+from support.reference import Options
 from support.retained import RetainedSession, assert_same_cells, retain_fields
+from support.sequence_model import Sequence, new_sequence
 from support.tiny_models import N_VOCAB, TINY_MODELS
 
 ARCH = "qwen2"
@@ -38,8 +39,8 @@ def open_session(model: Model, tiny: TinyFiles, **changes) -> RetainedSession:
     return RetainedSession(model, retain, **{**context, **changes})
 
 
-def new_cache() -> Cache:
-    return Cache(SHAPE.n_layer, SHAPE.n_head_kv, OPTIONS)
+def new_cache() -> Sequence:
+    return new_sequence(SHAPE.n_layer, SHAPE.n_head_kv, OPTIONS)
 
 
 SEQUENCE = st.integers(0, N_SEQ - 1)
@@ -56,8 +57,8 @@ class Sequences(RuleBasedStateMachine):
         self.capture = Capture({"retention_log_beta": SHAPE.n_head_kv})
         self.session = open_session(self.model, self.tiny, capture=self.capture)
         self.caches = [new_cache() for _ in range(N_SEQ)]
-        self.saved: list[tuple[bytes, Cache]] = []
-        self.saved_all: list[tuple[bytes, list[Cache]]] = []
+        self.saved: list[tuple[bytes, Sequence]] = []
+        self.saved_all: list[tuple[bytes, list[Sequence]]] = []
 
     def teardown(self) -> None:
         self.session.close()
@@ -77,19 +78,18 @@ class Sequences(RuleBasedStateMachine):
 
     @rule(s=SEQUENCE, p0=st.integers(0, 60), n=st.integers(1, 30))
     def remove(self, s: int, p0: int, n: int) -> None:
-        self.session.remove(p0, p0 + n, s)
-        self.caches[s].remove(p0, p0 + n)
+        assert self.session.try_remove(p0, p0 + n, s) == self.caches[s].cut(p0, p0 + n)
 
     @rule(s=SEQUENCE, back=st.integers(1, 40))
     def roll_back(self, s: int, back: int) -> None:
         p0 = max(0, self.caches[s].n_seen - back)
-        self.session.remove(p0, -1, s)
-        self.caches[s].remove(p0, max(self.caches[s].n_seen, p0 + 1))
+        assert self.session.try_remove(p0, -1, s) == self.caches[s].cut(p0, -1)
 
     @rule(source=SEQUENCE, to=SEQUENCE)
     def copy(self, source: int, to: int) -> None:
         self.session.copy(source, to)
-        self.caches[to] = copy.deepcopy(self.caches[source])
+        if source != to:
+            self.caches[to] = self.caches[source].copied_into(self.caches[to], -1, -1)
 
     @rule(s=SEQUENCE)
     def keep(self, s: int) -> None:
@@ -126,6 +126,7 @@ class Sequences(RuleBasedStateMachine):
         for s, cache in enumerate(self.caches):
             assert_same_cells(self.session, cache, s)
             assert self.session.n_seen(s) == cache.n_seen
+            assert self.session.rollback_limit(s) == cache.rollback_limit
         stats = self.session.stats()
         assert stats.n_cells == sum(cache.n_cells for cache in self.caches)
         assert stats.n_cells_peak <= stats.n_cells_max == N_SEQ * new_cache().n_max
@@ -166,7 +167,7 @@ def script() -> list[Step]:
             steps.append(Step(s, "remove", (5 + turn, 14 + turn)))
         if turn in (15, 16, 17):
             steps.append(Step(s, "restore"))
-        if turn in (19, 20):
+        if turn >= 17:
             steps.append(Step(s, "roll back", (2,)))
     return steps
 
@@ -176,6 +177,7 @@ def run(session: RetainedSession, steps: list[Step], only: int | None = None) ->
     rngs = [np.random.default_rng(s) for s in range(N_SEQ)]
     logits: list[list[np.ndarray]] = [[] for _ in range(N_SEQ)]
     saved: dict[int, bytes] = {}
+    taken_back: list[int] = []
     for step in steps:
         if only not in (None, step.s):
             continue
@@ -185,11 +187,14 @@ def run(session: RetainedSession, steps: list[Step], only: int | None = None) ->
         elif step.action == "remove":
             session.remove(*step.argument, seq_id)
         elif step.action == "roll back":
-            session.remove(session.n_seen(seq_id) - step.argument[0], -1, seq_id)
+            back = min(step.argument[0], session.n_seen(seq_id) - session.rollback_limit(seq_id))
+            session.remove(session.n_seen(seq_id) - back, -1, seq_id)
+            taken_back.append(back)
         elif step.action == "save":
             saved[step.s] = session.state(seq_id)
         else:
             assert session.restore(saved[step.s], seq_id)
+    assert only is not None or max(taken_back) > 0
     return [np.concatenate(rows) for rows in logits if rows]
 
 

@@ -16,6 +16,7 @@ from retain_local.errors import RetainError
 from support.libraries import PATCHED
 from support.llama_session import Model
 from support.retained import RetainedSession
+from support.state_checksum import state_checksum
 from support.tiny_models import N_VOCAB, TINY_MODELS
 from support.worker import run_worker
 
@@ -181,18 +182,13 @@ def forged(state: bytes, at: int, value: bytes) -> bytes:
     """The state of a sequence with other bytes at an offset, and the checksum that goes with them."""
     state = state[:at] + value + state[at + len(value) :]
     payload = state[N_HEADER:]
-    h = 0x9E3779B97F4A7C15 ^ len(payload)
-    whole = len(payload) // 8 * 8
-    for word in (*struct.unpack(f"<{whole // 8}Q", payload[:whole]), *payload[whole:]):
-        h = (h ^ word) * 0xFF51AFD7ED558CCD % 2**64
-        h ^= h >> 32
-    return state[: N_HEADER - 8] + struct.pack("<Q", h) + payload
+    return state[: N_HEADER - 8] + struct.pack("<Q", state_checksum(payload)) + payload
 
 
 @pytest.mark.parametrize(
     ("at", "value"),
     [
-        (AT_QUERIES, struct.pack("<q", 33)),
+        (AT_QUERIES, struct.pack("<q", 65)),
         (AT_QUERIES, struct.pack("<q", -1)),
         (AT_QUERIES, struct.pack("<q", 2**61)),
         (AT_QUERIES + 8, struct.pack("<i", -1)),
@@ -206,7 +202,7 @@ def test_forged_queries_are_refused(tiny: TinyFiles, model: Model, at: int, valu
     with RetainedSession(model, retain_for(tiny, "llama", policy="snapkv"), **CONTEXT) as session:
         session.decode(PROMPT)
         state = session.state(0)
-        assert forged(state, AT_QUERIES, struct.pack("<q", 32)) == state
+        assert forged(state, AT_QUERIES, struct.pack("<q", 64)) == state
         assert not session.restore(forged(state, at, value), 0)
         assert "damaged" in retain_h.error_text() or "truncated" in retain_h.error_text()
         assert "checksum" not in retain_h.error_text()
@@ -231,6 +227,10 @@ def test_the_last_tokens_can_be_taken_back_and_written_again(tiny: TinyFiles, mo
         n, limit = session.n_seen(), session.rollback_limit()
         assert 10 <= n - limit < BUFFER
         assert kept[limit - 1] != [[p for p in stream if p < limit - 1] for stream in kept[n]]
+
+        before = session.state()
+        assert not session.try_remove(limit - 1, -1) and "cannot be cut back" in retain_h.error_text()
+        assert session.state() == before
 
         for p in range(n - 1, limit, -1):
             session.remove(p - 1, -1)

@@ -191,7 +191,11 @@ class Session:
 
     def remove(self, p0: int, p1: int, seq_id: int = 0) -> None:
         """Remove positions [p0, p1) of a sequence; a negative end is open."""
-        assert llama_cpp.llama_memory_seq_rm(self.memory, seq_id, p0, p1)
+        assert self.try_remove(p0, p1, seq_id)
+
+    def try_remove(self, p0: int, p1: int, seq_id: int = 0) -> bool:
+        """Remove them where that is allowed; whether it was."""
+        return llama_cpp.llama_memory_seq_rm(self.memory, seq_id, p0, p1)
 
     def copy(self, source: int, target: int) -> None:
         llama_cpp.llama_memory_seq_cp(self.memory, source, target, -1, -1)

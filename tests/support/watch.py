@@ -22,7 +22,8 @@ from support.retained import RetainedSession, assert_same_cells, retain_fields
 from support.sequence_state import SavedStream, read_sequence
 from support.tiny_models import TinyModel
 
-N_QUERIES = 32
+N_QUERIES = 32  # that an eviction looks at
+N_HELD = 2 * N_QUERIES  # that are held, so that as many tokens can be taken back
 KEY_POLICIES = ("knorm", "keydiff", "snapkv")
 SCALES_Q = ("gemma", "phi3")  # architectures that scale q before attention, which then does not
 
@@ -133,8 +134,13 @@ class Watch:
         self.caches[seq_id].pinned.append((p0, p1))
 
     def remove(self, p0: int, p1: int, seq_id: int = 0) -> None:
-        """Remove positions [p0, p1) of a sequence."""
-        self.session.remove(p0, p1, seq_id)
+        """Remove positions [p0, p1) of a sequence, or change nothing where that would cut it back too far."""
+        n_seen, limit = self.caches[seq_id].n_seen, self.session.rollback_limit(seq_id)
+        refused = 0 < p0 < n_seen <= p1 and p0 < limit
+        assert self.session.try_remove(p0, p1, seq_id) != refused
+        if refused:
+            self.compare()
+            return
         self.caches[seq_id].remove(p0, p1)
         self.queries[seq_id] = [(p, token) for p, token in self.queries[seq_id] if not p0 <= p < p1]
         self.compare()
@@ -170,17 +176,17 @@ class Watch:
         new, self.pending = self.pending[:n_new], self.pending[n_new:]
         for _, pos, seq_id in new:
             if self.caches[seq_id].options.policy == "snapkv":
-                self.queries[seq_id] = [*self.queries[seq_id], (pos, self.n_tokens)][-N_QUERIES:]
+                self.queries[seq_id] = [*self.queries[seq_id], (pos, self.n_tokens)][-N_HELD:]
             self.n_tokens += 1
 
     def _see(self, seq_id, n_seen, layer, head, pos, log_beta, age) -> None:
         self._log_queries()
         saved = read_sequence(self.session.state(seq_id), self.shape, self.cell_type)
-        query_pos = [p for p, _ in self.queries[seq_id]]
-        assert saved.query_pos == query_pos
+        assert saved.query_pos == [p for p, _ in self.queries[seq_id]]
+        window = self.queries[seq_id][-N_QUERIES:]
         for (il, h), stream in saved.streams.items():
             np.testing.assert_array_equal(np.sort(pos[(layer == il) & (head == h)]), stream.pos)
-        self.evictions[seq_id].append(Eviction(saved.streams, query_pos, [i for _, i in self.queries[seq_id]]))
+        self.evictions[seq_id].append(Eviction(saved.streams, [p for p, _ in window], [i for _, i in window]))
 
     # what the reference makes of it
 
