@@ -42,6 +42,7 @@ def parse_arguments():
 
     libs = commands.add_parser("libs", parents=[common], help="build the libraries")
     libs.add_argument("--out", type=pathlib.Path, help="where to copy them")
+    libs.add_argument("--sanitize", action="store_true", help="with AddressSanitizer and UBSan, for the fuzzers")
     test = commands.add_parser("test", parents=[common], help="build and run the native tests")
     test.add_argument("--sanitize", action="store_true", help="with AddressSanitizer and UBSan")
     test.add_argument("-R", dest="regex", default=".", help="only the tests whose name matches")
@@ -64,9 +65,7 @@ def run(args):
         clean_cache()
         return 0
 
-    variant = {"stock": "stock", "test": "sanitize" if args.command == "test" and args.sanitize else "release"}.get(
-        args.command, "release"
-    )
+    variant = "stock" if args.command == "stock" else "sanitize" if getattr(args, "sanitize", False) else "release"
     from_environment = [word[2:] for word in shlex.split(os.environ.get("CMAKE_ARGS", "")) if OURS.match(word)]
     defines = dict(define.partition("=")[::2] for define in [*from_environment, *args.defines])
     if directory := defines.pop("RETAIN_UPSTREAM_DIR", None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from support.retained import RetainedSession
 from support.state_checksum import state_checksum
 from support.tiny_models import N_VOCAB, TINY_MODELS
 from support.worker import run_worker
+
+import llama_cpp  # isort: skip  the modules above have loaded the libraries
 
 BUDGET, BUFFER, N_UBATCH = 32, 16, 16
 CONTEXT = {"n_ctx": 512, "n_batch": 64, "n_ubatch": N_UBATCH}
@@ -214,9 +217,10 @@ def positions(session: RetainedSession) -> list[list[int]]:
     return [session.stream(il, head)[0].tolist() for il in range(shape.n_layer) for head in range(shape.n_head_kv)]
 
 
-def test_the_last_tokens_can_be_taken_back_and_written_again(tiny: TinyFiles, model: Model) -> None:
+@pytest.mark.parametrize("policy", ["gate", "snapkv"])
+def test_the_last_tokens_can_be_taken_back_and_written_again(tiny: TinyFiles, model: Model, policy: str) -> None:
     """To every position that the library allows: the cells are those of then, and the text comes out again."""
-    with RetainedSession(model, retain_for(tiny, "llama"), **CONTEXT) as session:
+    with RetainedSession(model, retain_for(tiny, "llama", policy=policy, budget=48), **CONTEXT) as session:
         last = session.decode(PROMPT)[-1]
         tokens, kept = list(PROMPT), {session.n_seen(): positions(session)}
         # to a point well after an eviction, so that there is something to take back
@@ -241,6 +245,15 @@ def test_the_last_tokens_can_be_taken_back_and_written_again(tiny: TinyFiles, mo
             written, _ = session.greedy(again, n - p)
             assert written == tokens[p:n]
             assert positions(session) == kept[n]
+            session.restore(before)
+            session.remove(p - 1, -1)
+            session.decode(tokens[p - 1 : n])
+            session.set_budget(40)  # evicts at once
+            at_once = positions(session)
+            session.restore(before)
+            session.set_budget(40)
+            assert positions(session) == at_once
+            session.restore(before)
 
 
 def test_nothing_is_lost_before_the_first_eviction(tiny: TinyFiles, model: Model) -> None:
@@ -259,3 +272,32 @@ def test_a_sequence_out_of_range_is_refused(session: RetainedSession) -> None:
     with pytest.raises(RetainError):
         session.pin(0, 1, seq_id=1)
     assert session.state() == before
+
+
+@pytest.mark.parametrize("seq_id", [None, 0])
+def test_a_file_that_goes_on_after_the_state_changes_nothing(
+    session: RetainedSession, tmp_path: Path, seq_id: int | None
+) -> None:
+    path, tokens, n_tokens = tmp_path / "state", (llama_cpp.llama_token * 8)(), ctypes.c_size_t()
+    name = str(path).encode()
+    if seq_id is None:
+        assert llama_cpp.llama_state_save_file(session.handle, name, tokens, 3)
+    else:
+        assert llama_cpp.llama_state_seq_save_file(session.handle, name, seq_id, tokens, 3)
+    saved = path.read_bytes()
+    session.decode(PROMPT[:3])
+    before = session.state()
+
+    def load() -> bool:
+        if seq_id is None:
+            return llama_cpp.llama_state_load_file(session.handle, name, tokens, 8, ctypes.byref(n_tokens))
+        n = llama_cpp.llama_state_seq_load_file(session.handle, name, seq_id, tokens, 8, ctypes.byref(n_tokens))
+        return n != 0
+
+    for changed in (saved + b"more", saved + bytes(4096), saved[:-1], saved[:100], b""):
+        path.write_bytes(changed)
+        retain_h.clear_error()
+        assert not load() and retain_h.error_text()
+        assert session.state() == before
+    path.write_bytes(saved)
+    assert load() and session.n_seen() == len(PROMPT)

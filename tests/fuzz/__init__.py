@@ -15,7 +15,7 @@ A failure names its case, also when the process was killed by it; this repeats i
 
 With AddressSanitizer and UBSan, which find what does not crash:
 
-    python native/builder libs -D RETAIN_SANITIZE=ON --out DIR
+    python native/builder libs --sanitize --out DIR
     cd tests && LLAMA_CPP_LIB_PATH=DIR LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \\
         ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 python -m fuzz.NAME --seconds 600
 """
