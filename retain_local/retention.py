@@ -13,6 +13,9 @@ import numpy.typing as npt
 from .bindings import retain_h
 from .bindings.usage import Usage, in_step
 from .errors import RetainError, UsageError
+from .options import whole_number
+
+_INT = 2**31 - 1
 
 SEQUENCE = 0  # the bindings run one sequence
 
@@ -208,8 +211,7 @@ class Retention:
     @in_step
     def set_budget(self, budget: int) -> None:
         """Change the budget, up to the one the model was loaded with; evicts at once when it shrinks."""
-        if not isinstance(budget, int) or not 1 <= budget < 2**31:
-            raise UsageError(f"budget {budget!r} is not a number of cells from 1")
+        budget = whole_number("budget", budget, 1)
         retain_h.check(retain_h.set_budget(self._ctx, SEQUENCE, budget))
         self._raise_scorer_error()
 
@@ -248,7 +250,8 @@ class Retention:
         Pins belong to positions, not to a text: they stay when a new prompt is read. Positions may be pinned before
         they are filled.
         """
-        if not 0 <= start < stop < 2**31:
+        start, stop = whole_number("start", start, 0, _INT), whole_number("stop", stop, 0, _INT)
+        if start >= stop:
             raise UsageError(f"[{start}, {stop}) is not a range of positions")
         retain_h.check(retain_h.pin(self._ctx, SEQUENCE, start, stop))
         self._pins.append(PinnedRange(start, stop))

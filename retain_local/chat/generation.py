@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -35,9 +36,9 @@ class Sampling:
         for name in ("top_p", "min_p"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 to 1")
-        if self.top_k < 0:
-            raise UsageError(f"top-k is {self.top_k}; it must be 0 (all tokens) or more")
-        if not self.repeat_penalty > 0:
+        if not 0 <= self.top_k < 2**31:
+            raise UsageError(f"top-k is {self.top_k}; it must be 0 (all tokens) or more, and less than {2**31}")
+        if not 0 < self.repeat_penalty < math.inf:
             raise UsageError(f"repeat-penalty is {self.repeat_penalty}; it must be more than 0 (1 is none)")
         if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"seed is {self.seed}; it must be 0 to {MAX_SEED}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -133,6 +134,11 @@ def test_prompts_that_cannot_be() -> None:
         {"top_p": 1.5},
         {"min_p": -0.1},
         {"top_k": -1},
+        {"top_k": 2**31},
+        {"temp": math.nan},
+        {"top_p": math.nan},
+        {"repeat_penalty": math.nan},
+        {"repeat_penalty": math.inf},
         {"repeat_penalty": 0},
         {"seed": -1},
         {"seed": 2**32},

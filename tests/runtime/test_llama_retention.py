@@ -80,6 +80,11 @@ def test_pins_cannot_fill_the_budget(tiny: TinyFiles) -> None:
     assert llm.retention.pins == ()
     with pytest.raises(UsageError, match="not a range"):
         llm.retention.pin(5, 5)
+    for start, stop in ((0.0, 5), (-1, 5), (0, 2**31), (False, 5), ("0", 5)):
+        with pytest.raises(UsageError, match="must be a whole number"):
+            llm.retention.pin(start, stop)
+    llm.retention.pin(np.int64(3), np.int64(5))
+    assert llm.retention.pins == ((3, 5),)
 
 
 def test_the_budget_shrinks_and_grows_back(tiny: TinyFiles) -> None:
@@ -91,7 +96,9 @@ def test_the_budget_shrinks_and_grows_back(tiny: TinyFiles) -> None:
     llm.retention.set_budget(48)
     with pytest.raises(RetainError, match="1 to 48"):
         llm.retention.set_budget(49)
-    for value in (0, -1, 2.5, "8"):
+    llm.retention.set_budget(np.int64(32))
+    assert llm.retention.budget == 32
+    for value in (0, -1, 2.5, "8", True, np.nan, 10**30):
         with pytest.raises(UsageError):
             llm.retention.set_budget(value)
 

@@ -79,3 +79,29 @@ def test_what_was_asked_before_changes_nothing(
     assert np.array_equal(logits(used), logits(fresh)), "not equal to the bit"
     assert greedy(used, tokens, N_WRITTEN) == greedy(fresh, tokens, N_WRITTEN)
     assert kept(used) == kept(fresh)
+
+
+TURNS = st.lists(st.tuples(st.integers(0, 50), st.integers(1, 60)), min_size=1, max_size=5)
+
+
+# the same examples every time: cells that were computed one by one differ in their last bits from those of a prompt, and
+# some text has two scores that are as near
+@pytest.mark.parametrize("policy", ["gate", "window", "snapkv"])
+@settings(max_examples=40, derandomize=True)
+@given(
+    budget=BUDGETS, n_ubatch=UBATCHES, more_buffer=st.sampled_from([0, 1, 16]), turns=TURNS, n_back=st.integers(0, 60)
+)
+def test_a_conversation_is_what_reading_it_gives(
+    models: Models, policy: str, budget: int, n_ubatch: int, more_buffer: int, turns: list[tuple[int, int]], n_back: int
+) -> None:
+    """With a buffer of a ubatch or more, text that the model wrote is used, and a branch from its middle is exact too."""
+    used, fresh = models(policy=policy, budget=budget, buffer=n_ubatch + more_buffer, n_ubatch=n_ubatch)
+    tokens = prompt(used, 60)
+    for seed, (n_asked, n_written) in enumerate(turns):
+        tokens = tokens + prompt(used, n_asked + 2, seed=seed)[1:]
+        if seed:
+            assert used.cached_prefix(tokens) == used.n_tokens, "nothing is read twice"
+        tokens += greedy(used, tokens, n_written)
+    branch = tokens[: max(1, len(tokens) - n_back)] + prompt(used, 20, seed=9)[1:]
+    assert greedy(used, branch, N_WRITTEN) == greedy(fresh, branch, N_WRITTEN)
+    assert kept(used) == kept(fresh)
