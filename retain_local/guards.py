@@ -158,7 +158,8 @@ class GuardedLlama(CachedLlama):
                         token = generator.send(sent)
                     except StopIteration:
                         return
-                    sampler, changes = self._sampler, self._usage.changes
+                    finally:
+                        sampler, changes = self._sampler, self._usage.changes
                 sent = yield token
         finally:
             generator.close()

@@ -5,6 +5,7 @@ An exception cannot pass through C. The bindings lose it, and go on as if there 
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from ctypes import byref
@@ -20,7 +21,28 @@ from .usage import Usage
 # (tokens so far int32 [n_tokens], logits float32 [n_vocab]) -> logits [n_vocab]
 Processor = Callable[[npt.NDArray[np.int32], npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 
+_DEEPEST, _MOST_RULES = 500, 5_000
+_QUOTED = re.compile(r'"(?:\\.|[^"\\])*"|(?<!<)\[(?:\\.|[^\]\\])*\]|#[^\n]*')  # strings, characters, comments
+
 _CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+def _check_survivable(grammar: str, n_vocab: int) -> None:
+    """Raise UsageError for what ends the process inside llama.cpp: it recurses over groups and rules, unbounded."""
+    if not grammar.isascii() and any("\ud800" <= character <= "\udfff" for character in grammar):
+        raise UsageError("the grammar is not text: it has half of a surrogate pair")
+    plain = _QUOTED.sub("", grammar)
+    depth = deepest = 0
+    for bracket in re.findall(r"[()]", plain):
+        depth += 1 if bracket == "(" else -1
+        deepest = max(deepest, depth)
+    if deepest > _DEEPEST:
+        raise UsageError(f"the grammar has groups in groups {deepest} deep; it may have {_DEEPEST}")
+    if (n_rules := plain.count("::=")) > _MOST_RULES:
+        raise UsageError(f"the grammar has {n_rules} rules; it may have {_MOST_RULES}")
+    for token in re.findall(r"<\[\s*(\d+)", plain):
+        if int(token) >= n_vocab:
+            raise UsageError(f"the grammar names the token {token}; the model's tokens are 0 to {n_vocab - 1}")
 
 
 class Grammar:
@@ -39,10 +61,12 @@ class Grammar:
     def __init__(self, vocab: Any, grammar: Any) -> None:
         if not isinstance(getattr(grammar, "_grammar", None), str):
             raise UsageError(f"grammar must be a LlamaGrammar (LlamaGrammar.from_string), not {type(grammar).__name__}")
-        if not grammar._grammar.strip():
+        text: str = grammar._grammar
+        if not text.strip():
             raise UsageError("the grammar is empty")
+        _check_survivable(text, llama_cpp.llama_vocab_n_tokens(vocab))
         log.forget_errors()
-        self._sampler = llama_cpp.llama_sampler_init_grammar(vocab, grammar._grammar.encode(), grammar._root.encode())
+        self._sampler = llama_cpp.llama_sampler_init_grammar(vocab, text.encode(), grammar._root.encode())
         if not self._sampler:
             raise UsageError(f"the grammar is not valid: {log.first_error() or 'llama.cpp gave no reason'}")
         weakref.finalize(self, llama_cpp.llama_sampler_free, self._sampler).atexit = False

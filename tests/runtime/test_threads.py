@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from llama_cpp import LogitsProcessorList
 
 from conftest import TinyFiles
 from retain_local import RetainError
@@ -112,6 +113,8 @@ def test_sampling_by_hand_after_a_text_takes_its_own_settings(tiny: TinyFiles) -
     (best,) = greedy(llm, tokens, 1)
     for _ in llm(text(20), max_tokens=3, temperature=5.0, stream=True):
         pass
+    with pytest.raises(ZeroDivisionError):
+        llm(text(20), temperature=5.0, logits_processor=LogitsProcessorList([lambda ids, logits: 1 / 0]))
     llm.reset()
     llm.eval(tokens)
     assert [llm.sample(temp=0.0) for _ in range(20)] == [best] * 20

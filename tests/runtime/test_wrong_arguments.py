@@ -99,6 +99,10 @@ def test_drawing_anywhere_with_all_logits(tiny: TinyFiles) -> None:
         ('root ::= root "a"', "the grammar is not valid: .*left recursion"),
         ('root ::= foo "a"', "the grammar is not valid"),
         ("root ::= " + "(" * 100, "the grammar is not valid"),
+        ("root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000, "groups in groups 20000 deep"),
+        ("".join(f"r{i} ::= r{i + 1}\n" for i in range(100_000)) + "root ::= r0", "has 100001 rules"),
+        ("root ::= <[99999999]>", "the grammar names the token 99999999"),
+        ('root ::= "\ud800"', "the grammar is not text"),
         ("", "the grammar is empty"),
         ("  \n", "the grammar is empty"),
     ],
@@ -121,8 +125,17 @@ def test_a_grammar_that_is_text(tiny: TinyFiles) -> None:
 
 
 def test_a_grammar_that_is_one(tiny: TinyFiles) -> None:
-    grammar = LlamaGrammar.from_string('root ::= "abc" "d"?')
-    assert small(tiny)(text(9), max_tokens=9, grammar=grammar)["choices"][0]["text"] in ("abc", "abcd")
+    llm = small(tiny)
+    brackets = "(" * 600  # in a comment and in a string they are no groups
+    for grammar, texts in (
+        ('root ::= "abc" "d"?', ("abc", "abcd")),
+        ("root ::= " + "(" * 400 + '"ab"' + ")" * 400, ("ab",)),
+        (f'root ::= "ab" # {brackets}', ("ab",)),
+        (f'root ::= "{brackets}" | [((]', ("(", "(" * 9)),
+        ("root ::= <[300]>", (llm.detokenize([300]).decode(),)),
+    ):
+        reply = llm(text(9), max_tokens=9, grammar=LlamaGrammar.from_string(grammar))["choices"][0]["text"]
+        assert reply in texts
 
 
 def test_a_grammar_whose_tokens_a_processor_forbids(tiny: TinyFiles) -> None:
