@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import RetainError
+from ..files import check_writable, replaced
 from .measure import OURS, STOCK
 from .summary import Row
 
@@ -17,8 +18,7 @@ def check_plot(path: Path) -> None:
     """Raise RetainError when no picture could be drawn or written, before anything is measured."""
     if importlib.util.find_spec("matplotlib") is None:
         raise RetainError("a picture needs matplotlib: pip install 'retain-local[report]'")
-    if not path.absolute().parent.is_dir():
-        raise RetainError(f"{path} cannot be written: its folder is missing")
+    check_writable(path)
 
 
 def save_plot(path: Path, rows: Sequence[Row], title: str) -> None:
@@ -44,8 +44,9 @@ def save_plot(path: Path, rows: Sequence[Row], title: str) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
+        with replaced(path) as file:
+            figure.savefig(file, format=path.suffix[1:] or "png")
+    except ValueError as error:
         raise RetainError(f"{path} cannot be written: {error}") from None
     finally:
         plt.close(figure)

@@ -16,6 +16,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import replaced
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -129,10 +131,10 @@ def save_png(picture: Picture, folder: Path) -> None:
 
     Raises
     ------
-    OSError : it cannot be written.
+    RetainError : it cannot be written.
     """
-    with styled():
-        picture.figure.savefig(folder / f"{picture.name}.png", facecolor="white")
+    with styled(), replaced(folder / f"{picture.name}.png") as file:
+        picture.figure.savefig(file, format="png", facecolor="white")
 
 
 def shown(text: str) -> str:
