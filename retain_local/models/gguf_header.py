@@ -132,6 +132,18 @@ class _Cursor:
     def string(self) -> bytes:
         return self.take(self.count(1))
 
+    def strings(self, n: int) -> list[bytes]:
+        """As `string`, n times, in a third of the time: a vocabulary has hundreds of thousands."""
+        data, at, end, found = self.data, self.at, len(self.data), []
+        for _ in range(n):
+            start = at + 8
+            at = start + int.from_bytes(data[at:start], "little")
+            if at > end or start > end:
+                raise GateFileError(f"{self.path}: the file is truncated or damaged at byte {start - 8}")
+            found.append(data[start:at])
+        self.at = at
+        return found
+
     def value(self, type: int) -> Any:
         if type == STRING:
             return self.string()
@@ -145,7 +157,7 @@ class _Cursor:
             return Field(type, self.value(type))
         type = self.scalar("<I")
         if type == STRING:
-            return Field(type, [self.string() for _ in range(self.count(8))], is_array=True)
+            return Field(type, self.strings(self.count(8)), is_array=True)
         if type not in SCALARS:
             raise GateFileError(f"{self.path}: unknown array type {type} at byte {self.at}")
         dtype = np.dtype(SCALARS[type])

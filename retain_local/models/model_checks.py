@@ -98,10 +98,12 @@ def _check_vocabulary(header: Header) -> None:
     field = header.fields.get("tokenizer.ggml.tokens")
     if field is None or not field.is_array or field.type != STRING:
         return
-    texts: dict[bytes, int] = {}
-    for i, raw in enumerate(field.value):
-        token = raw.split(b"\0", 1)[0] or b"[EMPTY_%d]" % i
-        if (other := texts.setdefault(token, i)) != i:
+    texts = [raw.split(b"\0", 1)[0] or b"[EMPTY_%d]" % i for i, raw in enumerate(field.value)]
+    if len(set(texts)) == len(texts):
+        return
+    first: dict[bytes, int] = {}
+    for i, token in enumerate(texts):
+        if (other := first.setdefault(token, i)) != i:
             raise RetainError(f"{header.path}: the tokens {other} and {i} of the vocabulary have the same text")
 
 
