@@ -30,6 +30,8 @@ class GuardedLlama(CachedLlama):
     - What a callback raises (logits processor, stopping criterion, `on_prompt`, eviction hook) comes out of the call.
     """
 
+    _usage: Usage
+    _sampler: Any
     _processors: Processors | None = None
     _n_outputs = 0  # rows of logits that the last evaluation left
 
@@ -142,7 +144,7 @@ class GuardedLlama(CachedLlama):
             limit.begin(self._n_ctx - len(tokens))
         if stopping_criteria is not None:
             stopping_criteria = self._usage.guarded(stopping_criteria)
-        generator = super().generate(tokens, *args, stopping_criteria=stopping_criteria, **kwargs)
+        generator: Any = super().generate(tokens, *args, stopping_criteria=stopping_criteria, **kwargs)
         sampler, changes, sent = None, None, None
         try:
             while True:

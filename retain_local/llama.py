@@ -346,7 +346,10 @@ class Llama(GuardedLlama):
         Raises
         ------
         RetainError : the state is damaged, of another model, or too large for this context.
+        UsageError : it is none that `save_state` of this class made.
         """
+        if not isinstance(state, RetainedState):
+            raise UsageError(f"load_state takes what save_state returned, not {type(state).__name__}")
         n, size = state.n_tokens, state.llama_state_size
         if not 0 <= n <= min(len(state.input_ids), self._n_ctx):
             raise RetainError(f"the state has {n} tokens, which do not fit the context of {self._n_ctx}")

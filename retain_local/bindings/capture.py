@@ -33,9 +33,17 @@ class Capture:
     def __init__(self, widths: dict[str, int]) -> None:
         self.widths = widths
         self.values: dict[str, list[np.ndarray]] = {}
+        self._error: BaseException | None = None
         self.callback = llama_cpp.ggml_backend_sched_eval_callback(self._see)
 
     def _see(self, tensor: int, ask: bool, _: int) -> bool:
+        try:
+            return self._look(tensor, ask)
+        except BaseException as error:  # Ctrl-C among them: an exception cannot pass through C
+            self._error = error
+            return False
+
+    def _look(self, tensor: int, ask: bool) -> bool:
         name = _lib.ggml_get_name(tensor).decode()
         width = self.widths.get(name.rpartition("-")[0] or name)
         if ask or width is None:
@@ -46,5 +54,11 @@ class Capture:
         return True
 
     def take(self, base: str, n_layer: int) -> np.ndarray:
-        """All values since the last take, [n_layer, n_tokens, width] f32, tokens in the order they were computed."""
+        """All values since the last take, [n_layer, n_tokens, width] f32, tokens in the order they were computed.
+
+        What went wrong when they were taken is raised here.
+        """
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
         return np.stack([np.concatenate(self.values.pop(f"{base}-{il}")) for il in range(n_layer)])

@@ -158,7 +158,7 @@ def _take_over(ours: ctypes.CDLL) -> None:
     import llama_cpp
 
     others = _bindings()._lib
-    if llama_cpp.Llama._Llama__backend_initialized or "llama_cpp.mtmd_cpp" in sys.modules:
+    if getattr(llama_cpp.Llama, "_Llama__backend_initialized", False) or "llama_cpp.mtmd_cpp" in sys.modules:
         raise LibraryError(
             f"llama_cpp is in use already with the libraries it came with ({others._name})",
             _FIRST,

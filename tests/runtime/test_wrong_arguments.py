@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-from llama_cpp import LlamaGrammar, LogitsProcessorList
+from llama_cpp import LlamaGrammar, LlamaState, LogitsProcessorList
 
 from conftest import TinyFiles
 from retain_local import RetainError, UsageError
@@ -184,6 +184,18 @@ def test_a_schema_is_followed_in_both_forms(tiny: TinyFiles, form: str) -> None:
         [{"role": "user", "content": "abc"}], max_tokens=12, response_format=response_format
     )
     assert reply["choices"][0]["message"]["content"].strip() in ('"yes"', '"no"')
+
+
+@pytest.mark.parametrize("make", [lambda state: 5, lambda state: None, lambda state: LlamaState(**plain_fields(state))])
+def test_a_state_that_is_none_of_ours(tiny: TinyFiles, make) -> None:
+    llm = small(tiny)
+    with pytest.raises(UsageError, match="load_state takes what save_state returned, not "):
+        llm.load_state(make(llm.save_state()))
+
+
+def plain_fields(state):
+    names = ("input_ids", "scores", "n_tokens", "llama_state", "llama_state_size", "seed")
+    return {name: getattr(state, name) for name in names}
 
 
 def write_lora(path: Path, n_columns: int, n_rows: int, arch: str = "llama") -> Path:
