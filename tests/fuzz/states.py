@@ -107,13 +107,16 @@ class StateFuzzer:
         self.peak = peak_bytes()
 
     def case(self, rng: np.random.Generator) -> None:
+        with logged_errors():
+            self._try(rng)
+
+    def _try(self, rng: np.random.Generator) -> None:
         way, state = self.states[rng.integers(len(self.states))]
         policy = POLICIES[rng.integers(len(POLICIES))]
         session, before = self.running[policy], self.before[policy]
         data = mutate(rng, state, seal)
         retain_h.clear_error()
-        with logged_errors():
-            taken = way.load(session, self.path, data)
+        taken = way.load(session, self.path, data)
         reason = retain_h.error_text()
         if taken:
             self._go_on(session, rng)
@@ -126,14 +129,13 @@ class StateFuzzer:
 
     def _go_on(self, session: RetainedSession, rng: np.random.Generator) -> None:
         """What was taken, whatever it holds, can be worked with."""
-        with logged_errors():
-            for seq_id in (0, 1):
-                try:
-                    session.decode(rng.integers(3, N_VOCAB, 20).tolist(), seq_id)
-                except RuntimeError:
-                    assert retain_h.error_text()
-                retain_h.set_budget(session.handle, seq_id, 8)
-                session.copy(seq_id, 1 - seq_id)
+        for seq_id in (0, 1):
+            try:
+                session.decode(rng.integers(3, N_VOCAB, 20).tolist(), seq_id)
+            except RuntimeError:
+                assert retain_h.error_text()
+            retain_h.set_budget(session.handle, seq_id, 8)
+            session.copy(seq_id, 1 - seq_id)
         stats = session.stats()
         assert stats.n_cells <= stats.n_cells_max
 
