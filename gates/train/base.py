@@ -71,7 +71,11 @@ class BaseModel:
         for module in self.model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
-        self.model.activation_checkpointing_enable({"use_reentrant": False})
+        # the older name is that of the last transformers for Python 3.10
+        enable = (
+            getattr(self.model, "activation_checkpointing_enable", None) or self.model.gradient_checkpointing_enable
+        )
+        enable({"use_reentrant": False})
         self.model.train()  # transformers checkpoints in this mode alone
 
     def hidden(

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..bindings import library
+from ..bindings import library, waiting
 from ..errors import RetainError
 
 
@@ -26,6 +26,7 @@ class Side:
         folder = str(libraries.absolute())
         environment = {
             **os.environ, library.LLAMA_VARIABLE: folder, library.MTMD_VARIABLE: folder,
+            **waiting.environment(),  # for stock as for ours
             "OPENBLAS_NUM_THREADS": "1",  # the rate of reading memory is measured with threads of ours
         }  # fmt: skip
         self._process = subprocess.Popen(

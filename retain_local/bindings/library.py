@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RetainError
-from . import cpu_features
+from . import cpu_features, waiting
 
 PACKAGED = Path(__file__).parents[1] / "lib"
 LLAMA_VARIABLE, MTMD_VARIABLE = "LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB"
@@ -108,9 +108,10 @@ def load() -> ctypes.CDLL:
     _name(folder)
     is_late = "llama_cpp" in sys.modules
     try:
-        if is_late:
-            _take_over(_checked(ctypes.CDLL(str(path)), remedy()))
-        import llama_cpp  # noqa: F401
+        with waiting.bounded():
+            if is_late:
+                _take_over(_checked(ctypes.CDLL(str(path)), remedy()))
+            import llama_cpp  # noqa: F401
     except (OSError, RuntimeError) as error:
         raise LibraryError(f"{path} cannot be loaded: {error}", _FIRST if is_late else remedy()) from None
     except AttributeError as error:
