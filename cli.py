@@ -360,7 +360,9 @@ def bench(
     plot: Annotated[
         Path | None, typer.Option(help="Draw speed over depth to this file (.png, .svg, .pdf).", show_default=False)
     ] = None,
-    budget: Annotated[int, typer.Option(min=1, help="Cells for each (layer, KV head).")] = 2048,
+    budget: Annotated[
+        str, typer.Option(help="Cells for each (layer, KV head): a number, or a share of the deepest depth (1/4, 25%).")
+    ] = "2048",
     buffer: o.EvalBuffer = 128,
     gates: o.Gates = "auto",
     threads: o.Threads = None,
@@ -396,7 +398,12 @@ def bench(
 
 @app.command(cls=Command, epilog="Example: retain-local demo --budget 32")
 def demo(
-    budget: Annotated[int, typer.Option(help="Cells for each (layer, KV head) of the small cache.")] = 64,
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="Cells for each (layer, KV head) of the small cache: a number, or a share of the conversation (1/12)."
+        ),
+    ] = "64",
     tokens: Annotated[int, typer.Option(help="Length of the conversation.")] = 768,
     seed: Annotated[int, typer.Option(help="Another conversation, the same for the same seed.")] = 0,
 ) -> None:

@@ -21,6 +21,7 @@ from ..bench.stock import stock_libraries
 from ..bench.summary import summarise
 from ..bench.table import print_tables
 from ..bindings import library
+from ..budget import Budget
 from ..errors import RetainError, UsageError
 from ..files import check_writable, write_text
 from ..kv_types import kv_type
@@ -37,7 +38,7 @@ class BenchOptions:
     """Options of `bench`, as they are given.
 
     depths : where to measure, comma-separated; n_write : tokens written there; repeat : how often each is done.
-    retention : fields of `RetentionOptions`; `gates` may be "none".
+    retention : fields of `RetentionOptions`; `gates` may be "none", and a share as `budget` is of the deepest depth.
     """
 
     depths: str
@@ -69,7 +70,7 @@ def run_bench(model: str, options: BenchOptions) -> None:
     if options.json is not None:
         check_writable(options.json)
     path = find_model(model)[0]
-    retention = _retention(path, options.retention)
+    retention = _retention(path, options.retention, depths[-1])
     arguments = _arguments(path, depths, options)
     stock = stock_libraries() if options.vs_stock else None
     if not options.anyway:
@@ -99,8 +100,8 @@ def _depths(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _retention(model: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Fields of `RetentionOptions` with the gates found and the policy chosen."""
+def _retention(model: Path, given: dict[str, Any], deepest: int) -> dict[str, Any]:
+    """Fields of `RetentionOptions` with the gates found, the policy chosen, and a share taken of the deepest depth."""
     gates = given["gates"]
     if gates == "auto":
         beside = read_model_file(model).sidecar_path()
@@ -110,7 +111,8 @@ def _retention(model: Path, given: dict[str, Any]) -> dict[str, Any]:
     elif not Path(gates).is_file():
         raise RetainError(f"{gates} is not there; name a sidecar with --gates, or say --gates none")
     gates = None if gates is None else str(Path(gates).absolute())
-    return given | {"gates": gates, "policy": "window" if gates is None else "gate"}
+    budget = Budget.parse(given["budget"]).of(deepest)
+    return given | {"budget": budget, "gates": gates, "policy": "window" if gates is None else "gate"}
 
 
 def _words(retention: dict[str, Any]) -> str:

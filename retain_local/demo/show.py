@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
+from ..budget import Budget
 from ..chat.cache_map import render_cache_map
 from ..chat.template import ChatTemplate
 from ..errors import RetainError, UsageError
@@ -25,12 +26,12 @@ _UBATCH, _BUFFER = 64, 16  # small, so that the cache is never far over its budg
 _MAP_HEIGHT = 12
 
 
-def run_demo(budget: int, n_tokens: int, seed: int, console: Console | None = None) -> None:
+def run_demo(budget: int | str, n_tokens: int, seed: int, console: Console | None = None) -> None:
     """Run the demo and print it.
 
     Parameters
     ----------
-    budget : cells for each (layer, KV head) in the small caches.
+    budget : cells for each (layer, KV head) in the small caches, or a share of the conversation.
     n_tokens : length of the conversation.
     seed : of the conversation.
     console : where it is printed; None: on stdout.
@@ -42,6 +43,7 @@ def run_demo(budget: int, n_tokens: int, seed: int, console: Console | None = No
     """
     if not LEAST_TOKENS <= n_tokens <= MOST_TOKENS:
         raise UsageError(f"tokens is {n_tokens}; it must be {LEAST_TOKENS} to {MOST_TOKENS}")
+    budget = Budget.parse(budget).of(n_tokens)
     if not LEAST_BUDGET <= budget <= n_tokens:
         raise UsageError(f"budget is {budget}; it must be {LEAST_BUDGET} to {n_tokens}, the length of the conversation")
     if not BUNDLED_MODEL.exists():

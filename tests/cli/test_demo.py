@@ -42,7 +42,15 @@ def test_the_conversation() -> None:
     assert len(a.item.questions) == 9
 
 
-@pytest.mark.parametrize("options, message", [((4, 512), "budget is 4"), ((64, 100), "tokens is 100")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ((4, 512), "budget is 4"),
+        (("1/128", 512), "budget is 4"),
+        ((64, 100), "tokens is 100"),
+        (("x", 512), "not a number"),
+    ],
+)
 def test_out_of_range(options: tuple[int, int], message: str) -> None:
     from retain_local.demo.show import run_demo
 
