@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from retain_local.terminal.safe_text import safe_line, safe_text
 from support.command_line import run
+from support.wrong_sidecars import write_changed_sidecar
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202eevil"
 
@@ -63,6 +64,20 @@ def test_an_error_line_from_a_file(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert not set(done.stderr) & set("\x1b\x07\x9b\u202e"), ascii(done.stderr)
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_what_a_sidecar_calls_itself(tmp_path: Path) -> None:
+    write_changed_sidecar(tmp_path / "a.gguf", {"retention_gate.variant": HOSTILE}, {})
+    write_changed_sidecar(
+        tmp_path / "b.gguf", {"general.name": HOSTILE, "retention_gate.base_name": "[/x]" + HOSTILE}, {}
+    )
+    refused = run(tmp_path, "gates", "inspect", "a.gguf")
+    assert refused.returncode == 1 and len(refused.stderr.splitlines()) == 1
+    taken = run(tmp_path, "gates", "inspect", "b.gguf")
+    assert taken.returncode == 0 and "evil" in taken.stdout
+    as_json = run(tmp_path, "gates", "inspect", "b.gguf", "--json")
+    for shown in (refused.stderr, taken.stdout, as_json.stdout):
+        assert not set(shown) & set("\x1b\x07\x9b\u202e"), ascii(shown)
 
 
 def test_a_remark_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
