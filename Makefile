@@ -56,7 +56,7 @@ native-test: $(VENV)/tools
 sanitize: $(VENV)/tools
 	@$(BUILD) test --sanitize
 
-# prints the directory of the unpatched libraries
+# prints the directory of the stock libraries
 stock: $(VENV)/tools
 	@$(BUILD) stock
 
