@@ -223,7 +223,9 @@ class CachedLlama(llama_cpp.Llama):
         # the ubatch that follows an eviction stands in the cache beside what that left
         after = stats.cells_kept <= stats.streams * stats.budget
         places = [start] * (n > 1 or not after) + [stop] * after
-        self._history.evictions += [Eviction(at, self.retention._steering) for at in places]
+        # a scorer that failed left the choice to the policy
+        steering = self.retention._steering if self.retention._scorer_error is None else None
+        self._history.evictions += [Eviction(at, steering) for at in places]
 
     @contextmanager
     def _held(self) -> Iterator[None]:

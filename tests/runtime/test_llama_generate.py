@@ -84,6 +84,34 @@ def test_cells_that_were_kept_for_other_reasons_are_not_used(tiny: TinyFiles, st
     assert kept(llm) == kept(fresh)
 
 
+def test_an_eviction_without_its_scorer_is_not_used(tiny: TinyFiles) -> None:
+    llm, fresh = small(tiny, buffer=32), small(tiny, buffer=32)
+    tokens, fails = prompt(llm, 200), [True]
+
+    def scorer(layer, head, pos, log_beta, age):
+        if fails.pop() if fails else False:
+            raise ZeroDivisionError
+        return pos % 7
+
+    for each in (llm, fresh):
+        each.retention.set_scorer(scorer)
+    with pytest.raises(ZeroDivisionError):
+        greedy(llm, tokens, 1)
+    assert not fails and greedy(llm, tokens, 20) == greedy(fresh, tokens, 20)
+    assert kept(llm) == kept(fresh)
+
+
+@pytest.mark.parametrize("budget", [8, 48, 1024])
+def test_full_prefill_depends_on_the_prompt_alone(tiny: TinyFiles, budget: int) -> None:
+    llm, fresh = (small(tiny, budget=budget, buffer=32, prefill="full") for _ in range(2))
+    tokens = prompt(llm, 200)
+    said = tokens[:150] + greedy(llm, tokens[:150], 60)
+    for asked in (tokens, said, tokens[:40], said[:170] + tokens[:20], said):
+        fresh.reset()
+        assert greedy(llm, asked, 20) == greedy(fresh, asked, 20)
+        assert kept(llm) == kept(fresh)
+
+
 def test_a_saved_state_says_how_its_cells_came_there(tiny: TinyFiles) -> None:
     llm, other = small(tiny, buffer=32), small(tiny, buffer=32)
     tokens = prompt(llm, 200)
