@@ -22,7 +22,7 @@ from .layout import (
     parse_gate_name,
     part_shapes,
 )
-from .safetensors import MAX_HEADER, read_json, read_safetensors, read_shards
+from .safetensors import MAX_HEADER, check_ordinary, read_json, read_safetensors, read_shards
 from .tensor import StoredTensor
 from .torch_file import read_torch
 
@@ -66,6 +66,7 @@ def read_checkpoint(source: Path) -> Checkpoint:
         one that the config does not explain, or a name, shape, type or number that is not what it must be.
     """
     path = _find_weights(source)
+    check_ordinary(path)
     config_path = path.with_name(CONFIG_FILE)
     if not config_path.is_file():
         raise CheckpointError(f"{config_path}: not there; a checkpoint needs the file it was saved with")

@@ -82,6 +82,12 @@ def shard_files(index: Path) -> list[str]:
     return files
 
 
+def check_ordinary(path: Path) -> None:
+    """Raise CheckpointError for a pipe or a device, which may never end; a file that is not there is left to its reader."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path}: not an ordinary file")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file whose value is an object; CheckpointError when it is none, cannot be read, or is far too large."""
     try:
@@ -99,6 +105,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read_header(path: Path) -> tuple[int, int, dict[str, Any]]:
     """Size of the file, first byte of the numbers, and the header."""
+    check_ordinary(path)
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

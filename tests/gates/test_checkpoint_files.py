@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections import OrderedDict
 from pathlib import Path
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from retain_local.gates.checkpoint.layout import CheckpointError
+from retain_local.gates.checkpoint.read import read_checkpoint
 from retain_local.gates.checkpoint.safetensors import read_safetensors, read_shards
 from retain_local.gates.checkpoint.tensor import StoredTensor
 from retain_local.gates.checkpoint.torch_file import read_torch
@@ -200,3 +202,17 @@ def test_a_hostile_index(tmp_path: Path, index: str, message: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_shards(path)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["trimkv_weights.pth", "gates.safetensors"])
+def test_a_pipe_is_no_checkpoint(tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    os.mkfifo(tmp_path / name)
+    for source in (tmp_path, tmp_path / name):
+        with pytest.raises(CheckpointError, match="not an ordinary file"):
+            read_checkpoint(source)
+    index = {"weight_map": {"model.layers.0.self_attn.retention_gate.bias": "gates.safetensors"}}
+    (tmp_path / "a.safetensors.index.json").write_text(json.dumps(index))
+    if name == "gates.safetensors":
+        with pytest.raises(CheckpointError, match="not an ordinary file"):
+            read_shards(tmp_path / "a.safetensors.index.json")
