@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from ..budget import parse_budget
 from ..errors import RetainError
 from ..kv_types import kv_type
 from ..terminal.byte_format import format_bytes
@@ -84,15 +83,9 @@ def _system(ui: ChatUI, argument: str) -> None:
 def _budget(ui: ChatUI, argument: str) -> None:
     llm = ui.session.llm
     if argument:
-        # sizes given in bytes cover the pool as it was made
-        budget = parse_budget(
-            argument,
-            n_ctx=llm.n_ctx(),
-            bytes_per_token=llm.model_file.bytes_per_token(
-                kv_type(llm.context_params.type_k), kv_type(llm.context_params.type_v)
-            ),
-            n_room=max(llm.options.buffer, llm.context_params.n_ubatch),
-        )
+        type_k, type_v = (kv_type(number) for number in (llm.context_params.type_k, llm.context_params.type_v))
+        asked = replace(llm.options, budget=argument)  # a size covers the room for a ubatch as it was made
+        budget = asked.resolve(llm.model_file, n_ctx=llm.n_ctx(), type_k=type_k, type_v=type_v).budget
         if budget > llm.options.budget:
             change_context(llm, budget=budget)
         else:
@@ -177,7 +170,7 @@ def _exit(ui: ChatUI, argument: str) -> None:
 COMMANDS = (
     Command("/help", "list the commands", _help, ("/?",)),
     Command("/system [TEXT]", "show the system message, or set it and begin anew", _system),
-    Command("/budget [N]", "show the budget, or change it: cells, 25% or 512MiB", _budget),
+    Command("/budget [N]", "show the budget, or change it: cells, 1/4, 25%, 512MiB or auto", _budget),
     Command("/ctx [N]", "show the context, or change its length in tokens; the conversation goes on", _ctx),
     Command("/stats", "what the cache holds, and what keeping it so took", _stats),
     Command("/cache", "draw what is kept, by layer, head and position", _cache),

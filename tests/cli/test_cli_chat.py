@@ -105,6 +105,17 @@ def test_budget(tmp_path: Path, tiny: TinyFiles) -> None:
     assert "kept 96 of" in done.stdout and "tokens seen" in done.stdout
 
 
+def test_a_budget_in_every_form(tmp_path: Path, tiny: TinyFiles) -> None:
+    done = chat(tmp_path, tiny, "/budget 1/64", "/budget 25%", "/budget auto", "/budget 1", "/budget")
+    assert [line for line in notes(done) if "budget" in line] == [
+        "budget: 64 cells for each (layer, KV head)",
+        "budget: 1,024 cells for each (layer, KV head)",
+        next(line for line in notes(done) if "no audit has recommended a budget" in line),
+        "sinks (4) and recent (0) together are more than the budget of 1 cells",
+        "budget: 1,024 cells for each (layer, KV head)",
+    ]
+
+
 def test_the_map_of_the_cache(tmp_path: Path, tiny: TinyFiles) -> None:
     done = chat(tmp_path, tiny, "/cache", text(150), "/cache")
     lines = done.stdout.splitlines()
