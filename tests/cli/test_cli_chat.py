@@ -111,7 +111,7 @@ def test_a_budget_in_every_form(tmp_path: Path, tiny: TinyFiles) -> None:
         "budget: 64 cells for each (layer, KV head)",
         "budget: 1,024 cells for each (layer, KV head)",
         next(line for line in notes(done) if "no audit has recommended a budget" in line),
-        "sinks (4) and recent (0) together are more than the budget of 1 cells",
+        "error: sinks (4) and recent (0) together are more than the budget of 1 cells",
         "budget: 1,024 cells for each (layer, KV head)",
     ]
 
