@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -194,7 +194,7 @@ class GuardedLlama(CachedLlama):
         result = super().create_completion(**given)
         return limit.mark(result) if isinstance(result, dict) else self._in_turns(result, limit)
 
-    def _in_turns(self, stream: Iterator[Any], limit: TokenLimit) -> Iterator[Any]:
+    def _in_turns(self, stream: Generator[Any, None, None], limit: TokenLimit) -> Iterator[Any]:
         try:
             while True:
                 with self._usage.turn():

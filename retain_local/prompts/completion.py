@@ -68,7 +68,7 @@ def complete_chat(llm: Llama, messages: Sequence[Mapping[str, Any]], args: tuple
     messages = [each.model_dump(exclude_none=True) if hasattr(each, "model_dump") else each for each in messages]
 
     def handle(each: Sequence[Mapping[str, Any]], to_tokens: ToTokens, complete: Callable[..., Any]) -> Any:
-        return llama_cpp.Llama.create_chat_completion(_View(llm, to_tokens, complete), each, *args, **kwargs)
+        return _create_chat_completion(_View(llm, to_tokens, complete), each, *args, **kwargs)
 
     def text_of(each: Sequence[Mapping[str, Any]]) -> str:
         def stop(text: str = "", **_: Any) -> Any:

@@ -79,3 +79,25 @@ print(stock("abc", max_tokens=2)["usage"]["completion_tokens"])
 
 def test_bindings_without_libraries_find_ours(tiny: TinyFiles) -> None:
     assert run(tiny, "from llama_cpp import LlamaGrammar" + USE) == (0, "abc True\n", "")
+
+
+def test_a_class_of_ours_may_stand_in_for_the_bindings(tiny: TinyFiles) -> None:
+    program = """
+import sys
+import llama_cpp
+from retain_local import Llama
+
+class Budgeted(Llama):
+    def __init__(self, *args, **options):
+        super().__init__(*args, budget=64, policy="window", **options)
+
+llama_cpp.Llama = Budgeted
+from llama_cpp import Llama as Theirs
+
+llm = Theirs(sys.argv[1], n_ctx=512, n_threads=1)
+messages = [{"role": "user", "content": "hello " * 50}]
+reply = llm.create_chat_completion(messages, max_tokens=3)
+chunks = list(Theirs.create_chat_completion(llm, messages, max_tokens=3, stream=True))
+print(reply["usage"]["completion_tokens"], len(chunks) > 2, llm.retention.budget, llm.retention.stats().evictions > 0)
+"""
+    assert run(tiny, program) == (0, "3 True 64 True\n", "")
