@@ -18,6 +18,7 @@ from ...models.gguf_header import STRING, U32, GateFileError, Header, read_heade
 FNV_OFFSET = 0xCBF29CE484222325
 FNV_PRIME = 0x100000001B3
 U64 = 0xFFFFFFFFFFFFFFFF
+_NO_VOCABULARY = ("none", "no_vocab")  # what llama.cpp calls it
 
 
 def fnv1a64(chunks: Iterable[bytes]) -> int:
@@ -49,19 +50,27 @@ def base_fingerprint(path: str | os.PathLike[str]) -> str:
     """
     header = read_header(path)
     arch = header.require("general.architecture", STRING)
-    tokens = header.fields.get("tokenizer.ggml.tokens")
-    if tokens is None or not tokens.is_array or tokens.type != STRING:
-        raise GateFileError(f"{path}: the model has no vocabulary")
+    tokens = _vocabulary(header)
     n_head = _first_of(header, f"{arch}.attention.head_count", 0)
     sizes = (
         header.require(f"{arch}.block_count", U32),
         header.require(f"{arch}.embedding_length", U32),
         n_head,
         _first_of(header, f"{arch}.attention.head_count_kv", n_head),
-        len(tokens.value),
+        len(tokens) if tokens is not None else header.get(f"{arch}.vocab_size", U32, 0),
     )
-    texts = (_token_text(i, token) + b"\0" for i, token in enumerate(tokens.value))
+    texts = (_token_text(i, token) + b"\0" for i, token in enumerate(tokens or ()))
     return format(fnv1a64([arch.encode() + b"\0", struct.pack("<5I", *sizes), *texts]), "016x")
+
+
+def _vocabulary(header: Header) -> list[bytes] | None:
+    """The tokens; None for a model that reads numbers alone, of which only the vocabulary's size is known."""
+    if header.get("tokenizer.ggml.model", STRING) in _NO_VOCABULARY:
+        return None
+    tokens = header.fields.get("tokenizer.ggml.tokens")
+    if tokens is None or not tokens.is_array or tokens.type != STRING:
+        raise GateFileError(f"{header.path}: the model has no vocabulary")
+    return tokens.value
 
 
 def _first_of(header: Header, key: str, default: int) -> int:

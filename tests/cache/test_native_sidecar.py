@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from retain_local.bindings import retain_h
 from retain_local.gates import GateInfo, base_fingerprint, write_sidecar
+from support.gguf_file import Entry, build, parse
 from support.llama_session import Model
 from support.retained import RetainedSession
 from support.tiny_models import TinyModel, write_tiny_model
@@ -122,3 +123,17 @@ def test_a_damaged_file_is_refused_or_harmless(
     if not reason:
         with RetainedSession(model, {"budget": 32, "gates": path}, n_ctx=256) as session:
             assert np.isfinite(session.decode([1, 2, 3])).all()
+
+
+def test_a_model_without_a_vocabulary_has_a_fingerprint_too(model: Model, tmp_path: Path) -> None:
+    file = parse(Path(model.path).read_bytes())
+    file.entries = [entry for entry in file.entries if not entry.key.startswith(b"tokenizer.")]
+    file.entries.append(Entry(b"tokenizer.ggml.model", 8, b"none"))
+    (tmp_path / "m.gguf").write_bytes(build(file))
+    fingerprint = base_fingerprint(tmp_path / "m.gguf")
+    assert fingerprint != base_fingerprint(model.path)
+    write_sidecar(tmp_path / "g.gguf", gates_of(), GateInfo("llama", base_fingerprint=fingerprint))
+    without = Model(tmp_path / "m.gguf")
+    assert refusal(without, tmp_path / "g.gguf") == ""
+    assert "made for another model" in refusal(model, tmp_path / "g.gguf")
+    without.close()
