@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, TypeVar
 
 from .errors import UsageError
-from .options import option_name, whole_number
+from .option_table import Option, options_of, real_number, whole_number
+
+T = TypeVar("T")
 
 _INT = 2**31 - 1
-_MOST_TOKENS = 2**24 - 1  # of a batch
 
-# whole numbers of the parent and the range of each; those of the cache are in `options`
+# whole numbers of the parent and the range of each; those of the tables of options are checked there
 _WHOLE = {
-    "n_ctx": (0, _INT),
-    "n_batch": (1, _MOST_TOKENS),
-    "n_ubatch": (1, _MOST_TOKENS),
-    "n_threads": (0, 2**16),
     "n_threads_batch": (0, 2**16),
-    "n_gpu_layers": (-1, _INT),
     "main_gpu": (0, _INT),
     "seed": (-1, 2**32 - 1),
-    "last_n_tokens_size": (0, _MOST_TOKENS),
+    "last_n_tokens_size": (0, 2**24 - 1),
     "yarn_orig_ctx": (0, _INT),
 }
-# numbers and the least that each may be
 _REAL = {
-    "rope_freq_base": 0.0,
-    "rope_freq_scale": 0.0,
-    "yarn_ext_factor": -math.inf,
-    "yarn_attn_factor": -math.inf,
-    "yarn_beta_fast": -math.inf,
-    "yarn_beta_slow": -math.inf,
-    "lora_scale": -math.inf,
+    "rope_freq_scale": Option("", "", float, least=0),
+    **dict.fromkeys(
+        ("yarn_ext_factor", "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "lora_scale"), Option("", "", float)
+    ),
 }
 
 
@@ -59,18 +50,19 @@ def checked_numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if value is None:
             continue
         if name in _WHOLE:
-            found[name] = whole_number(name, value, *_WHOLE[name])
+            found[name] = whole_number(name.replace("_", "-"), value, *_WHOLE[name])
         elif name in _REAL:
-            found[name] = _real_number(name, value, _REAL[name])
+            found[name] = real_number(name.replace("_", "-"), value, _REAL[name])
     return found
 
 
-def _real_number(name: str, value: Any, least: float) -> float:
-    try:
-        number = math.nan if isinstance(value, (bool, str, bytes)) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not (math.isfinite(number) and number >= least):
-        at_least = "" if least == -math.inf else f" of at least {least:g}"
-        raise UsageError(f"{option_name(name)} is {value!r}; it must be a number{at_least}")
-    return number
+def split(table: type[T], given: Mapping[str, Any]) -> tuple[T, dict[str, Any]]:
+    """A table made of those of the given arguments that it has, and the rest of them.
+
+    Raises
+    ------
+    UsageError : a value is not what its option takes.
+    """
+    names = {one.name for one, _ in options_of(table)}
+    mine = {name: value for name, value in given.items() if name in names}
+    return table(**mine), {name: value for name, value in given.items() if name not in names}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .arguments import check_names, checked_numbers
+from .arguments import check_names, checked_numbers, split
 from .bindings import llama_cpp, log, mends, retain_h
 from .bindings.context import aborts_as_errors, armed
 from .bindings.metadata import model_metadata
@@ -24,8 +24,10 @@ from .cache_history import CacheHistory, Eviction
 from .errors import RetainError, UsageError
 from .guards import GuardedLlama, with_followable_schemas
 from .kv_types import kv_type
+from .model_options import ModelOptions
 from .models.model_file import ModelFile, read_model_file
-from .options import RetentionOptions, whole_number
+from .option_table import options_of, whole_number
+from .options import RetentionOptions
 from .prompts.chat_format import PromptTokenizer
 from .prompts.completion import DEFAULT_FORMAT, chat_handlers, complete_chat, without_templates
 from .retention import Retention
@@ -69,12 +71,10 @@ class Llama(GuardedLlama):
     Parameters
     ----------
     model_path : a GGUF file.
-    budget, buffer, gates, policy, scope, policy_seed, sinks, recent, min_per_head, lookahead, prefill, pin_system,
-        n_ubatch : see `retain_local.options.RetentionOptions`.
+    budget, buffer, gates, policy and the other fields of `retain_local.options.RetentionOptions`.
+    n_ctx, n_threads, type_k and the other fields of `retain_local.model_options.ModelOptions`.
     on_load : called with the fraction loaded, 0 to 1, while the model is loaded.
     on_prompt : called with (tokens read, tokens to read) while more than one token is evaluated.
-    control_tokens_in_messages : whether a control token such as `<|im_end|>` is one in the messages of a chat too. By
-        default it is text there, so that nobody can end their message and begin another one as the system.
 
     Attributes
     ----------
@@ -93,75 +93,36 @@ class Llama(GuardedLlama):
         self,
         model_path: str | os.PathLike[str],
         *,
-        budget: int | str | None = None,
-        buffer: int | None = None,
-        gates: str | os.PathLike[str] | None = "auto",
-        policy: str = "auto",
-        scope: str = "global",
-        policy_seed: int = 0,
-        sinks: int = 4,
-        recent: int = 0,
-        min_per_head: int = 0,
-        lookahead: int = 1,
-        prefill: str = "bounded",
-        pin_system: bool = False,
         on_load: Callable[[float], None] | None = None,
         on_prompt: Callable[[int, int], None] | None = None,
-        control_tokens_in_messages: bool = False,
-        n_ctx: int = 0,
-        n_batch: int | None = None,
-        n_ubatch: int | None = None,
-        type_k: str | int | None = None,
-        type_v: str | int | None = None,
-        flash_attn: bool = False,
-        embedding: bool = False,
-        vocab_only: bool = False,
-        draft_model: Any = None,
-        tokenizer: Any = None,
-        verbose: bool = False,
-        **kwargs: Any,
+        **arguments: Any,
     ) -> None:
         self._metadata: dict[str, str] | None = None  # None: the parent is not done with it
-        self.control_tokens_in_messages = control_tokens_in_messages
         self._on_load = on_load
         self._load_error: BaseException | None = None
         self.on_prompt = on_prompt
-        types = kv_type(type_k), kv_type(type_v)
-        options = RetentionOptions(
-            budget,
-            buffer,
-            gates,
-            policy,
-            scope,
-            policy_seed,
-            sinks,
-            recent,
-            min_per_head,
-            lookahead,
-            prefill,
-            pin_system,
-            n_ubatch,
-        )
-        check_names(kwargs, _argument_names())
-        sizes = checked_numbers({"n_ctx": n_ctx, "n_batch": n_batch})
-        n_ctx, n_batch = sizes["n_ctx"], sizes["n_batch"] or max(_BATCH, options.n_ubatch or 0)
+        check_names(arguments, _parameters())
+        options, arguments = split(RetentionOptions, arguments)
+        model, kwargs = split(ModelOptions, arguments)
+        self.control_tokens_in_messages = model.control_tokens_in_messages
+        types = kv_type(model.type_k), kv_type(model.type_v)
+        vocab_only, embedding = bool(kwargs.get("vocab_only")), bool(kwargs.get("embedding"))
+        n_ctx, n_batch = model.n_ctx, model.n_batch or max(_BATCH, options.n_ubatch or 0)
         if options.n_ubatch is not None and options.n_ubatch > n_batch:
             raise UsageError(
                 f"ubatch is {options.n_ubatch}, more than the batch of {n_batch} tokens that it is a part of"
             )
-        parent = dict(
-            n_ctx=n_ctx,
-            n_batch=n_batch,
-            type_k=types[0].ggml,
-            type_v=types[1].ggml,
-            flash_attn=flash_attn or types[1].is_quantized,
-            embedding=embedding,
-            vocab_only=vocab_only,
-            draft_model=draft_model,
-            tokenizer=tokenizer,
-            verbose=verbose,
-            **checked_numbers(kwargs),
-        )
+        parent = checked_numbers(kwargs) | {
+            "n_ctx": n_ctx,
+            "n_batch": n_batch,
+            "n_threads": model.n_threads,
+            "n_gpu_layers": model.n_gpu_layers,
+            "rope_freq_base": model.rope_freq_base,
+            "type_k": types[0].ggml,
+            "type_v": types[1].ggml,
+            "flash_attn": bool(kwargs.get("flash_attn")) or types[1].is_quantized,
+            "verbose": model.verbose,
+        }
         if vocab_only:
             parent["n_ctx"] = n_ctx or _VOCAB_ONLY_CTX  # such a file is loaded without the context of its training
             with self._usage.step(), self._reported(model_path):
@@ -175,7 +136,7 @@ class Llama(GuardedLlama):
                 self.model_file, n_ctx=context, n_batch=n_batch, type_k=types[0], type_v=types[1]
             )
             parent["n_ubatch"] = self.options.n_ubatch
-            if draft_model is not None and self.options.policy != "none":
+            if kwargs.get("draft_model") is not None and self.options.policy != "none":
                 raise UsageError("a draft model needs the policy 'none': rejected tokens cannot be taken back exactly")
             with self._usage.step(), self._reported(model_path), armed(self.options):
                 super().__init__(os.fspath(model_path), **parent)
@@ -183,7 +144,7 @@ class Llama(GuardedLlama):
             self._retention, self._history, self._n_evictions = Retention(self.ctx, self._usage), CacheHistory(), 0
             self._fit_buffers()
             self._tell(context, options)
-        if tokenizer is None:
+        if kwargs.get("tokenizer") is None:
             self.tokenizer_ = SafeTokenizer(self)
         self._metadata = model_metadata(self._model)
         self._chat_handlers = chat_handlers(self)
@@ -382,9 +343,23 @@ class Llama(GuardedLlama):
         return super().__getstate__() | asdict(self.options) | own
 
 
-def _argument_names() -> set[str]:
-    """What `Llama` and its parents can be given."""
-    return {name for kind in Llama.__mro__ for name in inspect.signature(kind.__init__).parameters}
+def _parameters() -> dict[str, inspect.Parameter]:
+    """What `Llama` can be given: its own, those of the tables of options, and its parent's."""
+    found = dict(inspect.signature(Llama.__init__, follow_wrapped=False).parameters)
+    found.pop("arguments", None)
+    for table in (RetentionOptions, ModelOptions):
+        for one, _ in options_of(table):
+            found[one.name] = inspect.Parameter(
+                one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.type
+            )
+    for parent in Llama.__mro__[1:]:
+        for p in inspect.signature(parent.__init__).parameters.values():
+            if p.kind is inspect.Parameter.KEYWORD_ONLY:
+                found.setdefault(p.name, p)
+    return found
+
+
+Llama.__init__.__signature__ = inspect.Signature(list(_parameters().values()))  # type: ignore[attr-defined]
 
 
 def _described(model: ModelFile, overrides: Mapping[str, Any] | None) -> ModelFile:

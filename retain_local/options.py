@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from .budget import AUTO_BUDGET, parse_budget
 from .errors import RetainError, UsageError
-from .kv_types import KVType
-from .models.model_file import ModelFile
-from .recommendation import recommended_budget
+from .option_table import check, option
 
-# auto, and those of the native library in its order; written out, since reading the help does not load it
-POLICIES = ("auto", "gate", "window", "knorm", "keydiff", "snapkv", "random", "none")
+if TYPE_CHECKING:
+    from .kv_types import KVType
+    from .models.model_file import ModelFile
+
 SCOPES = ("global", "layer", "head")
 PREFILLS = ("bounded", "full")
 AUTO_GATES, NO_GATES = "auto", "none"  # any other word is a path
-
-# whole numbers and the least that each may be
-_LEAST = {"policy_seed": 0, "buffer": 0, "sinks": 0, "recent": 0, "min_per_head": 0, "lookahead": 1, "n_ubatch": 1}
-_MOST = 2**24 - 1  # more would overflow the 32-bit counts of cells
 
 # A ubatch needs room in the pool beside the budget. A prompt is read hardly slower in ubatches of 128 tokens than in
 # those of 512, and a third slower in those of 32.
@@ -32,59 +27,91 @@ _UBATCH_SHARE = 4  # the budget over a ubatch, at least
 # what else than policy, scope and budget decides what a cache predicts
 _SETTINGS = ("buffer", "sinks", "recent", "min_per_head", "lookahead")
 
+_CACHE, _MACHINE = "Cache", "Machine"
+
+
+def policies() -> tuple[str, ...]:
+    """What the option `policy` may be: auto, and the policies of the native library."""
+    from .bindings import retain_h  # reading options must not load the library
+
+    return ("auto", *retain_h.policies())
+
+
+def _policy_help() -> str:
+    from .bindings import retain_h
+
+    kept = ", ".join(f"{name} ({description})" for name, description in retain_h.policies().items())
+    return f"What is kept: {kept}, or auto (gate with gates, window without)."
+
 
 @dataclass(frozen=True)
 class RetentionOptions:
-    """How a cache is kept in its budget.
+    """How a cache is kept in its budget: each field's `Option` says what it is.
 
-    budget : cells per (layer, KV head) on average: a number, a share of the context ("1/4", "25%"), "512MiB" for the
-        whole pool, or "auto", what an audit recommended. None: 2048, or the context where that is shorter. Under the
-        policy "none" "auto" and None are the context.
-    buffer : tokens that may come in over the budget before an eviction runs; None: a ubatch, for which the pool has room
-        anyway. With less, evictions fall elsewhere in a prompt than in a text that is written.
-    gates : path of a sidecar, "auto" (`<model>.gates.gguf` beside the model, if there is one), or "none" or None.
-    policy : "gate" (learned scores), "window" (sinks and the most recent cells), "knorm" (keys of low norm), "keydiff"
-        (keys unlike the mean key), "snapkv" (what the last queries attend to), "random" (a sample of all cells), "none"
-        (never evict), or "auto": gate with gates, window without.
-    scope : which cells compete: "global", all of the model; "layer" or "head", those of one layer or of one (layer, KV
-        head), each with its own share of the budget.
-    policy_seed : of the policy "random".
-    sinks, recent : the first and the last positions that are never evicted.
-    min_per_head : cells that every (layer, KV head) keeps.
-    lookahead : N of the lookahead score.
-    prefill : "bounded" evicts after each ubatch of a prompt; "full" reads the whole prompt first and evicts once.
-    pin_system : never evict the system message of a chat.
-    n_ubatch : tokens computed at once. None: 512, or less for a small budget, of which it takes a quarter at most, or for
-        a small buffer; 32 at least.
+    `gates` may also be None, which is "none"; `budget` is cells once it is resolved.
     """
 
-    budget: int | str | None = None
-    buffer: int | None = None
-    gates: str | os.PathLike[str] | None = "auto"
-    policy: str = "auto"
-    scope: str = "global"
-    policy_seed: int = 0
-    sinks: int = 4
-    recent: int = 0
-    min_per_head: int = 0
-    lookahead: int = 1
-    prefill: str = "bounded"
-    pin_system: bool = False
-    n_ubatch: int | None = None
+    budget: int | str | None = option(
+        None,
+        "Cells kept for each (layer, KV head) on average: a number, a share of the context (1/4, 25%), the size of the"
+        " whole cache (512MiB), or auto: what audit recommended.",
+        _CACHE,
+        str,
+        unset="2048, or the context where that is shorter or nothing is evicted",
+    )
+    buffer: int | None = option(
+        None,
+        "Tokens that may come in over the budget before an eviction runs. With fewer than a ubatch, evictions fall"
+        " elsewhere in a prompt than in a text that is written.",
+        _CACHE,
+        int,
+        unset="as many as --ubatch",
+        rare=True,
+    )
+    gates: str | os.PathLike[str] | None = option(
+        AUTO_GATES, "Gate sidecar; auto: MODEL.gates.gguf if it is there; none: without gates.", _CACHE, str
+    )
+    policy: str = option("auto", _policy_help, _CACHE, str, choices=policies)
+    scope: str = option(
+        "global",
+        "Which cells compete for the budget: global: all of the model; layer: those of a layer; head: those of a"
+        " (layer, KV head).",
+        _CACHE,
+        str,
+        choices=lambda: SCOPES,
+        rare=True,
+    )
+    policy_seed: int = option(0, "Seed of the policy random.", _CACHE, int, rare=True)
+    sinks: int = option(4, "First positions that are never evicted.", _CACHE, int, rare=True)
+    recent: int = option(0, "Last positions that are never evicted.", _CACHE, int, rare=True)
+    min_per_head: int = option(0, "Cells that every (layer, KV head) keeps.", _CACHE, int, rare=True)
+    lookahead: int = option(1, "Tokens that the retention score looks ahead.", _CACHE, int, least=1, rare=True)
+    prefill: str = option(
+        "bounded",
+        "bounded: evict while the prompt is read; full: read all of it first, in as much memory as it takes.",
+        _CACHE,
+        str,
+        choices=lambda: PREFILLS,
+        rare=True,
+    )
+    pin_system: bool = option(False, "Never evict the system message.", _CACHE, bool)
+    n_ubatch: int | None = option(
+        None,
+        "Tokens computed at once; the cache has room for them beside the budget.",
+        _MACHINE,
+        int,
+        least=1,
+        flag="ubatch",
+        unset="a quarter of the budget or less: 32, 64, 128, 256 or 512",
+        rare=True,
+    )
 
     def __post_init__(self) -> None:
         if self.gates == NO_GATES:
             object.__setattr__(self, "gates", None)
         if not isinstance(self.gates, (str, os.PathLike, type(None))):
             raise UsageError(f"gates {self.gates!r} is no path, and neither 'auto' nor 'none'")
-        _check_choice("pin-system", self.pin_system, (True, False))
-        _check_choice("policy", self.policy, POLICIES)
-        _check_choice("scope", self.scope, SCOPES)
-        _check_choice("prefill", self.prefill, PREFILLS)
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None or name not in ("buffer", "n_ubatch"):
-                object.__setattr__(self, name, whole_number(name, value, least))
+        check(self)
 
     def resolve(
         self, model: ModelFile, *, n_ctx: int, type_k: KVType, type_v: KVType, n_batch: int = _UBATCHES[0]
@@ -105,6 +132,8 @@ class RetentionOptions:
         if self.policy == "none" and budget in (None, AUTO_BUDGET):
             budget = n_ctx
         elif budget == AUTO_BUDGET:
+            from .recommendation import recommended_budget
+
             budget = recommended_budget(model, decided, n_ctx=n_ctx, settings=settings_of(self, type_k, type_v))
         *larger, least = self._ubatches(n_batch, n_ctx)
         for n_ubatch in (*larger, least):
@@ -167,30 +196,3 @@ class RetentionOptions:
 def settings_of(options: RetentionOptions, type_k: KVType, type_v: KVType) -> dict[str, int | str]:
     """What else than policy, scope and budget decides what a cache predicts, by name."""
     return {name: getattr(options, name) for name in _SETTINGS} | {"type_k": type_k.name, "type_v": type_v.name}
-
-
-def option_name(name: str) -> str:
-    """An argument's name as the command line has it."""
-    return {"n_ubatch": "ubatch", "n_batch": "batch", "n_ctx": "ctx"}.get(name, name.replace("_", "-"))
-
-
-def whole_number(name: str, value: object, least: int, most: int = _MOST) -> int:
-    """An option that is a whole number, of any integer type.
-
-    Raises
-    ------
-    UsageError : it is none, or out of range.
-    """
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or not least <= number <= most:
-        shown = repr(value) if number is None or abs(number) < 2**64 else "a number of more than 64 bits"
-        raise UsageError(f"{option_name(name)} is {shown}; it must be a whole number from {least} to {most}")
-    return number
-
-
-def _check_choice(name: str, value: object, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise UsageError(f"{name} {value!r} is not one of {', '.join(map(str, choices))}")

@@ -45,6 +45,7 @@ def default_text(parameter: click.Parameter) -> str:
 
 def section(name: str, command: click.Command) -> str:
     """One command: what it does, its arguments and options, its examples."""
+    command.complete_help()
     lines = [f"## `{name}`", "", shown(command.help)]
     if command.params:
         lines += ["", "| option | default | meaning |", "|---|---|---|"]

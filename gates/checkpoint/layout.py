@@ -22,7 +22,8 @@ import numpy as np
 
 from ...errors import RetainError
 from ..sidecar.file import MAX_FF, MAX_LAYERS, MAX_WIDTH
-from ..sidecar.gate_set import RG, RG10, VARIANTS, GateSet, LayerGate
+from ..sidecar.gate_set import GateSet, LayerGate
+from ..sidecar.variants import RG, RG10, VARIANTS
 
 CONFIG_FILE = "config.json"
 TORCH_FILE = "trimkv_weights.pth"

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..sidecar.gate_set import RG10, GateFileError, GateSet, LayerGate, Linear
+from ..sidecar.gate_set import GateFileError, GateSet, LayerGate, Linear
+from ..sidecar.variants import RG10
 from .layout import (
     CONFIG_FILE,
     FINAL_PARTS,

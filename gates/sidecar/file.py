@@ -19,7 +19,8 @@ from gguf.quants import dequantize, quantize
 from ...errors import RetainError
 from ...files import replaced
 from ...models.gguf_header import BOOL, STRING, U32, GateFileError, Header, TensorInfo, read_header
-from .gate_set import ACTIVATIONS, RG10, VARIANTS, GateSet, LayerGate, Linear
+from .gate_set import ACTIVATIONS, GateSet, LayerGate, Linear
+from .variants import RG10, VARIANTS
 
 VERSION = 1
 PREFIX = "retention_gate"

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...models.gguf_header import GateFileError
+from .variants import RG, RG10
 
-RG10, RG = "rg10", "rg"
-VARIANTS = (RG10, RG)
 ACTIVATIONS = ("silu", "gelu", "relu")
 
 

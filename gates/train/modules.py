@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..sidecar.gate_set import RG10, GateSet, LayerGate, Linear
+from ..sidecar.gate_set import GateSet, LayerGate, Linear
+from ..sidecar.variants import RG10
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu, "gelu": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu

@@ -1,59 +1,18 @@
-"""Generating one text: sampling settings, streaming in whole characters, stop strings, times."""
+"""Generating one text: streaming in whole characters, stop strings, times."""
 
 from __future__ import annotations
 
 import codecs
-import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..errors import ContextFullError, RetainError, UsageError
+from ..errors import ContextFullError, RetainError
+from .sampling import MAX_SEED, Sampling
 
 if TYPE_CHECKING:
     from ..llama import Llama
-
-MAX_SEED = 2**32 - 1
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. `seed` None: another one each time. `max_tokens` None: until the model ends its text."""
-
-    temp: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    repeat_penalty: float = 1.0
-    seed: int | None = None
-    max_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.temp < 100:
-            raise UsageError(f"temp is {self.temp}; it must be 0 (greedy) or more")
-        for name in ("top_p", "min_p"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name.replace('_', '-')} is {getattr(self, name)}; it must be 0 to 1")
-        if not 0 <= self.top_k < 2**31:
-            raise UsageError(f"top-k is {self.top_k}; it must be 0 (all tokens) or more, and less than {2**31}")
-        if not 0 < self.repeat_penalty < math.inf:
-            raise UsageError(f"repeat-penalty is {self.repeat_penalty}; it must be more than 0 (1 is none)")
-        if self.seed is not None and not 0 <= self.seed <= MAX_SEED:
-            raise UsageError(f"seed is {self.seed}; it must be 0 to {MAX_SEED}")
-        if self.max_tokens is not None and self.max_tokens < 1:
-            raise UsageError(f"max-tokens is {self.max_tokens}; it must be at least 1")
-
-    def arguments(self) -> dict[str, Any]:
-        """The settings as `Llama.generate` takes them."""
-        return {
-            "temp": self.temp,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-            "min_p": self.min_p,
-            "repeat_penalty": self.repeat_penalty,
-        }
 
 
 class Generation:

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,18 +16,20 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..audit.as_json import audit_as_dict
+from ..audit.options import AuditOptions
 from ..audit.result import Audit, BudgetAudit
 from ..audit.tables import print_audit
 from ..audit.verdict import Bound, conclusion, recommend
 from ..budget import Budget
 from ..divergence.texts import make_texts, read_files, token_text
 from ..files import check_writable, write_text
+from ..model_options import ModelOptions
 from ..models.model_file import ModelFile
-from ..options import RetentionOptions
+from ..options import NO_GATES, RetentionOptions
 from ..recommendation import Recommendation, Shelf
 from ..report.files import ReportFiles
 from ..terminal.progress import AuditProgress
-from .loading import LoadOptions, gates_to_load, load_model
+from .loading import gates_to_load, load_model
 from .model_name import find_model
 
 if TYPE_CHECKING:
@@ -38,29 +40,14 @@ NOT_RECOMMENDED = 2  # exit status when no budget is within the bound
 logger = logging.getLogger("retain_local")
 
 
-@dataclass(frozen=True)
-class AuditOptions:
-    """Options of `audit`, as they are given.
-
-    budgets : comma-separated.
-    window : see `texts.make_texts`.
-    n_worst : places shown for each budget.
-    store : whether to keep the recommendation.
-    report : see `report.audit_page.write_audit_report`.
-    """
-
-    texts: Sequence[Path]
-    budgets: str = "1/2,1/4,1/8,1/16"
-    max_kl: float | None = None
-    min_agreement: float | None = None
-    window: int | None = None
-    n_worst: int = 3
-    json: Path | None = None
-    store: bool = True
-    report: ReportFiles = field(default_factory=ReportFiles)
-
-
-def run_audit(model: str, options: AuditOptions, load: LoadOptions) -> int:
+def run_audit(
+    model: str,
+    paths: Sequence[Path],
+    options: AuditOptions,
+    retention: RetentionOptions,
+    loading: ModelOptions,
+    report: ReportFiles,
+) -> int:
     """Audit a model on texts, print what was found, and keep the recommendation.
 
     Returns the exit status, `NOT_RECOMMENDED` when no budget is within the bound.
@@ -73,42 +60,48 @@ def run_audit(model: str, options: AuditOptions, load: LoadOptions) -> int:
     budgets = list(dict.fromkeys(Budget.parse(text) for text in options.budgets.split(",")))
     if options.json is not None:
         check_writable(options.json)
-    options.report.check()
-    contents = read_files(options.texts)
+    report.check()
+    contents = read_files(paths)
     path, fetched_gates = find_model(model)
-    named = {field.name: getattr(load, field.name) for field in fields(RetentionOptions)}
-    retention = RetentionOptions(**named | {"budget": None, "gates": gates_to_load(load, fetched_gates)})
+    asked = retention
+    retention = replace(asked, gates=gates_to_load(asked, fetched_gates))
 
     from ..audit.page import write_audit_report
     from ..audit.reading import audit_texts  # loads the native libraries
 
-    with closing(_load_weights(path, load)) as llm:
+    with closing(_load_weights(path, asked, loading)) as llm:
         texts = make_texts(llm, contents, options.window)
         with AuditProgress() as progress:
             audit = audit_texts(llm, texts, budgets, retention, progress)
-        if load.policy == "auto" and audit.gates is None:
-            found = "without gates" if retention.gates is None else f"no gates at {llm.model_file.sidecar_path()}"
-            logger.warning("%s: the policy is 'window'", found)
+        if asked.policy == "auto" and audit.gates is None:
+            beside = "without gates" if retention.gates is None else f"no gates at {llm.model_file.sidecar_path()}"
+            logger.warning("%s: the policy is 'window'", beside)
         best = recommend(audit, bound)
         piece = partial(token_text, llm)
-        print_audit(Console(highlight=False, emoji=False), audit, bound, options.n_worst, piece)
+        print_audit(Console(highlight=False, emoji=False), audit, bound, options.worst, piece)
         if options.json is not None:
-            contents = audit_as_dict(audit, bound, best, piece)
-            write_text(options.json, json.dumps(contents, ensure_ascii=False, separators=(",", ":")) + "\n")
-        status = _conclude(model, llm.model_file, audit, bound, best, load, options.store)
-        if options.report.wanted:
-            write_audit_report(options.report, llm, audit, bound, retention)
+            found = audit_as_dict(audit, bound, best, piece)
+            write_text(options.json, json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n")
+        status = _conclude(model, llm.model_file, audit, bound, best, asked, options.store)
+        if report.wanted:
+            write_audit_report(report, llm, audit, bound, retention)
         return status
 
 
-def _load_weights(path: Path, load: LoadOptions) -> Llama:
+def _load_weights(path: Path, retention: RetentionOptions, loading: ModelOptions) -> Llama:
     """The model as its caches will have it, with the smallest cache of its own."""
-    small = {"budget": "1", "policy": "none", "gates": "none", "sinks": 0, "recent": 0, "min_per_head": 0}
-    return load_model(str(path), replace(load, **small, n_batch=load.n_ubatch))
+    smallest = replace(retention, budget=1, policy="none", gates=None, sinks=0, recent=0, min_per_head=0)
+    return load_model(str(path), smallest, replace(loading, n_batch=retention.n_ubatch))
 
 
 def _conclude(
-    model: str, file: ModelFile, audit: Audit, bound: Bound, best: BudgetAudit | None, load: LoadOptions, store: bool
+    model: str,
+    file: ModelFile,
+    audit: Audit,
+    bound: Bound,
+    best: BudgetAudit | None,
+    asked: RetentionOptions,
+    store: bool,
 ) -> int:
     """Print the verdict, and keep it where asked; returns the exit status."""
     console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
@@ -118,7 +111,7 @@ def _conclude(
     if best is not None:
         if store:
             shelf.put(_recommendation(audit, bound, best))
-            command = f"to use it: retain-local chat {escape(model)} --budget auto{escape(_flags(load))}"
+            command = f"to use it: retain-local chat {escape(model)} --budget auto{escape(_flags(asked))}"
             console.print(command, soft_wrap=True)  # broken over two lines it could not be copied
         return 0
     if audit.evicts and store and shelf.clear():
@@ -140,8 +133,9 @@ def _recommendation(audit: Audit, bound: Bound, best: BudgetAudit) -> Recommenda
     )
 
 
-def _flags(load: LoadOptions) -> str:
+def _flags(asked: RetentionOptions) -> str:
     """What else a chat must be given to use the recommendation."""
-    usual = LoadOptions()
-    flags = {"policy": load.policy, "scope": load.scope, "gates": load.gates}
-    return "".join(f" --{name} {value}" for name, value in flags.items() if value != getattr(usual, name))
+    usual = RetentionOptions()
+    flags = {name: getattr(asked, name) for name in ("policy", "scope", "gates")}
+    said = {name: value for name, value in flags.items() if value != getattr(usual, name)}
+    return "".join(f" --{name} {NO_GATES if value is None else value}" for name, value in said.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from ..bench.machine import check_idle, describe
 from ..bench.measure import OURS, PLAIN, SHALLOW, SHALLOW_DEPTH, STOCK, Depth, Measurement, sides_at
+from ..bench.options import BenchOptions
 from ..bench.plot import check_plot, save_plot
 from ..bench.side import Side
 from ..bench.stock import stock_libraries
@@ -22,41 +23,21 @@ from ..bench.summary import summarise
 from ..bench.table import print_tables
 from ..bindings import library
 from ..budget import Budget
-from ..errors import RetainError, UsageError
+from ..errors import UsageError
 from ..files import check_writable, write_text
 from ..kv_types import kv_type
+from ..model_options import ModelOptions
 from ..models.model_file import read_model_file
+from ..options import RetentionOptions
 from ..terminal.stderr import BarConsole
+from .loading import gates_to_load
 from .model_name import find_model
 
 _READ_RATE_BYTES, _READ_RATE_REPEAT = 512 << 20, 5
 _SEED = 0
 
 
-@dataclass(frozen=True)
-class BenchOptions:
-    """Options of `bench`, as they are given.
-
-    depths : where to measure, comma-separated; n_write : tokens written there; repeat : how often each is done.
-    retention : fields of `RetentionOptions`; `gates` may be "none", and a share as `budget` is of the deepest depth.
-    """
-
-    depths: str
-    n_write: int
-    repeat: int
-    n_threads: int | None
-    n_ubatch: int
-    type_k: str
-    type_v: str
-    n_gpu_layers: int
-    vs_stock: bool
-    anyway: bool
-    json: Path | None
-    plot: Path | None
-    retention: dict[str, Any]
-
-
-def run_bench(model: str, options: BenchOptions) -> None:
+def run_bench(model: str, options: BenchOptions, retention: RetentionOptions, loading: ModelOptions) -> None:
     """Measure, with progress, and print the tables.
 
     Raises
@@ -69,28 +50,29 @@ def run_bench(model: str, options: BenchOptions) -> None:
         check_plot(options.plot)
     if options.json is not None:
         check_writable(options.json)
-    path = find_model(model)[0]
-    retention = _retention(path, options.retention, depths[-1])
-    arguments = _arguments(path, depths, options)
+    path, fetched_gates = find_model(model)
+    arguments = _arguments(path, depths, options, retention, loading)
+    retention = replace(retention, gates=gates_to_load(retention, fetched_gates))
+    fields = _fields(path, retention, loading, arguments["n_ctx"], depths[-1])
     stock = stock_libraries() if options.vs_stock else None
     if not options.anyway:
         check_idle()
     console = Console(highlight=False, emoji=False)
     with ExitStack() as stack:
         read_rate = _read_rate(arguments["n_threads"])
-        processes = _start(stack, retention, arguments, stock)
-        found = _measure(stack, processes, depths, options)
-    rows = summarise(found, _gate_bytes(retention["gates"]) / read_rate)
+        processes = _start(stack, fields, arguments, stock)
+        found = _measure(stack, processes, depths, options, arguments["n_ubatch"])
+    rows = summarise(found, _gate_bytes(fields["gates"]) / read_rate)
     threads = f"{arguments['n_threads']} threads"
-    console.print(f"{path.name} on {describe()}; {threads}, ubatch {options.n_ubatch}, {_words(retention)}")
+    console.print(f"{path.name} on {describe()}; {threads}, ubatch {arguments['n_ubatch']}, {_words(fields)}")
     print_tables(console, found, rows, read_rate)
-    settings = arguments | {"model": path.name, "machine": describe(), "retention": retention}
+    settings = arguments | {"model": path.name, "machine": describe(), "retention": fields}
     if options.json is not None:
         numbers = {"settings": settings, "read_rate": read_rate, "rows": [asdict(row) for row in rows]}
-        depths = [asdict(depth) for depth in found]
-        write_text(options.json, json.dumps(numbers | {"depths": depths}, indent=1) + "\n")
+        each = [asdict(depth) for depth in found]
+        write_text(options.json, json.dumps(numbers | {"depths": each}, indent=1) + "\n")
     if options.plot is not None:
-        save_plot(options.plot, rows, f"{path.name}, budget {retention['budget']:,}")
+        save_plot(options.plot, rows, f"{path.name}, budget {fields['budget']:,}")
 
 
 def _depths(text: str) -> list[int]:
@@ -100,19 +82,18 @@ def _depths(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _retention(model: Path, given: dict[str, Any], deepest: int) -> dict[str, Any]:
-    """Fields of `RetentionOptions` with the gates found, the policy chosen, and a share taken of the deepest depth."""
-    gates = given["gates"]
-    if gates == "auto":
-        beside = read_model_file(model).sidecar_path()
-        gates = str(beside) if beside.is_file() else None
-    elif gates == "none":
-        gates = None
-    elif not Path(gates).is_file():
-        raise RetainError(f"{gates} is not there; name a sidecar with --gates, or say --gates none")
-    gates = None if gates is None else str(Path(gates).absolute())
-    budget = Budget.parse(given["budget"]).of(deepest)
-    return given | {"budget": budget, "gates": gates, "policy": "window" if gates is None else "gate"}
+def _fields(
+    model: Path, retention: RetentionOptions, loading: ModelOptions, n_ctx: int, deepest: int
+) -> dict[str, Any]:
+    """What is resolved of the retention options: the fields that a side needs, as JSON takes them."""
+    budget = Budget.parse(retention.budget, sizes=True)
+    if budget.share is not None:
+        retention = replace(retention, budget=budget.of(deepest))
+    resolved = retention.resolve(
+        read_model_file(model), n_ctx=n_ctx, type_k=kv_type(loading.type_k), type_v=kv_type(loading.type_v)
+    )
+    gates = None if resolved.gates is None else str(Path(resolved.gates).absolute())
+    return {"budget": resolved.budget, "buffer": resolved.buffer, "gates": gates, "policy": resolved.policy}
 
 
 def _words(retention: dict[str, Any]) -> str:
@@ -121,14 +102,17 @@ def _words(retention: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
 
 
-def _arguments(model: Path, depths: list[int], options: BenchOptions) -> dict[str, Any]:
+def _arguments(
+    model: Path, depths: list[int], options: BenchOptions, retention: RetentionOptions, loading: ModelOptions
+) -> dict[str, Any]:
     """How every side loads the model. A cache that evicted cannot go back, so there is room for all that is read."""
-    spare = options.repeat * (options.n_ubatch + options.n_write) * (len(depths) + 1)
-    n_threads = options.n_threads or os.cpu_count() or 1
+    n_ubatch = retention.n_ubatch or 0
+    spare = options.repeat * (n_ubatch + options.tokens) * (len(depths) + 1)
+    n_threads = loading.n_threads or os.cpu_count() or 1
     return {
-        "model": str(model.absolute()), "n_ctx": depths[-1] + spare, "n_ubatch": options.n_ubatch, "n_threads": n_threads,
-        "type_k": kv_type(options.type_k).ggml, "type_v": kv_type(options.type_v).ggml,
-        "n_gpu_layers": options.n_gpu_layers, "seed": _SEED,
+        "model": str(model.absolute()), "n_ctx": depths[-1] + spare, "n_ubatch": n_ubatch, "n_threads": n_threads,
+        "type_k": kv_type(loading.type_k).ggml, "type_v": kv_type(loading.type_v).ggml,
+        "n_gpu_layers": loading.n_gpu_layers, "seed": _SEED,
     }  # fmt: skip
 
 
@@ -148,7 +132,7 @@ def _gate_bytes(gates: str | None) -> int:
 
 def _start(stack: ExitStack, retention: dict[str, Any], arguments: dict[str, Any], stock: Path | None) -> list[Side]:
     """The processes of `Measurement`: its sides, then the shallow one."""
-    wanted = [(OURS, library.directory(), retention)]
+    wanted: list[tuple[str, Path, dict[str, Any] | None]] = [(OURS, library.directory(), retention)]
     if retention["gates"] is not None:
         wanted.append((PLAIN, library.directory(), retention | {"gates": None, "policy": "window"}))
     if stock is not None:
@@ -163,7 +147,9 @@ def _start(stack: ExitStack, retention: dict[str, Any], arguments: dict[str, Any
     return sides
 
 
-def _measure(stack: ExitStack, processes: list[Side], depths: list[int], options: BenchOptions) -> list[Depth]:
+def _measure(
+    stack: ExitStack, processes: list[Side], depths: list[int], options: BenchOptions, n_ubatch: int
+) -> list[Depth]:
     *sides, shallow = processes
     n_steps = sum(len(sides_at(depth, sides)) for depth in depths) * (1 + 2 * options.repeat)
     bar = stack.enter_context(
@@ -178,7 +164,7 @@ def _measure(stack: ExitStack, processes: list[Side], depths: list[int], options
     )
     task = bar.add_task("loading", total=n_steps)
     measurement = Measurement(
-        sides, shallow, options.n_ubatch, options.n_write, options.repeat,
+        sides, shallow, n_ubatch, options.tokens, options.repeat,
         lambda what: bar.update(task, description=what, advance=1),
     )  # fmt: skip
     return measurement.run(depths)

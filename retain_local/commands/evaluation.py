@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,16 @@ from ..evaluation.arms import make_arms
 from ..evaluation.example import read_example
 from ..evaluation.markdown import render_markdown
 from ..evaluation.merge import read_results, read_settings
+from ..evaluation.options import EvalOptions, TaskOptions
 from ..evaluation.page import write_eval_report
 from ..evaluation.plan import Plan, PreparedTask, prepare_tasks
 from ..evaluation.records import RecordFile
 from ..evaluation.run import Unit, run_units, units_left
 from ..evaluation.source import find_sources
 from ..evaluation.table import print_results
+from ..model_options import ModelOptions
 from ..models.model_file import read_model_file
+from ..options import AUTO_GATES, RetentionOptions
 from ..report.files import ReportFiles
 from ..report.kept_text import KeptText
 from ..tasks import TASKS
@@ -28,41 +31,33 @@ from ..terminal.progress import EvalProgress
 from .loading import usual_threads
 from .model_name import find_model
 
+# of the options that a cache and a model have, those that every arm has in common
+_RETENTION = ("buffer", "gates", "policy_seed", "sinks", "recent", "min_per_head", "lookahead", "prefill", "n_ubatch")
+_LOADING = ("type_k", "type_v", "n_ctx", "n_gpu_layers", "verbose")
+
 
 @dataclass(frozen=True)
-class EvalOptions:
-    """Options of `eval`, as they are given.
+class EvalRequest:
+    """All that `eval` was asked for, table by table. `retention` holds what is the same in every arm."""
 
-    policies : "" takes the gates where the model has some, window and random.
-    parameters : of generated tasks; None where not given.
-    load : arguments of `Llama`.
-    report : see `report.eval_page.write_eval_report`.
-    """
-
-    tasks: str
-    policies: str
-    budgets: str
-    scope: str
-    n_items: int
-    seed: int
-    json: Path | None
-    n_jobs: int
-    cut: bool = False
-    parameters: dict[str, int | None] = field(default_factory=dict)
-    load: dict[str, Any] = field(default_factory=dict)
-    report: ReportFiles = field(default_factory=ReportFiles)
+    options: EvalOptions
+    tasks: TaskOptions
+    retention: RetentionOptions
+    loading: ModelOptions
+    report: ReportFiles
 
 
-def run_eval(model: str, options: EvalOptions) -> None:
+def run_eval(model: str, request: EvalRequest) -> None:
     """Measure what is left to measure, with progress, print the tables, and write the report.
 
     Raises
     ------
     RetainError : see `find_sources`, `make_arms`, `RecordFile`, `prepare_tasks`, `run_units` and `ReportFiles`.
     """
-    options.report.check()
+    options, report = request.options, request.report
+    report.check()
     console, notes = Console(highlight=False, emoji=False), Console(stderr=True, highlight=False, emoji=False)
-    plan = _make_plan(model, options)
+    plan = _make_plan(model, request)
     tasks = prepare_tasks(plan)
     records = RecordFile(options.json, plan.settings())
     units = units_left(plan, tasks, records)
@@ -71,7 +66,7 @@ def run_eval(model: str, options: EvalOptions) -> None:
         notes.print(f"[dim]going on: {total - len(units):,} of {total:,} conversations are in {options.json}[/]")
     with EvalProgress(total - len(units), total) as progress:
         try:
-            _measure(plan, tasks, units, records, options.n_jobs, progress)
+            _measure(plan, tasks, units, records, options.jobs, progress)
         except KeyboardInterrupt:
             if options.json is not None:
                 notes.print(f"[dim]stopped; {len(records):,} results are in {options.json}: run it again to go on[/]")
@@ -80,9 +75,9 @@ def run_eval(model: str, options: EvalOptions) -> None:
     results = {"": [record for record in records if (record.arm, record.task) in keys]}
     titles = {source.name: source.title for source in plan.sources}
     print_results(console, results, titles)
-    if options.report.wanted:
+    if report.wanted:
         example, kept = _read_example(plan, tasks)
-        write_eval_report(options.report, results, titles, [("", plan.settings())], example, kept)
+        write_eval_report(report, results, titles, [("", plan.settings())], example, kept)
 
 
 def _measure(
@@ -122,22 +117,25 @@ def show_results(files: list[str], markdown: bool, report: ReportFiles) -> None:
         write_eval_report(report, results, titles, read_settings(files))
 
 
-def _make_plan(model: str, options: EvalOptions) -> Plan:
+def _make_plan(model: str, request: EvalRequest) -> Plan:
     path, fetched_gates = find_model(model)
-    load = dict(options.load)
-    if load["gates"] == "auto" and fetched_gates is not None:
-        load["gates"] = fetched_gates
-    elif load["gates"] == "none":
-        load["gates"] = None
-    threads = load.pop("threads") or _threads(path, options.n_jobs)
-    load |= {"n_threads": threads, "n_threads_batch": threads, "n_batch": max(512, load["n_ubatch"])}
-    parameters = {name: value for name, value in options.parameters.items() if value is not None}
-    policies = _split(options.policies, "policies") if options.policies else _usual_policies(path, load["gates"])
+    options, retention, loading = request.options, request.retention, request.loading
+    gates = fetched_gates if retention.gates == AUTO_GATES and fetched_gates is not None else retention.gates
+    threads = loading.n_threads or _threads(path, options.jobs)
+    load = {name: getattr(retention, name) for name in _RETENTION} | {name: getattr(loading, name) for name in _LOADING}
+    load |= {
+        "gates": gates,
+        "n_threads": threads,
+        "n_threads_batch": threads,
+        "n_batch": max(512, retention.n_ubatch or 0),
+    }
+    parameters = request.tasks.given()
+    policies = _split(options.policies, "policies") if options.policies else _usual_policies(path, gates)
     return Plan(
         path,
         find_sources(_split(options.tasks, "tasks"), parameters),
-        make_arms(policies, _split(options.budgets, "budgets"), options.scope),
-        options.n_items,
+        make_arms(policies, _split(options.budgets, "budgets"), retention.scope),
+        options.items,
         options.seed,
         parameters,
         load,
@@ -151,7 +149,7 @@ def _threads(model: Path, n_jobs: int) -> int:
 
 
 def _usual_policies(model: Path, gates: Any) -> list[str]:
-    has_gates = gates is not None and (gates != "auto" or read_model_file(model).sidecar_path().is_file())
+    has_gates = gates is not None and (gates != AUTO_GATES or read_model_file(model).sidecar_path().is_file())
     return ["gate"] * has_gates + ["window", "random"]
 
 

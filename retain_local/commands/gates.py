@@ -7,14 +7,19 @@ from typing import Annotated
 
 import typer
 
+from ..gates.train.options import TrainOptions
 from . import options as o
-from .help import Command, HelpAll
+from .help import command
 from .model_name import find_model, find_sidecar
 
 gates_app = typer.Typer(help="Make, look into and check gate sidecars.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@gates_app.command("inspect", cls=Command, epilog="Example: retain-local gates inspect model.gates.gguf --json")
+@command(
+    gates_app,
+    "inspect",
+    "retain-local gates inspect model.gates.gguf --json",
+)
 def gates_inspect(
     file: Annotated[
         str, typer.Argument(help="A gate sidecar, or bundled: that of the demo.", metavar="FILE", show_default=False)
@@ -27,14 +32,11 @@ def gates_inspect(
     show_sidecar(find_sidecar(file), as_json)
 
 
-@gates_app.command(
+@command(
+    gates_app,
     "export",
-    cls=Command,
-    epilog="""Examples:
-
-    retain-local gates export ngocbh/DBTrimKV-Qwen3-4B-Math Qwen3-4B.gates.gguf --base Qwen3-4B.gguf
-
-    retain-local gates export trained/ model.gates.gguf --outtype q8_0""",
+    "retain-local gates export ngocbh/DBTrimKV-Qwen3-4B-Math Qwen3-4B.gates.gguf --base Qwen3-4B.gguf",
+    "retain-local gates export trained/ model.gates.gguf --outtype q8_0",
 )
 def gates_export(
     source: Annotated[
@@ -66,14 +68,11 @@ def gates_export(
     export_gates(source, out, outtype, base and find_model(base)[0], revision, force)
 
 
-@gates_app.command(
+@command(
+    gates_app,
     "verify",
-    cls=Command,
-    epilog="""Examples:
-
-    retain-local gates verify model.gates.gguf --base model.gguf
-
-    retain-local gates verify model.gates.gguf --base model.gguf --checkpoint trained/ --text book.txt""",
+    "retain-local gates verify model.gates.gguf --base model.gguf",
+    "retain-local gates verify model.gates.gguf --base model.gguf --checkpoint trained/ --text book.txt",
 )
 def gates_verify(
     sidecar: Annotated[
@@ -101,7 +100,9 @@ def gates_verify(
             show_default=False,
         ),
     ] = None,
-    threads: o.Threads = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. (default: the machine's)", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check that llama.cpp computes the gates as NumPy does, on hidden states of a text; fails if it does not."""
@@ -112,15 +113,13 @@ def gates_verify(
     )
 
 
-@gates_app.command(
+@command(
+    gates_app,
     "train",
-    cls=Command,
-    epilog="""Examples:
-
-    retain-local gates train Qwen/Qwen3-0.6B trained/ --data chats.jsonl --budget 256 --base-gguf Qwen3-0.6B.gguf
-
-    retain-local gates train ./base trained/ --data book.txt --data more.txt --context 2048 --steps 500""",
+    "retain-local gates train Qwen/Qwen3-0.6B trained/ --data chats.jsonl --budget 256 --base-gguf Qwen3-0.6B.gguf",
+    "retain-local gates train ./base trained/ --data book.txt --data more.txt --context 2048 --steps 500",
 )
+@o.takes(options=TrainOptions)
 def gates_train(
     base: Annotated[
         str,
@@ -133,7 +132,7 @@ def gates_train(
     out: Annotated[
         Path,
         typer.Argument(
-            help="Folder for the checkpoint, the sidecar and the log. A training that was stopped goes on from it.",
+            help="Folder for the checkpoint, the sidecar and the log. A training that was stopped resumes from it.",
             metavar="OUT",
             show_default=False,
         ),
@@ -153,43 +152,15 @@ def gates_train(
             show_default=False,
         ),
     ] = None,
-    budget: Annotated[
-        int, typer.Option(help="Cells for each (layer, KV head) that the gates learn to make do with.")
-    ] = 128,
-    context: Annotated[int, typer.Option(help="Tokens of a row.")] = 4096,
-    steps: Annotated[int, typer.Option(help="Updates.")] = 1000,
-    batch: Annotated[int, typer.Option(help="Rows of an update.")] = 4,
-    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 2e-4,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which the learning rate rises.")] = 0.03,
-    variant: Annotated[str, typer.Option(help="rg10: global; rg: made for a budget per head.")] = "rg10",
-    untied: Annotated[
-        bool, typer.Option("--untied", help="rg10 with a final projection for each layer instead of one.")
-    ] = False,
-    gate_size: Annotated[int, typer.Option(help="Width of the gates.")] = 512,
-    start_bias: Annotated[
-        float | None,
-        typer.Option(help="Of the final projection. (default: 18 for rg10, 10 for rg)", show_default=False),
-    ] = None,
-    capacity_weight: Annotated[float, typer.Option(help="Weight of the loss that asks for the budget.")] = 1.0,
-    kl_weight: Annotated[float, typer.Option(help="Weight of the divergence from the full cache.")] = 0.5,
-    ce_weight: Annotated[float, typer.Option(help="Weight of next-token prediction.")] = 0.5,
-    loss: Annotated[str, typer.Option(help="Tokens that count: all, or those that the assistant says.")] = "all",
-    seed: Annotated[int, typer.Option(help="Of everything that is drawn at random.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="Of the base model: f32, bf16, or auto: bf16 on a GPU.")] = "auto",
     outtype: Annotated[str, typer.Option(help="Type of the sidecar's weights: f32, f16 or q8_0.")] = "f16",
-    help_all: HelpAll = False,
+    *,
+    options: TrainOptions,
 ) -> None:
     """Train gates for a model, which stays as it is; needs PyTorch (pip install 'retain-local[train]').
 
     The gates learn to let cells fade so that the model still says what it says with the full cache, and the cells that
-    are left fit the budget (arXiv 2605.09649). A run that was stopped goes on when the same command is run again.
+    are left fit the budget (arXiv 2605.09649). A training that was stopped resumes when the same command is run again.
     """
-    from ..gates.train.options import TrainOptions
     from ..gates.train.screen import train
 
-    options = TrainOptions(
-        variant, not untied, gate_size, start_bias, budget, context, batch, steps, lr, warmup, capacity_weight, kl_weight,
-        ce_weight, loss, seed, device, dtype,
-    )  # fmt: skip
     train(base, out, data or [], options, base_gguf and find_model(base_gguf)[0], outtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
@@ -10,20 +11,29 @@ import typer
 from typer.core import TyperCommand
 
 from ..bindings.library import BINDINGS, BINDINGS_VERSION
-from .options import RARE
-
-_ALL = "retain_local.help_all"  # in a context's meta: show every option
+from ..errors import RetainError
+from .options import ALL, LATE_HELP, RARE
 
 
 class Command(TyperCommand):
-    """A command whose help leaves out the options of `RARE`, unless all are asked for or it has no `HelpAll`."""
+    """A command whose help leaves out the options of `RARE`, unless all are asked for or it has no --help-all."""
 
     def __init__(self, *args: Any, help: str | None = None, **settings: Any) -> None:
         paragraphs = inspect.cleandoc(help or "").split("\n\n")
         super().__init__(*args, help="\n\n".join(" ".join(text.split()) for text in paragraphs), **settings)
 
+    def complete_help(self) -> None:
+        """Fill in the help that only the native library knows."""
+        for parameter in self.params:
+            if parameter.name in LATE_HELP and not parameter.help:
+                try:
+                    parameter.help = LATE_HELP[parameter.name]()
+                except RetainError as error:
+                    parameter.help = f"What there is, the native library knows; {error}."
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        everything = ctx.meta.get(_ALL) or all(parameter.name != "help_all" for parameter in self.params)
+        self.complete_help()
+        everything = ctx.meta.get(ALL) or all(parameter.name != "help_all" for parameter in self.params)
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -47,13 +57,6 @@ class Command(TyperCommand):
         return (self.help or "").partition("\n")[0]
 
 
-def _show_all(ctx: typer.Context, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        ctx.meta[_ALL] = True
-        print(ctx.get_help())
-        raise typer.Exit
-
-
 def _show_version(ctx: typer.Context, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         print(f"retain-local {_version()} (llama.cpp of {BINDINGS} {BINDINGS_VERSION})")
@@ -67,15 +70,15 @@ def _version() -> str:
         return "from its source"
 
 
-HelpAll = Annotated[
-    bool,
-    typer.Option(
-        "--help-all", is_eager=True, callback=_show_all, help="Show every option, and exit.", show_default=False
-    ),
-]
 Version = Annotated[
     bool,
     typer.Option(
         "--version", is_eager=True, callback=_show_version, help="Show the version, and exit.", show_default=False
     ),
 ]
+
+
+def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: the function is a command of this name, with these examples in its help."""
+    head = ["Examples:" if len(examples) > 1 else "Example:"] if examples else []
+    return app.command(name, cls=Command, epilog="\n\n".join([*head, *examples]))

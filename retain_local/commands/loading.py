@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..model_options import ModelOptions
+from ..options import AUTO_GATES, RetentionOptions
 from ..terminal.progress import LoadProgress
 from .model_name import find_model
 
@@ -15,35 +17,7 @@ if TYPE_CHECKING:
 _SMALL_MODEL = 32e6  # bytes; threads of a smaller one mostly wait for each other
 
 
-@dataclass(frozen=True)
-class LoadOptions:
-    """Options of the commands that run a model, named as `Llama` names them."""
-
-    budget: str | None = None
-    buffer: int | None = None
-    gates: str | None = "auto"
-    policy: str = "auto"
-    scope: str = "global"
-    policy_seed: int = 0
-    sinks: int = 4
-    recent: int = 0
-    min_per_head: int = 0
-    lookahead: int = 1
-    prefill: str = "bounded"
-    pin_system: bool = False
-    n_ctx: int = 0
-    n_threads: int | None = None
-    n_batch: int | None = None
-    n_ubatch: int | None = None
-    type_k: str = "f16"
-    type_v: str = "f16"
-    n_gpu_layers: int = 0
-    verbose: bool = False
-    rope_freq_base: float = 0.0
-    control_tokens_in_messages: bool = False
-
-
-def load_model(name: str, options: LoadOptions) -> Llama:
+def load_model(name: str, retention: RetentionOptions, loading: ModelOptions) -> Llama:
     """Find a model, on this machine or on the Hub, and load it.
 
     Raises
@@ -51,21 +25,20 @@ def load_model(name: str, options: LoadOptions) -> Llama:
     RetainError : it cannot be found, fetched or loaded.
     """
     path, fetched_gates = find_model(name)
-    threads = options.n_threads or usual_threads(path)
-    gates = gates_to_load(options, fetched_gates)
-    named = vars(options) | {"n_threads": threads, "n_threads_batch": threads, "gates": gates}
+    threads = loading.n_threads or usual_threads(path)
+    named = vars(retention) | vars(loading) | {"n_threads": threads, "n_threads_batch": threads}
 
     from ..llama import Llama
 
     with LoadProgress(path.name) as progress:
-        return Llama(path, on_load=progress, **named)
+        return Llama(path, on_load=progress, **named | {"gates": gates_to_load(retention, fetched_gates)})
 
 
-def gates_to_load(options: LoadOptions, fetched: Path | None) -> str | Path | None:
+def gates_to_load(retention: RetentionOptions, fetched: Path | None) -> str | os.PathLike[str] | None:
     """The gates as `Llama` takes them: those that came with the model, where they are asked for and none are named."""
-    if options.gates == "auto" and options.policy in ("auto", "gate") and fetched is not None:
+    if retention.gates == AUTO_GATES and retention.policy in ("auto", "gate") and fetched is not None:
         return fetched
-    return options.gates
+    return retention.gates
 
 
 def usual_threads(model: Path) -> int | None:

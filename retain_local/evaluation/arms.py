@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..budget import Budget
-from ..errors import UsageError
-from ..options import POLICIES, SCOPES
+from ..option_table import check_choice
+from ..options import SCOPES, policies
 
 FULL = "full"
-COMPARED = tuple(name for name in POLICIES if name not in ("auto", "none"))
+
+
+def compared() -> tuple[str, ...]:
+    """The policies that can be compared with the full cache."""
+    return tuple(name for name in policies() if name not in ("auto", "none"))
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,7 @@ def make_arms(methods: list[str], budgets: list[str], scope: str = "global") -> 
     arms = [Arm(FULL)]
     for method in methods:
         policy, _, own_scope = method.partition(":")
-        if policy not in COMPARED:
-            raise UsageError(f"policy {policy!r} is not one of {', '.join(COMPARED)}")
-        arms += [Arm(policy, _scope(own_scope or scope), budget) for budget in parsed]
+        check_choice("policy", policy, compared())
+        check_choice("scope", own_scope or scope, SCOPES)
+        arms += [Arm(policy, own_scope or scope, budget) for budget in parsed]
     return tuple(dict.fromkeys(arms))
-
-
-def _scope(name: str) -> str:
-    if name not in SCOPES:
-        raise UsageError(f"scope {name!r} is not one of {', '.join(SCOPES)}")
-    return name

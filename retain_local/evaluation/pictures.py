@@ -11,7 +11,7 @@ import numpy as np
 from ..options import SCOPES
 from ..report.budget_axis import label_budgets
 from ..report.style import FAINT, INK, Picture, add_legend, new_figure, series, styled
-from .arms import COMPARED
+from .arms import compared
 from .points import Interval, Point
 from .text_points import TextPoint
 
@@ -89,4 +89,5 @@ def _looks(methods: list[str]) -> dict[str, dict[str, Any]]:
     if len(set(names)) < len(names):
         return {method: series(number) for number, method in enumerate(methods)}
     dashes = [SCOPES.index(scope) if scope else 0 for _, _, scope in names]
-    return {method: series(COMPARED.index(name[0]), dash) for method, name, dash in zip(methods, names, dashes)}
+    policies = compared()
+    return {method: series(policies.index(name[0]), dash) for method, name, dash in zip(methods, names, dashes)}

@@ -40,7 +40,7 @@ static void score(const retain_policy_input & in, float * scores) {
 
 const retain_policy retain_policy_gate = {
     /*.name          =*/ "gate",
-    /*.description   =*/ "learned retention gates: the cells with the highest beta^age stay",
+    /*.description   =*/ "by learned retention scores",
     /*.needs_gates   =*/ true,
     /*.needs_keys    =*/ false,
     /*.needs_queries =*/ false,

@@ -55,7 +55,7 @@ static void score(const retain_policy_input & in, float * scores) {
 
 const retain_policy retain_policy_keydiff = {
     /*.name          =*/ "keydiff",
-    /*.description   =*/ "the cells whose keys differ most from the mean key of their stream",
+    /*.description   =*/ "keys unlike the mean key",
     /*.needs_gates   =*/ false,
     /*.needs_keys    =*/ true,
     /*.needs_queries =*/ false,

@@ -23,7 +23,7 @@ static void score(const retain_policy_input & in, float * scores) {
 
 const retain_policy retain_policy_knorm = {
     /*.name          =*/ "knorm",
-    /*.description   =*/ "the cells whose keys have the lowest norm",
+    /*.description   =*/ "keys of low norm",
     /*.needs_gates   =*/ false,
     /*.needs_keys    =*/ true,
     /*.needs_queries =*/ false,

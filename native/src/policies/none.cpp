@@ -4,7 +4,7 @@
 
 const retain_policy retain_policy_none = {
     /*.name          =*/ "none",
-    /*.description   =*/ "never evict: more tokens than the budget are an error",
+    /*.description   =*/ "everything, or an error",
     /*.needs_gates   =*/ false,
     /*.needs_keys    =*/ false,
     /*.needs_queries =*/ false,

@@ -24,7 +24,7 @@ static void score(const retain_policy_input & in, float * scores) {
 
 const retain_policy retain_policy_random = {
     /*.name          =*/ "random",
-    /*.description   =*/ "a random sample of all cells, the same for the same seed",
+    /*.description   =*/ "a random sample",
     /*.needs_gates   =*/ false,
     /*.needs_keys    =*/ false,
     /*.needs_queries =*/ false,

@@ -91,7 +91,7 @@ static void score(const retain_policy_input & in, float * scores) {
 
 const retain_policy retain_policy_snapkv = {
     /*.name          =*/ "snapkv",
-    /*.description   =*/ "the cells that the last queries attend to, and those near them",
+    /*.description   =*/ "what the last queries attend to",
     /*.needs_gates   =*/ false,
     /*.needs_keys    =*/ true,
     /*.needs_queries =*/ true,

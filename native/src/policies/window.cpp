@@ -12,7 +12,7 @@ static void score(const retain_policy_input & in, float * scores) {
 
 const retain_policy retain_policy_window = {
     /*.name          =*/ "window",
-    /*.description   =*/ "attention sinks and the most recent tokens (StreamingLLM)",
+    /*.description   =*/ "the first and the most recent tokens",
     /*.needs_gates   =*/ false,
     /*.needs_keys    =*/ false,
     /*.needs_queries =*/ false,

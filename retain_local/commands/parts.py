@@ -1,0 +1,60 @@
+"""Which options each command has: tables, and what a command leaves out of them or has otherwise."""
+
+from __future__ import annotations
+
+from ..audit.options import AuditOptions
+from ..bench.options import BenchOptions
+from ..chat.sampling import Sampling
+from ..evaluation.options import EvalOptions, TaskOptions
+from ..model_options import ModelOptions
+from ..options import RetentionOptions
+from ..report.options import ReportOptions
+from .options import Part
+
+_CACHE, _MODEL = Part(RetentionOptions), Part(ModelOptions)
+_MEASURED = _MODEL.but("n_batch", "control_tokens_in_messages")  # the batch follows, and nobody types messages
+
+CHAT = {"cache": _CACHE, "loading": _MODEL, "sampling": Part(Sampling)}
+
+EVAL = {
+    "options": Part(EvalOptions),
+    "report": Part(ReportOptions),
+    "generated": Part(TaskOptions),
+    "cache": _CACHE.but("budget", "policy", "pin_system", buffer=16, n_ubatch=64),
+    "loading": _MEASURED.but(
+        "rope_freq_base",
+        texts={
+            "n_ctx": "Tokens of context; 0: as many as the task takes, up to what the model was trained for.",
+            "n_threads": "CPU threads of each job. (default: 1 for a model of less than 32 MB, else the machine's, shared"
+            " by the jobs)",
+        },
+    ),
+}
+
+RESULTS = {"report": Part(ReportOptions)}
+
+AUDIT = {
+    "options": Part(AuditOptions),
+    "report": Part(ReportOptions),
+    "cache": _CACHE.but(
+        "budget",
+        "prefill",
+        "pin_system",
+        buffer=128,
+        n_ubatch=128,
+        texts={
+            "n_ubatch": "Tokens computed at once, with evictions between. With no more than --buffer, every token sees as"
+            " few cells as one that is written."
+        },
+    ),
+    "loading": _MEASURED,
+}
+
+BENCH = {
+    "options": Part(BenchOptions),
+    "cache": Part(RetentionOptions).but(
+        "policy", "scope", "policy_seed", "sinks", "recent", "min_per_head", "lookahead", "prefill", "pin_system",
+        budget="2048", buffer=128, n_ubatch=512,
+    ),
+    "loading": _MEASURED.but("n_ctx", "rope_freq_base", "verbose"),
+}  # fmt: skip

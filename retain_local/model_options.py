@@ -1,0 +1,67 @@
+"""How a model is loaded and run, besides its cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .kv_types import KV_TYPES
+from .option_table import check, option
+
+_CACHE, _MACHINE, _CHAT = "Cache", "Machine", "Chat"
+_TYPES = f"{', '.join(list(KV_TYPES)[:-1])} or {list(KV_TYPES)[-1]}"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Arguments of `Llama` that the command line has as well; each field's `Option` says what it is.
+
+    `type_k` and `type_v` may also be numbers of ggml, and None, which is f16.
+    """
+
+    type_k: str | int | None = option("f16", f"Type of K: {_TYPES}.", _CACHE, str, rare=True)
+    type_v: str | int | None = option("f16", "Type of V: as for K.", _CACHE, str, rare=True)
+    n_ctx: int = option(
+        0, "Tokens of context; 0: what the model was trained for.", _MACHINE, int, most=2**31 - 1, flag="ctx"
+    )
+    rope_freq_base: float = option(
+        0.0,
+        "Base frequency of RoPE; 0: the model's own. A higher one lets a model read further than it was trained to.",
+        _MACHINE,
+        float,
+        least=0,
+        rare=True,
+    )
+    n_threads: int | None = option(
+        None,
+        "CPU threads.",
+        _MACHINE,
+        int,
+        least=1,
+        most=2**16,
+        flag="threads",
+        unset="1 for a model of less than 32 MB, else the machine's",
+    )
+    n_batch: int | None = option(
+        None,
+        "Tokens handed over at once.",
+        _MACHINE,
+        int,
+        least=1,
+        flag="batch",
+        unset="512, or --ubatch where that is more",
+        rare=True,
+    )
+    n_gpu_layers: int = option(
+        0, "Layers on the GPU; -1: all of them.", _MACHINE, int, least=-1, most=2**31 - 1, rare=True
+    )
+    verbose: bool = option(False, "Show what llama.cpp logs.", _MACHINE, bool, rare=True)
+    control_tokens_in_messages: bool = option(
+        False,
+        "Take control tokens such as <|im_end|> in messages for what they are; else they are text there.",
+        _CHAT,
+        bool,
+        rare=True,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
