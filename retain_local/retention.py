@@ -13,7 +13,7 @@ import numpy.typing as npt
 from .bindings import retain_h
 from .bindings.usage import Usage, in_step
 from .errors import RetainError, UsageError
-from .options import whole_number
+from .option_table import whole_number
 
 _INT = 2**31 - 1
 

@@ -75,7 +75,8 @@ def test_beside_stock(tiny: TinyFiles, tmp_path: Path) -> None:
     for row in numbers["rows"]:
         assert set(row["read"]) == {OURS, PLAIN, STOCK}
         assert row["read_ratio"]["least"] <= row["read_ratio"]["median"] <= row["read_ratio"]["most"]
-        assert row["write_ratio"]["median"] == pytest.approx(row["write"][OURS] / row["write"][STOCK], rel=0.5)
+        # medians of both sides are as far apart as some of their pairs
+        assert row["write_ratio"]["least"] <= row["write"][OURS] / row["write"][STOCK] <= row["write_ratio"]["most"]
     full = numbers["depths"][1]["sides"][STOCK]["stats"]
     assert full["depth"] == 300 + 12 and not numbers["depths"][1]["sides"][STOCK]["is_estimated"]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
@@ -143,11 +144,11 @@ def test_shares_and_rates() -> None:
     [
         (["--depths", "512,x"], 2, "depths '512,x' are not numbers of tokens above 16"),
         (["--depths", "8"], 2, "depths '8' are not numbers"),
-        (["--gates", "absent.gguf"], 1, "absent.gguf is not there"),
+        (["--gates", "absent.gguf"], 1, "absent.gguf: no such gate sidecar"),
         (["--json", "absent/out.json"], 2, "its folder is missing"),
         (["--plot", "absent/out.png"], 2, "its folder is missing"),
         (["--type-k", "q5"], 2, "KV type 'q5' is not one of"),
-        (["--repeat", "0"], 2, "Invalid value for '--repeat'"),
+        (["--repeat", "0"], 2, "repeat is 0; it must be a whole number from 1"),
     ],
 )
 def test_mistakes(tiny: TinyFiles, tmp_path: Path, arguments: list[str], status: int, message: str) -> None:

@@ -80,7 +80,7 @@ def test_a_type_may_be_a_number_of_the_bindings(tiny: TinyFiles) -> None:
         ({"n_ctx": 2**31}, "ctx is 2147483648"),
         ({"n_batch": 10**500}, "batch is a number of more than 64 bits"),
         ({"n_ctx": 512, "budget": 1024}, "a budget of 1024 cells is more than the context of 512 tokens"),
-        ({"n_threads": -1}, "n-threads is -1"),
+        ({"n_threads": -1}, "threads is -1"),
         ({"n_gpu_layers": 1.5}, "n-gpu-layers is 1.5"),
         ({"seed": -2}, "seed is -2"),
         ({"rope_freq_base": math.nan}, "rope-freq-base is nan; it must be a number of at least 0"),
