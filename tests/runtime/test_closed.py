@@ -129,7 +129,7 @@ def test_closing_waits_for_the_call_of_another_thread(tiny: TinyFiles) -> None:
 
 
 def test_closing_stops_a_prompt_between_its_batches(tiny: TinyFiles) -> None:
-    llm = load(tiny.model("llama"), policy="window", budget=64, n_batch=8)
+    llm = load(tiny.model("llama"), policy="window", budget=64, n_batch=8, n_ubatch=8)
     closer = threading.Thread(target=llm.close)
     llm.on_prompt = lambda done, total: closer.start() if done == 8 else None
     with pytest.raises(RetainError, match="^the model is closed$"):
