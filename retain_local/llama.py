@@ -131,6 +131,7 @@ class Llama(GuardedLlama):
             if embedding:
                 raise UsageError("embeddings have no cache to keep in a budget; use llama_cpp.Llama for them")
             self.model_file = _described(read_model_file(model_path), kwargs.get("kv_overrides"))
+            _check_vectors(self.model_file, kwargs.get("n_gpu_layers", 0))
             context = n_ctx or self.model_file.n_ctx_train
             self.options = options.resolve(
                 self.model_file, n_ctx=context, n_batch=n_batch, type_k=types[0], type_v=types[1]
@@ -360,6 +361,14 @@ def _parameters() -> dict[str, inspect.Parameter]:
 
 
 Llama.__init__.__signature__ = inspect.Signature(list(_parameters().values()))  # type: ignore[attr-defined]
+
+
+def _check_vectors(file: ModelFile, n_gpu_layers: int) -> None:
+    """llama.cpp ends the process when its CPU code meets a norm or a bias in half precision."""
+    if file.half_vector and (n_gpu_layers == 0 or not llama_cpp.llama_supports_gpu_offload()):
+        raise RetainError(
+            f"{file.path}: '{file.half_vector}' is in half precision, which only GPUs compute with; convert the model anew"
+        )
 
 
 def _described(model: ModelFile, overrides: Mapping[str, Any] | None) -> ModelFile:

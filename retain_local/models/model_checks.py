@@ -53,8 +53,7 @@ def check_model(header: Header, arch: str, tensors: Mapping[str, TensorInfo]) ->
 
 def _check_tensors(header: Header, arch: str, n_layer: int, tensors: Mapping[str, TensorInfo]) -> None:
     for name, info in tensors.items():
-        is_vector = name.endswith(".bias") or "norm." in name
-        allowed = _VECTOR_TYPES if is_vector else GGML_TYPES.keys() - _INTEGERS
+        allowed = _VECTOR_TYPES if _is_vector(name) else GGML_TYPES.keys() - _INTEGERS
         if name.endswith((".weight", ".bias")) and info.type not in allowed and arch not in _WITH_TABLES:
             raise RetainError(
                 f"{header.path}: tensor '{name}' has type {info.type}, which llama.cpp cannot compute with"
@@ -63,6 +62,16 @@ def _check_tensors(header: Header, arch: str, n_layer: int, tensors: Mapping[str
         names = [{f"blk.{il}.attn_{part}.weight" for part in parts} for parts in _QKV]
         if not any(each <= tensors.keys() for each in names):
             raise RetainError(f"{header.path}: layer {il} has no weights for queries, keys and values")
+
+
+def half_vector(tensors: Mapping[str, TensorInfo]) -> str:
+    """The name of a norm or bias that is not in f32; "" when there is none."""
+    return next((name for name, info in tensors.items() if _is_vector(name) and info.type != 0), "")
+
+
+def _is_vector(name: str) -> bool:
+    """Whether a tensor is one that is added or multiplied with, number by number."""
+    return name.endswith(".bias") or "norm" in name
 
 
 def _check_experts(header: Header, arch: str, n_layer: int) -> None:

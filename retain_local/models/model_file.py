@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..errors import RetainError
 from ..files import opened
 from ..kv_types import KVType
 from .gguf_header import BOOL, STRING, U16, Header, read_header, text
-from .model_checks import check_model, count, per_layer
+from .model_checks import check_model, count, half_vector, per_layer
 
 SIDECAR_SUFFIX = ".gates.gguf"
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
@@ -52,6 +52,7 @@ class ModelFile:
     head_k, head_v : numbers in a K row and a V row of one head.
     size : bytes of the file.
     n_parts : files that the model is split into, as its header says.
+    half_vector : name of a norm or bias in half precision, which llama.cpp computes with on GPUs alone; "" for none.
     """
 
     path: Path
@@ -64,6 +65,7 @@ class ModelFile:
     head_v: int
     size: int
     n_parts: int = 1
+    half_vector: str = ""
 
     @property
     def stem(self) -> str:
@@ -117,9 +119,10 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     parts = _parts(header)
     arch = _architecture(header)
     _check_kind(header, arch)
-    check_model(header, arch, {name: info for part in parts for name, info in part.tensors.items()})
+    tensors = {name: info for part in parts for name, info in part.tensors.items()}
+    check_model(header, arch, tensors)
     _check_attention(header, arch)
-    return _describe(header, arch, len(parts))
+    return replace(_describe(header, arch), n_parts=len(parts), half_vector=half_vector(tensors))
 
 
 def _architecture(header: Header) -> str:
@@ -208,7 +211,7 @@ def _is_false(header: Header, key: str) -> bool:
     return field is not None and field.type == BOOL and field.value is False
 
 
-def _describe(header: Header, arch: str, n_parts: int) -> ModelFile:
+def _describe(header: Header, arch: str) -> ModelFile:
     n_layer = count(header, f"{arch}.block_count") or 0
     n_head = per_layer(header, f"{arch}.attention.head_count", n_layer, (0,) * n_layer)
     n_head_kv = per_layer(header, f"{arch}.attention.head_count_kv", n_layer, n_head)
@@ -228,5 +231,4 @@ def _describe(header: Header, arch: str, n_parts: int) -> ModelFile:
         head_k=head_k,
         head_v=head_v,
         size=header.size,
-        n_parts=n_parts,
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 
 from conftest import TinyFiles
@@ -294,6 +295,19 @@ def test_weights_that_are_whole_numbers(tmp_path: Path, tiny: TinyFiles, name: s
     (tmp_path / "m.gguf").write_bytes(build(file))
     with pytest.raises(RetainError, match=f"tensor '{name}' has type 26, which llama.cpp cannot compute with"):
         read_model_file(tmp_path / "m.gguf")
+
+
+def test_norms_in_half_precision(tmp_path: Path, tiny: TinyFiles) -> None:
+    """The CPU's code ended the process at the first token."""
+    file = parse(tiny.model("llama").read_bytes())
+    norm = file.tensor("blk.1.attn_norm.weight")
+    norm.type, norm.data = 1, np.frombuffer(norm.data, "<f4").astype("<f2").tobytes()
+    (tmp_path / "m.gguf").write_bytes(build(file))
+    assert read_model_file(tmp_path / "m.gguf").half_vector == "blk.1.attn_norm.weight"
+    with pytest.raises(
+        RetainError, match="'blk.1.attn_norm.weight' is in half precision, which only GPUs compute with"
+    ):
+        Llama(tmp_path / "m.gguf", n_ctx=32, n_batch=32, n_ubatch=32, n_threads=1, budget=32)
 
 
 def test_a_pipe_is_no_model(tmp_path: Path) -> None:
