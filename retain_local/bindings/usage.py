@@ -54,6 +54,7 @@ class Usage:
         self._readers, self._no_reader = 0, threading.Condition()
         self._closed = False
         self._rests = False  # a step gives way
+        self._calls_back = 0  # callbacks that run, one in another
         self._here = threading.local()  # which callback this thread is in
         with _everyone_lock:
             _everyone.add(self)
@@ -106,10 +107,14 @@ class Usage:
         """Run code of the caller's."""
         outer = getattr(self._here, "callback", None)
         self._here.callback = kind
+        self._calls_back += 1
         try:
             yield
         finally:
+            self._calls_back -= 1
             self._here.callback = outer
+        if _another_thread_leaves():
+            raise SystemExit
 
     def guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of the caller's that runs as a callback."""
@@ -180,5 +185,8 @@ def _leave() -> None:
     with _everyone_lock:
         everyone = list(_everyone)
     for usage in everyone:
-        with usage._step:
-            pass
+        while not usage._step.acquire(timeout=0.05):
+            if usage._calls_back:  # it may wait for anything, and ends when it returns
+                break
+        else:
+            usage._step.release()

@@ -48,6 +48,15 @@ WAYS = {
         threading.Thread(target=work, daemon=True).start()
         time.sleep(0.2)
     """,
+    "by a thread whose callback waits for ever": """
+        waits = threading.Event()
+        def wait(done, total):
+            waits.set()
+            threading.Event().wait()
+        llm = load(on_prompt=wait)
+        threading.Thread(target=llm, args=("hello there",), daemon=True).start()
+        waits.wait()
+    """,
     "in an open stream": "llm = load(); stream = llm('hello', max_tokens=20, stream=True); next(stream)",
     "with a hook": "llm = load(); llm.retention.set_scorer(lambda *cells: cells[2]); llm.eval([5] * 300)",
     "with a logits processor": """

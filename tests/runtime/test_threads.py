@@ -25,15 +25,15 @@ def pieces(stream) -> str:
 
 def test_completions_of_threads_are_what_they_are_alone(tiny: TinyFiles) -> None:
     prompts = [text(n, seed=n) for n in (20, 70, 130, 30, 90, 50)]
-    alone = [small(tiny, budget=512)(each, **OPTIONS)["choices"][0]["text"] for each in prompts]
-    llm = small(tiny, budget=512)
+    alone = [small(tiny)(each, **OPTIONS)["choices"][0]["text"] for each in prompts]
+    llm = small(tiny)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda each: llm(each, **OPTIONS)["choices"][0]["text"], prompts))
     assert together == alone
 
 
 def test_chats_of_threads_are_what_they_are_alone(tiny: TinyFiles) -> None:
-    llm = small(tiny, budget=512, pin_system=True)
+    llm = small(tiny, pin_system=True)
 
     def chat(n: int) -> str:
         messages = [{"role": "system", "content": text(8 + n, n)}, {"role": "user", "content": text(60, n)}]
