@@ -184,7 +184,7 @@ def demo(
 
 @command(app, "doctor")
 def doctor() -> None:
-    """Check the installation: libraries, versions, backends, CPU features; what is wrong, and how to mend it."""
+    """Check the installation: libraries, versions, backends, CPU features; what is wrong, and how to fix it."""
     from retain_local.commands.doctor import run_doctor
 
     raise typer.Exit(run_doctor())

@@ -12,7 +12,7 @@ from . import pipeline
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m retain_local.gates.bundled", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for all that is made; run again to go on")
+    parser.add_argument("--out", type=Path, required=True, help="folder for all that is made; run again to resume")
     parser.add_argument("--text", type=Path, help="plain UTF-8 text, for fluency")
     parser.add_argument(
         "--ablations", action="store_true", help="also train the gates that docs/results.md compares with"

@@ -5,7 +5,7 @@
 //   $BENCH/bench-attention --threads 2 --types f16,q8_0 --heads 128 --cells 2048,8192 --tokens 1,512 --pages 64,128
 //
 // A decode step is a graph of as many layers as have `--mib` of K and V: 160, more than the last cache holds; 1, to see
-// the cost of the arithmetic alone. Pages lie in random order, in large pages of memory unless `--huge 0`, K and V of a
+// the cost of the arithmetic alone. Pages lie in random order, in huge pages unless `--huge 0`, K and V of a
 // page side by side unless `--apart 1`; the K and V of flash attention lie as stock llama.cpp has them, token by token, each
 // with all its KV heads.
 //
@@ -31,7 +31,7 @@ struct bench_case {
     int64_t   n_tokens  = 1;
     int64_t   page_size = 128;
     int64_t   bytes_min = 0;   // K and V of a decode step
-    bool      is_huge   = true; // large pages of memory
+    bool      is_huge   = true; // huge pages
     bool      is_apart  = false; // K of all pages first, then V of all, instead of K and V of a page side by side
 
     size_t  row_bytes()   const { return ggml_row_size(type, n_embd); }

@@ -58,8 +58,8 @@ GGML_API struct ggml_tensor * ggml_retention_attn(
         struct ggml_tensor  * sinks,
         const struct ggml_retention_attn_params * params);
 
-// Ask the system to back host memory, not yet touched, with large pages: the pool is walked in runs of some 64 KB in
-// random order, and with small pages every run begins with misses of the address cache.
+// Ask the system to back host memory, not yet touched, with huge pages: the pool is walked in runs of some 64 KB in
+// random order, and with pages of 4 KB every run begins with misses of the TLB.
 GGML_API void ggml_retention_use_huge_pages(void * data, size_t size);
 
 #ifdef __cplusplus

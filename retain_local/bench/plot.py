@@ -22,7 +22,7 @@ def check_plot(path: Path) -> None:
 
 
 def save_plot(path: Path, rows: Sequence[Row], title: str) -> None:
-    """Draw tokens a second over the depth, reading and writing, each side a line; the file's suffix names the format."""
+    """Draw tokens a second over the depth, prefill and decode, each side a line; the file's suffix names the format."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -32,8 +32,8 @@ def save_plot(path: Path, rows: Sequence[Row], title: str) -> None:
     figure.suptitle(title)
     depths = [row.depth for row in rows]
     for axis, what, values in (
-        (axes[0], "reading", [row.read for row in rows]),
-        (axes[1], "writing", [row.write for row in rows]),
+        (axes[0], "prefill", [row.read for row in rows]),
+        (axes[1], "decode", [row.write for row in rows]),
     ):
         for name, colour in _COLOURS.items():
             if name in values[0]:

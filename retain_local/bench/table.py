@@ -24,14 +24,14 @@ def print_tables(console: Console, found: Sequence[Depth], rows: Sequence[Row], 
     console.print(_memory(found, has_stock))
     console.print(_shares(rows, read_rate))
     if any(depth.sides[STOCK].is_estimated for depth in found if has_stock):
-        console.print("[dim]≈ from ubatches at each depth, of a cache that was filled without reading[/]")
+        console.print("[dim]≈ from ubatches at each depth, of a cache that was filled without prefill[/]")
 
 
 def _speeds(rows: Sequence[Row], has_stock: bool) -> Table:
     beside = ": stock llama.cpp in brackets, ratio as median (least to most of the pairs)" if has_stock else ""
     table = Table(title=f"Tokens each second{beside}")
     table.add_column("depth", justify="right")
-    for name in ("reading", "writing", "first token after"):
+    for name in ("prefill", "decode", "time to first token"):
         table.add_column(name, justify="right")
         if has_stock:
             table.add_column("ratio", justify="right")
@@ -79,8 +79,8 @@ def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
 
 def _shares(rows: Sequence[Row], read_rate: float) -> Table:
     table = Table(
-        "depth", "gates; reading their weights alone", "selecting and moving", "K and V are read at",
-        title="Of the time of writing a token",
+        "depth", "gates; reading their weights alone", "choosing and moving cells", "K and V are read at",
+        title="Where the time of decoding a token goes",
     )  # fmt: skip
     for row in rows:
         rate = "lost in the noise"

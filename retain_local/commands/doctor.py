@@ -1,4 +1,4 @@
-"""`retain-local doctor`: what is installed, whether it is right, and how to mend it."""
+"""`retain-local doctor`: what is installed, whether it is right, and how to fix it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TRIAL_TIMEOUT_S = 300
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. `remedy` says how to mend what is wrong; "" when nothing is."""
+    """One thing that was looked at. `remedy` says how to fix what is wrong; "" when nothing is."""
 
     label: str
     value: str
@@ -73,7 +73,7 @@ def run_doctor() -> int:
         mark = "[green]ok   [/]" if finding.is_ok else "[red]WRONG[/]"
         console.print(f"{mark} {escape(finding.label):{width}}  {escape(finding.value)}")
         if not finding.is_ok:
-            console.print(f"      {'':{width}}  [yellow]to mend it: {escape(finding.remedy)}[/]")
+            console.print(f"      {'':{width}}  [yellow]to fix it: {escape(finding.remedy)}[/]")
     wrong = sum(not finding.is_ok for finding in findings)
     console.print(f"\n[red]{wrong} of {len(findings)} are wrong[/]" if wrong else "\n[green]all is well[/]")
     return int(wrong > 0)

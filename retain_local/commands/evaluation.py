@@ -63,13 +63,13 @@ def run_eval(model: str, request: EvalRequest) -> None:
     units = units_left(plan, tasks, records)
     total = len(plan.arms) * sum(len(task.items) for task in tasks)
     if 0 < len(units) < total:
-        notes.print(f"[dim]going on: {total - len(units):,} of {total:,} conversations are in {options.json}[/]")
+        notes.print(f"[dim]resuming: {total - len(units):,} of {total:,} conversations are in {options.json}[/]")
     with EvalProgress(total - len(units), total) as progress:
         try:
             _measure(plan, tasks, units, records, options.jobs, progress)
         except KeyboardInterrupt:
             if options.json is not None:
-                notes.print(f"[dim]stopped; {len(records):,} results are in {options.json}: run it again to go on[/]")
+                notes.print(f"[dim]stopped; {len(records):,} results are in {options.json}: run it again to resume[/]")
             raise
     keys = {(str(arm), source.name) for arm in plan.arms for source in plan.sources}
     results = {"": [record for record in records if (record.arm, record.task) in keys]}

@@ -27,7 +27,7 @@ _SHARD = re.compile(r"-(\d{5})-of-(\d{5})(?=\.gguf$)")
 _NOT_MODELS = re.compile(r"(^|/)(mmproj|imatrix)|" + re.escape(SIDECAR_SUFFIX) + "$", re.IGNORECASE)
 
 _TIMEOUT_S = 15
-UNFINISHED = "the download did not finish; run the same command to go on with it"
+UNFINISHED = "the download did not finish; run the same command to resume it"
 
 logger = logging.getLogger("retain_local")
 

@@ -60,7 +60,7 @@ def test_a_killed_run_goes_on_to_the_same_table(home: Path, tiny: TinyFiles) -> 
 
     resumed = run(home, *stopped)
     assert resumed.returncode == 0 and scores(resumed.stdout) == scores(whole.stdout)
-    assert resumed.stderr == f"going on: {n_before} of 9 conversations are in r.jsonl\n"
+    assert resumed.stderr == f"resuming: {n_before} of 9 conversations are in r.jsonl\n"
     shown = run(home, "results", "r.jsonl")
     assert shown.returncode == 0 and shown.stdout == resumed.stdout
     refused = run(home, *stopped, "--seed", "1")

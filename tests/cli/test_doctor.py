@@ -61,7 +61,7 @@ def test_missing_libraries(tmp_path: Path) -> None:
     assert done.returncode == 1 and done.stderr == ""
     assert "WRONG library folder" in done.stdout
     assert f"{tmp_path}/none (named by LLAMA_CPP_LIB_PATH)" in done.stdout
-    assert "to mend it: unset LLAMA_CPP_LIB_PATH" in done.stdout
+    assert "to fix it: unset LLAMA_CPP_LIB_PATH" in done.stdout
     assert "WRONG loading" in done.stdout and "are wrong" in done.stdout
 
 
@@ -91,7 +91,7 @@ def test_libraries_that_die_when_they_compute(tmp_path: Path, signal: str, code:
     done = run(tmp_path, "doctor", LD_PRELOAD=str(library_that_dies))
     assert done.returncode == 1 and done.stderr == ""
     assert f"WRONG decoding          a quantised model ends its process ({signal}) with these libraries" in done.stdout
-    assert "to mend it: build them here" in done.stdout and "CMAKE_ARGS=-DGGML_NATIVE=OFF" in done.stdout
+    assert "to fix it: build them here" in done.stdout and "CMAKE_ARGS=-DGGML_NATIVE=OFF" in done.stdout
     assert "1 of 15 are wrong" in done.stdout
 
 
@@ -119,7 +119,7 @@ def test_libraries_for_another_cpu(tmp_path: Path) -> None:
         "or build for any CPU, with CMAKE_ARGS=-DGGML_NATIVE=OFF"
     ]
     done = run(tmp_path, "doctor", LLAMA_CPP_LIB_PATH=str(tmp_path))
-    assert done.returncode == 1 and "WRONG loading" in done.stdout and "to mend it: build them here" in done.stdout
+    assert done.returncode == 1 and "WRONG loading" in done.stdout and "to fix it: build them here" in done.stdout
     listed.write_text("sse2\n")
     assert "all is well" in run(tmp_path, "doctor", LLAMA_CPP_LIB_PATH=str(tmp_path)).stdout
 

@@ -54,7 +54,7 @@ def test_an_interrupted_download_goes_on(tmp_path: Path, hub: Hub) -> None:
     hub.repos["ann/torch"]["trimkv_weights.pth"] += bytes(25_000_000)  # a comment at the end of the archive, too long
     hub.break_after = 22_000_000
     done = run(tmp_path, "gates", "export", "ann/torch", "out.gguf", **online(hub))
-    assert done.returncode == 1 and "run the same command to go on with it" in done.stderr
+    assert done.returncode == 1 and "run the same command to resume it" in done.stderr
     hub.break_after, hub.downloads = None, []
     done = run(tmp_path, "gates", "export", "ann/torch", "out.gguf", **online(hub))
     ((name, first),) = hub.downloads

@@ -83,7 +83,7 @@ def test_a_model_and_its_gates(hub: Hub, tmp_path: Path) -> None:
 def test_an_interrupted_download_goes_on(hub: Hub, tmp_path: Path) -> None:
     hub.break_after = 22_000_000
     done = fetch(hub, tmp_path)
-    assert done.returncode == 1 and "run the same command to go on with it" in done.stderr
+    assert done.returncode == 1 and "run the same command to resume it" in done.stderr
     (partial,) = partials(tmp_path)
     assert partial.read_bytes() == MODEL[: 2 * CHUNK]
     assert not list(tmp_path.rglob("*.gguf"))  # nothing takes it for the model
