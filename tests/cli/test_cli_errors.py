@@ -17,7 +17,7 @@ from support.command_line import run
         (["chat"], 2, "Missing argument 'MODEL'"),
         (["chat", "MODEL", "--loud"], 2, "No such option: --loud"),
         (["chat", "MODEL", "--buffer", "x"], 2, "Invalid value for '--buffer'"),
-        (["chat", "MODEL", "--threads", "0"], 2, "Invalid value for '--threads'"),
+        (["chat", "MODEL", "--threads", "0"], 2, "threads is 0; it must be a whole number from 1"),
         (["chat", "MODEL", "--budget", "0"], 2, "at least 1"),
         (["chat", "MODEL", "--budget", "-5"], 2, "not a number of cells"),
         (["chat", "MODEL", "--budget", "plenty"], 2, "not a number of cells"),
