@@ -86,7 +86,7 @@ class CachedLlama(llama_cpp.Llama):
             budget=stats.budget if self.retention._evicts else self._n_ctx,
             buffer=self.options.buffer,
             n_ubatch=self._n_ubatch,
-            n_most=stats.cells_limit // stats.streams,
+            n_most=stats.cells_limit // stats.cell_lists,
             is_held=self._holds_evictions,
         )
 
@@ -221,7 +221,7 @@ class CachedLlama(llama_cpp.Llama):
             self._history.evictions.append(Eviction(self.n_tokens, None))
             return
         # the ubatch that follows an eviction stands in the cache beside what that left
-        after = stats.cells_kept <= stats.streams * stats.budget
+        after = stats.cells_kept <= stats.cell_lists * stats.budget
         places = [start] * (n > 1 or not after) + [stop] * after
         # a scorer that failed left the choice to the policy
         steering = self.retention._steering if self.retention._scorer_error is None else None

@@ -37,12 +37,12 @@ class RetentionStats:
     """The state of a cache, and what keeping it so took.
 
     tokens_seen : tokens that entered the cache and were not taken back.
-    cells_seen : cells of those tokens: tokens times streams.
+    cells_seen : cells of those tokens: tokens times cell lists.
     cells_kept, cells_peak : cells held now, and the most ever held at once.
     cells_limit : cells that the pool promises never to exceed.
     cells_evicted, cells_moved, evictions : cells evicted and moved, and evictions run, since the model was loaded.
-    streams : (layer, KV head) pairs.
-    budget : M, cells per stream on average.
+    cell_lists : (layer, KV head) pairs, each with a list of cells.
+    budget : M, cells per cell list on average.
     page_size, pages, pages_used : cells of a page, pages of the pool, pages in use.
     bytes_pool : bytes allocated for K and V.
     bytes_used : bytes of the pages in use.
@@ -60,7 +60,7 @@ class RetentionStats:
     cells_evicted: int
     cells_moved: int
     evictions: int
-    streams: int
+    cell_lists: int
     budget: int
     page_size: int
     pages: int
@@ -129,14 +129,14 @@ class Retention:
         retain_h.check(retain_h.get_stats(self._ctx, raw))
         return RetentionStats(
             tokens_seen=raw.n_seen,
-            cells_seen=raw.n_seen * raw.n_streams,
+            cells_seen=raw.n_seen * raw.n_cell_lists,
             cells_kept=raw.n_cells,
             cells_peak=raw.n_cells_peak,
             cells_limit=raw.n_cells_max,
             cells_evicted=raw.n_evicted,
             cells_moved=raw.n_moved,
             evictions=raw.n_evictions,
-            streams=raw.n_streams,
+            cell_lists=raw.n_cell_lists,
             budget=raw.budget,
             page_size=raw.page_size,
             pages=raw.n_pages,
@@ -168,11 +168,11 @@ class Retention:
         return n
 
     def positions(self, layer: int, head: int) -> npt.NDArray[np.int32]:
-        """Positions of the cells of a stream, int32 [n_cells], in the order of the stream (not sorted)."""
+        """Positions of the cells of a layer and KV head, int32 [n_cells], in the order of their list (not sorted)."""
         return self._cells(layer, head)[0]
 
     def log_beta(self, layer: int, head: int) -> npt.NDArray[np.float32]:
-        """log β of the cells of a stream, float32 [n_cells], in the order of `positions`; 0 without gates."""
+        """log β of the cells of a layer and KV head, float32 [n_cells], in the order of `positions`; 0 without gates."""
         return self._cells(layer, head)[1]
 
     @in_step

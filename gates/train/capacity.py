@@ -50,7 +50,7 @@ def _left_in_block(fade: Tensor, documents: Tensor, start: int) -> Tensor:
     return (powers * visible(documents, start)[:, None]).sum(dim=(1, 3))
 
 
-def capacity_excess(left: Tensor, positions: Tensor, real: Tensor, budget: int, n_streams: int) -> Tensor:
+def capacity_excess(left: Tensor, positions: Tensor, real: Tensor, budget: int, n_cell_lists: int) -> Tensor:
     """The capacity loss, a scalar.
 
     Parameters
@@ -59,9 +59,9 @@ def capacity_excess(left: Tensor, positions: Tensor, real: Tensor, budget: int, 
     positions : of the tokens in their documents, from 0; [B, T].
     real : false for padding, [B, T].
     budget : M.
-    n_streams : L H.
+    n_cell_lists : L H.
     """
-    most = (positions + 1) * n_streams - budget * n_streams
-    excess = (left - budget * n_streams) / most.clamp(min=1)
+    most = (positions + 1) * n_cell_lists - budget * n_cell_lists
+    excess = (left - budget * n_cell_lists) / most.clamp(min=1)
     over = (excess > 0) & real
     return excess[over].mean() if over.any() else left.sum() * 0.0

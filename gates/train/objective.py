@@ -50,9 +50,9 @@ def gate_losses(base: BaseModel, gates: RetentionGates, batch: Batch, options: T
 
     real = batch.documents >= 0
     left = cells_left(log_betas, batch.documents)
-    n_streams = base.n_layer * base.n_head_kv
-    capacity = capacity_excess(left, batch.positions, real, options.budget, n_streams)
-    share = (left.detach() / ((batch.positions + 1) * n_streams))[real].mean()
+    n_cell_lists = base.n_layer * base.n_head_kv
+    capacity = capacity_excess(left, batch.positions, real, options.budget, n_cell_lists)
+    share = (left.detach() / ((batch.positions + 1) * n_cell_lists))[real].mean()
     total = options.kl_weight * kl + options.ce_weight * ce + options.capacity_weight * capacity
     return Losses(total, kl.detach(), ce.detach(), capacity.detach(), share)
 

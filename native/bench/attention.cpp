@@ -27,7 +27,7 @@ struct bench_case {
     int64_t   n_embd    = 128; // of a head
     int64_t   n_head_kv = 8;
     int64_t   n_group   = 2;   // query heads per KV head
-    int64_t   n_cells   = 2048; // of a stream, those of the tokens included
+    int64_t   n_cells   = 2048; // of a cell list, those of the tokens included
     int64_t   n_tokens  = 1;
     int64_t   page_size = 128;
     int64_t   bytes_min = 0;   // K and V of a decode step
@@ -51,11 +51,11 @@ struct retention_graph : graph {
 
     retention_graph(const bench_case & c, ggml_backend_t backend, std::mt19937 & rng) : graph(16*c.n_layer() + 16) {
         const int64_t n_layer   = c.n_layer();
-        const int64_t n_streams = n_layer*c.n_head_kv;
+        const int64_t n_cell_lists = n_layer*c.n_head_kv;
 
         ggml_tensor * q       = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, c.n_embd, c.n_head_kv*c.n_group, c.n_tokens);
         ggml_tensor * pages   = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, c.n_pages()*n_layer);
-        ggml_tensor * streams = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, n_streams);
+        ggml_tensor * cell_lists = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, n_cell_lists);
         ggml_tensor * tokens  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, c.n_tokens);
         pool = ggml_new_tensor_2d(ctx.get(), c.type, c.n_embd, pages->ne[0]*2*c.page_size);
 
@@ -67,9 +67,9 @@ struct retention_graph : graph {
             params.k_stride      = c.is_apart ? c.page_size : 2*c.page_size;
             params.v_stride      = params.k_stride;
             params.v_first       = c.is_apart ? pages->ne[0]*c.page_size : c.page_size;
-            params.stream_first  = il*c.n_head_kv;
-            params.stream_stride = n_streams;
-            ggml_build_forward_expand(gf, ggml_retention_attn(ctx.get(), q, pool, pool, pages, streams, tokens, nullptr, &params));
+            params.list_first  = il*c.n_head_kv;
+            params.list_stride = n_cell_lists;
+            ggml_build_forward_expand(gf, ggml_retention_attn(ctx.get(), q, pool, pool, pages, cell_lists, tokens, nullptr, &params));
         }
         allocate(backend);
         if (c.is_huge) {
@@ -80,8 +80,8 @@ struct retention_graph : graph {
         std::iota(order.begin(), order.end(), 0);
         std::shuffle(order.begin(), order.end(), rng);
 
-        std::vector<int32_t> table(2*n_streams);
-        for (int64_t i = 0; i < n_streams; ++i) {
+        std::vector<int32_t> table(2*n_cell_lists);
+        for (int64_t i = 0; i < n_cell_lists; ++i) {
             table[2*i + 0] = i*(c.n_pages()/c.n_head_kv);
             table[2*i + 1] = c.n_cells - c.n_tokens;
         }
@@ -93,7 +93,7 @@ struct retention_graph : graph {
         fill_rows(q, rng);
         fill_rows(pool, rng);
         ggml_backend_tensor_set(pages,   order.data(),   0, ggml_nbytes(pages));
-        ggml_backend_tensor_set(streams, table.data(),   0, ggml_nbytes(streams));
+        ggml_backend_tensor_set(cell_lists, table.data(),   0, ggml_nbytes(cell_lists));
         ggml_backend_tensor_set(tokens,  visible.data(), 0, ggml_nbytes(tokens));
     }
 };

@@ -1,10 +1,10 @@
 // selection.cpp - time the choice of the cells that stay, over budgets: linear in the cells
 //
 //   BENCH=$(python native/builder bench)
-//   $BENCH/bench-selection                               224 streams, which are those of Qwen3-0.6B
-//   $BENCH/bench-selection --budgets 512,2048,8192 --streams 224 --new 128 --repeat 20
+//   $BENCH/bench-selection                               224 cell lists, which are those of Qwen3-0.6B
+//   $BENCH/bench-selection --budgets 512,2048,8192 --cell lists 224 --new 128 --repeat 20
 //
-// Each stream holds the budget's cells and those of `--new` tokens; the scores are random. The choice runs in one thread.
+// Each cell list holds the budget's cells and those of `--new` tokens; the scores are random. The choice runs in one thread.
 //
 //   ms        of one choice among all cells
 //   ns        a cell
@@ -20,12 +20,12 @@ using namespace bench;
 
 namespace {
 
-void run(int64_t budget, int64_t n_streams, int64_t n_new, int n_repeat) {
+void run(int64_t budget, int64_t n_cell_lists, int64_t n_new, int n_repeat) {
     const int64_t n_cells = budget + n_new;
 
     std::mt19937 rng(1);
     std::exponential_distribution<float> dist;
-    std::vector<float>   scores(n_streams*n_cells);
+    std::vector<float>   scores(n_cell_lists*n_cells);
     std::vector<int32_t> pos(n_cells);
     for (float & x : scores) {
         x = -dist(rng);
@@ -39,20 +39,20 @@ void run(int64_t budget, int64_t n_streams, int64_t n_new, int n_repeat) {
     for (int i = 0; i < n_repeat; ++i) {
         keep_best(best, 1, [&] {
             select.clear();
-            for (int64_t s = 0; s < n_streams; ++s) {
-                select.add_stream(n_cells, pos.data(), scores.data() + s*n_cells);
+            for (int64_t s = 0; s < n_cell_lists; ++s) {
+                select.add_list(n_cells, pos.data(), scores.data() + s*n_cells);
             }
-            select.run(0, n_streams, budget*n_streams);
+            select.run(0, n_cell_lists, budget*n_cell_lists);
         });
         keep_best(best_sort, 1, [&] {
             for (int64_t j = 0; j < (int64_t) cells.size(); ++j) {
                 cells[j] = { -scores[j], -pos[j % n_cells], j/n_cells };
             }
-            std::partial_sort(cells.begin(), cells.begin() + budget*n_streams, cells.end());
+            std::partial_sort(cells.begin(), cells.begin() + budget*n_cell_lists, cells.end());
         });
     }
 
-    printf("%7d %8d %5d %10.3f %6.2f %7.1f %9.2f\n", (int) budget, (int) n_streams, (int) n_new, best*1e3, best*1e9/scores.size(),
+    printf("%7d %8d %5d %10.3f %6.2f %7.1f %9.2f\n", (int) budget, (int) n_cell_lists, (int) n_new, best*1e3, best*1e9/scores.size(),
             best_sort/best, best*1e6/n_new);
     fflush(stdout);
 }
@@ -60,15 +60,15 @@ void run(int64_t budget, int64_t n_streams, int64_t n_new, int n_repeat) {
 } // namespace
 
 int main(int argc, char ** argv) {
-    std::string budgets = "256,1024,2048,4096,8192", streams = "224", added = "128", repeat = "10";
-    read_options(argc, argv, { { "--budgets", &budgets }, { "--streams", &streams }, { "--new", &added }, { "--repeat", &repeat } });
+    std::string budgets = "256,1024,2048,4096,8192", cell_lists = "224", added = "128", repeat = "10";
+    read_options(argc, argv, { { "--budgets", &budgets }, { "--lists", &cell_lists }, { "--new", &added }, { "--repeat", &repeat } });
 
     ggml_time_init();
-    printf(" budget  streams   new         ms     ns    sort   a token\n");
+    printf(" budget   lists   new         ms     ns    sort   a token\n");
     for (const auto & budget : split(budgets)) {
-        for (const auto & n_streams : split(streams)) {
+        for (const auto & n_cell_lists : split(cell_lists)) {
             for (const auto & n_new : split(added)) {
-                run(number_of(budget), number_of(n_streams), number_of(n_new), number_of(repeat));
+                run(number_of(budget), number_of(n_cell_lists), number_of(n_new), number_of(repeat));
             }
         }
     }

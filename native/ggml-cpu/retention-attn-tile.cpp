@@ -18,7 +18,7 @@ attn_op::attn_op(const ggml_tensor * dst) {
     k       = dst->src[1];
     v       = dst->src[2];
     pages   = (const int32_t *) dst->src[3]->data;
-    streams = (const int32_t *) dst->src[4]->data;
+    cell_lists = (const int32_t *) dst->src[4]->data;
     tokens  = (const int32_t *) dst->src[5]->data;
     sinks   = dst->src[6] ? (const float *) dst->src[6]->data : nullptr;
 
@@ -42,10 +42,10 @@ attn_op::attn_op(const ggml_tensor * dst) {
 
 attn_tile::attn_tile(const attn_op & op, int64_t t0, int64_t n_t, int64_t head) :
         t0(t0), n_t(n_t), head(head), n_rows(n_t*op.n_group), tokens(op.tokens + 2*t0) {
-    const int32_t * stream = op.streams + 2*(op.p.stream_first + (int64_t) tokens[0]*op.p.stream_stride + head);
+    const int32_t * cell_list = op.cell_lists + 2*(op.p.list_first + (int64_t) tokens[0]*op.p.list_stride + head);
 
-    pages   = op.pages + stream[0];
-    n_old   = stream[1];
+    pages   = op.pages + cell_list[0];
+    n_old   = cell_list[1];
     n_cells = n_old;
     for (int64_t t = 0; t < n_t; ++t) {
         n_cells = std::max(n_cells, visible(t));

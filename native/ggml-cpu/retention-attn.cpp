@@ -1,6 +1,6 @@
 // retention-attn.cpp - GGML_OP_RETENTION_ATTN on the CPU: how the op is split into pieces of work
 //
-// A piece is a tile, or, when tiles are few, a chunk of the cells of its stream, whose partial results are merged in
+// A piece is a tile, or, when tiles are few, a chunk of the cells of its cell list, whose partial results are merged in
 // order. The cut depends on the lengths alone, so the result is the same for every number of threads.
 
 #include "retention-attn.h"
@@ -13,7 +13,7 @@
 using namespace retention;
 
 static constexpr int64_t N_CHUNKS   = 64;  // chunks that the cells of an op are cut into
-static constexpr int64_t FEW_TILES  = 32;  // with fewer tiles than this, streams are cut
+static constexpr int64_t FEW_TILES  = 32;  // with fewer tiles than this, cell lists are cut
 static constexpr int64_t CHUNK_UNIT = 128; // a chunk is a multiple of this: whole pages, and steps of the running softmax
 
 // call fn(tile) for each KV head of each run of tokens of one sequence
@@ -31,7 +31,7 @@ static void for_each_tile(const attn_op & op, F fn) {
     }
 }
 
-// how streams are cut
+// how cell lists are cut
 struct attn_cut {
     int64_t n_tiles = 0;
     int64_t chunk   = INT64_MAX; // cells
@@ -127,7 +127,7 @@ void ggml_compute_forward_retention_attn(const ggml_compute_params * params, ggm
     attn_state whole(op, scratch + scratch_floats(op));
     const auto partial = [&](int64_t i) { return attn_state(op, partials + i*attn_state::n_floats(op)); };
 
-    // threads take the next piece of work as they become free: streams have very different lengths
+    // threads take the next piece of work as they become free: cell lists have very different lengths
     if (params->ith == 0) {
         ggml_threadpool_chunk_set(params->threadpool, params->nth);
     }

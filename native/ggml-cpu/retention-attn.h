@@ -30,7 +30,7 @@ struct attn_op {
     const ggml_tensor * k;
     const ggml_tensor * v;
     const int32_t     * pages;
-    const int32_t     * streams;
+    const int32_t     * cell_lists;
     const int32_t     * tokens;
     const float       * sinks;
 
@@ -69,7 +69,7 @@ struct attn_tile {
     int64_t head; // KV head
     int64_t n_rows;
 
-    const int32_t * pages;  // of the stream
+    const int32_t * pages;  // of the cell list
     const int32_t * tokens; // {sequence, n_vis} of the first token
     int64_t n_old;          // cells before this ubatch
     int64_t n_cells;        // cells that some token sees
@@ -98,7 +98,7 @@ struct attn_state {
 // write row r of the tile's queries, rounded as ggml would and scaled; rounded: room for a row in q_type
 void load_query(const attn_op & op, const attn_tile & tile, int64_t r, char * rounded, float * dst);
 
-// call fn(page, first cell in the page, cells, offset from c0) for the runs of cells [c0, c0 + n) of a stream
+// call fn(page, first cell in the page, cells, offset from c0) for the runs of cells [c0, c0 + n) of a cell list
 template <typename F>
 void for_each_page_run(const attn_op & op, const attn_tile & tile, int64_t c0, int64_t n, F fn) {
     for (int64_t c = c0; c < c0 + n; ) {
@@ -110,7 +110,7 @@ void for_each_page_run(const attn_op & op, const attn_tile & tile, int64_t c0, i
     }
 }
 
-// add the cells [c0, c1) of the tile's stream to the state, with scratch of so many floats
+// add the cells [c0, c1) of the tile's cell list to the state, with scratch of so many floats
 size_t decode_scratch(const attn_op & op);
 size_t prompt_scratch(const attn_op & op);
 void   decode_tile(const attn_op & op, const attn_tile & tile, float * scratch, attn_state & state, int64_t c0, int64_t c1);

@@ -32,14 +32,14 @@ struct ggml_tensor * ggml_retention_attn(
         struct ggml_tensor  * k,
         struct ggml_tensor  * v,
         struct ggml_tensor  * pages,
-        struct ggml_tensor  * streams,
+        struct ggml_tensor  * cell_lists,
         struct ggml_tensor  * tokens,
         struct ggml_tensor  * sinks,
         const struct ggml_retention_attn_params * params) {
     GGML_ASSERT(q->type == GGML_TYPE_F32 && ggml_is_contiguous_rows(q));
     GGML_ASSERT(q->ne[0] == k->ne[0] && q->ne[3] == 1);
-    GGML_ASSERT(pages->type == GGML_TYPE_I32 && streams->type == GGML_TYPE_I32 && tokens->type == GGML_TYPE_I32);
-    GGML_ASSERT(streams->ne[0] == 2 && tokens->ne[0] == 2 && tokens->ne[1] == q->ne[2]);
+    GGML_ASSERT(pages->type == GGML_TYPE_I32 && cell_lists->type == GGML_TYPE_I32 && tokens->type == GGML_TYPE_I32);
+    GGML_ASSERT(cell_lists->ne[0] == 2 && tokens->ne[0] == 2 && tokens->ne[1] == q->ne[2]);
     GGML_ASSERT(!sinks || (sinks->type == GGML_TYPE_F32 && sinks->ne[0] == q->ne[1]));
     GGML_ASSERT(params->n_head_kv > 0 && q->ne[1] % params->n_head_kv == 0);
     GGML_ASSERT(params->page_size > 0);
@@ -55,7 +55,7 @@ struct ggml_tensor * ggml_retention_attn(
     result->src[1] = k;
     result->src[2] = v;
     result->src[3] = pages;
-    result->src[4] = streams;
+    result->src[4] = cell_lists;
     result->src[5] = tokens;
     result->src[6] = sinks;
 

@@ -1,6 +1,6 @@
 // ggml-retention.h - the two ops of the retention cache
 //
-// The pool is one allocation of pages. A page holds page_size cells of one stream (one sequence, layer and KV head):
+// The pool is one allocation of pages. A page holds page_size cells of one cell list (one sequence, layer and KV head):
 // page_size K rows and, from v_first rows on, page_size V rows, so that a page is one long run of memory. K and V are
 // two tensors over the same bytes: row r of cell i of page p is p*k_stride + i in k, and p*v_stride + v_first + i in v.
 
@@ -21,8 +21,8 @@ struct ggml_retention_attn_params {
     int32_t k_stride;      // K rows from one page to the next
     int32_t v_stride;      // V rows from one page to the next
     int32_t v_first;       // V rows before the first V row of a page
-    int32_t stream_first;  // index of (sequence 0, this layer, head 0) in streams
-    int32_t stream_stride; // streams from one sequence to the next
+    int32_t list_first;  // index of (sequence 0, this layer, head 0) in cell lists
+    int32_t list_stride; // cell lists from one sequence to the next
 };
 
 // log beta = logsigmoid(w*a + b), in fp32 whatever the type of w
@@ -37,13 +37,13 @@ GGML_API struct ggml_tensor * ggml_retention_gate(
         struct ggml_tensor  * w,
         struct ggml_tensor  * b);
 
-// Softmax attention of q over the cells of each KV head's stream: a token sees all the cells that the stream had
+// Softmax attention of q over the cells of each KV head's cell list: a token sees all the cells that the cell list had
 // before this ubatch and the first n_vis that its sequence adds in it (the causal rule; they are the last cells).
 //   q       f32 [n_embd_head_k, n_head, n_tokens]
 //   k       any type with rows of n_embd_head_k
 //   v       any type with rows of n_embd_head_v
-//   pages   i32 [n_pages]        page numbers, stream after stream
-//   streams i32 [2, n_streams]   {index of the first page in pages, cells before this ubatch}
+//   pages   i32 [n_pages]        page numbers, cell list after cell list
+//   cell lists i32 [2, n_cell_lists]   {index of the first page in pages, cells before this ubatch}
 //   tokens  i32 [2, n_tokens]    {sequence, n_vis}
 //   sinks   f32 [n_head] or NULL logits that take part in the softmax and add nothing
 // returns f32 [n_embd_head_v, n_head, n_tokens]
@@ -53,7 +53,7 @@ GGML_API struct ggml_tensor * ggml_retention_attn(
         struct ggml_tensor  * k,
         struct ggml_tensor  * v,
         struct ggml_tensor  * pages,
-        struct ggml_tensor  * streams,
+        struct ggml_tensor  * cell_lists,
         struct ggml_tensor  * tokens,
         struct ggml_tensor  * sinks,
         const struct ggml_retention_attn_params * params);

@@ -29,7 +29,7 @@
 extern "C" {
 #endif
 
-#define RETAIN_API_VERSION 2
+#define RETAIN_API_VERSION 3
 
 enum retain_prefill {
     RETAIN_PREFILL_BOUNDED = 0, // evict after each ubatch of the prompt: memory is bounded by the budget
@@ -66,7 +66,7 @@ struct retain_stats {
     int64_t n_evicted;      // cells evicted since creation
     int64_t n_evictions;    // evictions run since creation
     int64_t n_moved;        // cells moved into holes since creation
-    int64_t n_streams;      // L*H: (layer, KV head) pairs
+    int64_t n_cell_lists;      // L*H: (layer, KV head) pairs
     int32_t budget;         // M of sequence 0
     int32_t page_size;      // cells per page
     int64_t n_pages;        // pages of the pool
@@ -143,8 +143,8 @@ LLAMA_API int32_t retain_layers(const struct llama_context * ctx, int32_t * laye
 // KV heads of layer il, or -1
 LLAMA_API int32_t retain_n_head_kv(const struct llama_context * ctx, int32_t il);
 
-// Cells of the stream (seq_id, il, head): returns their number n, writes min(n, n_max) positions and log betas in the
-// order of the stream (not sorted). pos and log_beta may be NULL.
+// Cells of the cell list (seq_id, il, head): returns their number n, writes min(n, n_max) positions and log betas in the
+// order of the cell list (not sorted). pos and log_beta may be NULL.
 LLAMA_API int64_t retain_get_cells(
         const struct llama_context * ctx,
         llama_seq_id                 seq_id,

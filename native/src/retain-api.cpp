@@ -169,15 +169,15 @@ int64_t retain_get_cells(const llama_context * ctx, llama_seq_id seq_id, int32_t
         return -1;
     }
 
-    const auto & stream = mem->seqs[seq_id].streams[layer->stream_first + head];
-    const int64_t n = std::max<int64_t>(0, std::min(n_max, stream.size()));
+    const auto & cell_list = mem->seqs[seq_id].cell_lists[layer->list_first + head];
+    const int64_t n = std::max<int64_t>(0, std::min(n_max, cell_list.size()));
     if (pos) {
-        std::copy_n(stream.pos.begin(), n, pos);
+        std::copy_n(cell_list.pos.begin(), n, pos);
     }
     if (log_beta) {
-        std::copy_n(stream.log_beta.begin(), n, log_beta);
+        std::copy_n(cell_list.log_beta.begin(), n, log_beta);
     }
-    return stream.size();
+    return cell_list.size();
 }
 
 int64_t retain_n_cells(const llama_context * ctx, llama_seq_id seq_id) {

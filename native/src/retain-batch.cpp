@@ -68,7 +68,7 @@ llama_memory_context_ptr retain_memory::init_update(llama_context * lctx, bool o
 }
 
 bool retain_memory::can_append(const retain_seq & seq, int64_t n_tokens) const {
-    const int64_t held = n_cells_per_stream(seq);
+    const int64_t held = n_cells_per_list(seq);
 
     if (!evicts() && held + n_tokens > seq.budget) {
         retain_error_set(retain_format("%lld tokens do not fit the budget of %d and policy none never evicts; raise the budget or choose another policy",
@@ -76,8 +76,8 @@ bool retain_memory::can_append(const retain_seq & seq, int64_t n_tokens) const {
         return false;
     }
     // an eviction between ubatches makes room, unless there is none to come
-    const bool makes_room = !seq.hold && seq.budget + (int64_t) n_ubatch <= n_max_stream;
-    if (!makes_room && held + n_tokens > n_max_stream) {
+    const bool makes_room = !seq.hold && seq.budget + (int64_t) n_ubatch <= n_max_per_list;
+    if (!makes_room && held + n_tokens > n_max_per_list) {
         retain_error_set(retain_format("the context of %u tokens is full; make it longer, or the budget smaller so that cells can be evicted", n_ctx_seq));
         return false;
     }
@@ -97,7 +97,7 @@ bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
         auto & seq = seqs[s];
 
         const int64_t n_new = positions[s].size();
-        if (n_cells_per_stream(seq) + n_new > n_max_stream) {
+        if (n_cells_per_list(seq) + n_new > n_max_per_list) {
             evict(seq);
         }
         seq.n_open     = n_new;
@@ -105,7 +105,7 @@ bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
 
         for (auto & layer : layers) {
             for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                seq.streams[layer.stream_first + h].append(*pools[layer.pool], n_new, positions[s].data());
+                seq.cell_lists[layer.list_first + h].append(*pools[layer.pool], n_new, positions[s].data());
             }
         }
         seq.pos_max = std::max(seq.pos_max, *std::max_element(positions[s].begin(), positions[s].end()));
@@ -120,7 +120,7 @@ void retain_memory::finish_ubatch(const llama_ubatch & ubatch) {
     if (gates) {
         std::vector<float> log_beta;
         for (size_t p = 0; p < pools.size(); ++p) {
-            log_beta.resize(n_streams_of(p)*ubatch.n_tokens);
+            log_beta.resize(n_cell_lists_of(p)*ubatch.n_tokens);
             ggml_backend_tensor_get(pools[p]->log_beta, log_beta.data(), 0, log_beta.size()*sizeof(float));
 
             for (const auto & layer : layers) {
@@ -129,14 +129,14 @@ void retain_memory::finish_ubatch(const llama_ubatch & ubatch) {
                 }
                 const float * src = log_beta.data() + (size_t) layer.head_first*ubatch.n_tokens;
 
-                // from the last token back, since the cells of the ubatch are the last of their streams
+                // from the last token back, since the cells of the ubatch are the last of their cell lists
                 std::vector<int64_t> n_after(seqs.size(), 0);
                 for (int64_t t = (int64_t) ubatch.n_tokens - 1; t >= 0; --t) {
                     const llama_seq_id s = ubatch.seq_id[t][0];
                     ++n_after[s];
                     for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                        auto & stream = seqs[s].streams[layer.stream_first + h];
-                        stream.log_beta[stream.size() - n_after[s]] = src[t*layer.n_head_kv + h];
+                        auto & cell_list = seqs[s].cell_lists[layer.list_first + h];
+                        cell_list.log_beta[cell_list.size() - n_after[s]] = src[t*layer.n_head_kv + h];
                     }
                 }
             }

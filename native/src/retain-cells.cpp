@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-void retain_stream::append(retain_pool & pool, int64_t n, const int32_t * positions) {
+void retain_cell_list::append(retain_pool & pool, int64_t n, const int32_t * positions) {
     const int64_t n_pages = (size() + n + pool.page_size - 1)/pool.page_size;
     while ((int64_t) pages.size() < n_pages) {
         pages.push_back(pool.take());
@@ -12,7 +12,7 @@ void retain_stream::append(retain_pool & pool, int64_t n, const int32_t * positi
     log_beta.resize(pos.size(), 0.0f);
 }
 
-void retain_stream::truncate(retain_pool & pool, int64_t n) {
+void retain_cell_list::truncate(retain_pool & pool, int64_t n) {
     pos.resize(n);
     log_beta.resize(n);
     if (!shift.empty()) {
@@ -26,7 +26,7 @@ void retain_stream::truncate(retain_pool & pool, int64_t n) {
     }
 }
 
-void retain_stream::read_keys(const retain_pool & pool, std::vector<float> & dst) const {
+void retain_cell_list::read_keys(const retain_pool & pool, std::vector<float> & dst) const {
     dst.resize(size()*pool.k->ne[0]);
     for (size_t i = 0; i < pages.size(); ++i) {
         const int64_t first = i*pool.page_size;
@@ -34,7 +34,7 @@ void retain_stream::read_keys(const retain_pool & pool, std::vector<float> & dst
     }
 }
 
-void retain_stream::move(retain_pool & pool, int64_t src, int64_t dst) {
+void retain_cell_list::move(retain_pool & pool, int64_t src, int64_t dst) {
     pool.move(place(pool, src), place(pool, dst));
     pos[dst]      = pos[src];
     log_beta[dst] = log_beta[src];

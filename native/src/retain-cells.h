@@ -1,6 +1,6 @@
 // retain-cells.h - which cells a sequence holds, and where they are
 //
-// A stream is dense: cell i is in page pages[i/page_size], slot i%page_size. New cells go to the end; the hole that an
+// A cell list is dense: cell i is in page pages[i/page_size], slot i%page_size. New cells go to the end; the hole that an
 // evicted cell leaves is filled with the last cell. So the cells of the current ubatch are always the last ones.
 
 #pragma once
@@ -18,7 +18,7 @@
 constexpr llama_pos RETAIN_POS_MAX = std::numeric_limits<llama_pos>::max() - 2;
 
 // the cells of one (sequence, layer, KV head)
-struct retain_stream {
+struct retain_cell_list {
     std::vector<int32_t> pos;
     std::vector<float>   log_beta;
     std::vector<int32_t> pages;
@@ -66,15 +66,15 @@ private:
     void move(retain_pool & pool, int64_t src, int64_t dst);
 };
 
-// one sequence: its streams in order of layer and head, and what its evictions need to know
+// one sequence: its cell lists in order of layer and head, and what its evictions need to know
 struct retain_seq {
-    std::vector<retain_stream> streams;
+    std::vector<retain_cell_list> cell_lists;
 
     int32_t   budget;                             // M
     llama_pos pos_max       = -1;                 // last position seen, evicted or not
     int64_t   evicted_at    = 0;                  // tokens seen when last something was evicted
     bool      hold          = false;              // no eviction while a prompt is read
-    int64_t   n_open        = 0;                  // last cells of each stream, whose graph has not run to its end
+    int64_t   n_open        = 0;                  // last cells of each cell list, whose graph has not run to its end
     llama_pos pos_before    = -1;                 // pos_max without them
     std::vector<std::pair<llama_pos, llama_pos>> pins; // [p0, p1)
     retain_queries queries;                       // empty unless the policy needs them

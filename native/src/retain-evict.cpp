@@ -12,7 +12,7 @@ static double seconds_since(int64_t t_start_us) {
     return (ggml_time_us() - t_start_us)*1e-6;
 }
 
-int64_t retain_memory::n_streams_of(size_t pool) const {
+int64_t retain_memory::n_cell_lists_of(size_t pool) const {
     int64_t n = 0;
     for (const auto & layer : layers) {
         n += layer.pool == (int32_t) pool ? layer.n_head_kv : 0;
@@ -24,7 +24,7 @@ int64_t retain_memory::n_cells_of(const retain_seq & seq, size_t pool) const {
     int64_t n = 0;
     for (const auto & layer : layers) {
         for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
-            n += seq.streams[layer.stream_first + h].size();
+            n += seq.cell_lists[layer.list_first + h].size();
         }
     }
     return n;
@@ -32,16 +32,16 @@ int64_t retain_memory::n_cells_of(const retain_seq & seq, size_t pool) const {
 
 int64_t retain_memory::n_cells(const retain_seq & seq) const {
     int64_t n = 0;
-    for (const auto & stream : seq.streams) {
-        n += stream.size();
+    for (const auto & cell_list : seq.cell_lists) {
+        n += cell_list.size();
     }
     return n;
 }
 
-int64_t retain_memory::n_cells_per_stream(const retain_seq & seq) const {
+int64_t retain_memory::n_cells_per_list(const retain_seq & seq) const {
     int64_t res = 0;
     for (size_t p = 0; p < pools.size(); ++p) {
-        const int64_t n = n_streams_of(p);
+        const int64_t n = n_cell_lists_of(p);
         res = std::max(res, (n_cells_of(seq, p) + n - 1)/n);
     }
     return res;
@@ -50,8 +50,8 @@ int64_t retain_memory::n_cells_per_stream(const retain_seq & seq) const {
 bool retain_memory::is_due(const retain_seq & seq) const {
     for (size_t p = 0; p < pools.size(); ++p) {
         const int64_t n    = n_cells_of(seq, p);
-        const int64_t keep = seq.budget*n_streams_of(p);
-        if (n > keep && n >= keep + config.buffer*n_streams_of(p)) {
+        const int64_t keep = seq.budget*n_cell_lists_of(p);
+        if (n > keep && n >= keep + config.buffer*n_cell_lists_of(p)) {
             return true;
         }
     }
@@ -70,7 +70,7 @@ void retain_memory::evict(retain_seq & seq) {
     const int64_t n_before = n_cells(seq);
 
     for (size_t p = 0; p < pools.size(); ++p) {
-        if (n_cells_of(seq, p) > seq.budget*n_streams_of(p)) {
+        if (n_cells_of(seq, p) > seq.budget*n_cell_lists_of(p)) {
             evict_pool(seq, p);
         }
     }
@@ -97,7 +97,7 @@ void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
             continue;
         }
         for (int32_t h = 0; h < layer.n_head_kv; ++h, ++at) {
-            n_moved += seq.streams[layer.stream_first + h].retain_if(*pools[pool], [&](int64_t i) { return select.kept(at, i); });
+            n_moved += seq.cell_lists[layer.list_first + h].retain_if(*pools[pool], [&](int64_t i) { return select.kept(at, i); });
         }
     }
     t_move_s += seconds_since(t_selected);
@@ -105,7 +105,7 @@ void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
 
 void retain_memory::select_pool(const retain_seq & seq, size_t pool) {
     if (config.scope == RETAIN_SCOPE_GLOBAL) {
-        select.run(0, select.n_streams(), seq.budget*n_streams_of(pool));
+        select.run(0, select.n_cell_lists(), seq.budget*n_cell_lists_of(pool));
         return;
     }
 
@@ -167,7 +167,7 @@ void retain_memory::set_budget(llama_seq_id seq_id, int32_t budget) {
     probe.pins   = seq.pins;
     check_protected(probe);
 
-    if (!seq.hold && n_cells_per_stream(seq) > budget) {
+    if (!seq.hold && n_cells_per_list(seq) > budget) {
         if (!evicts()) {
             throw retain_error("policy none never evicts, and more cells are held than the new budget allows");
         }
@@ -184,7 +184,7 @@ void retain_memory::set_hold(llama_seq_id seq_id, bool hold) {
 
     auto & seq = seqs[seq_id];
     seq.hold = hold;
-    if (!hold && n_cells_per_stream(seq) > seq.budget && evicts()) {
+    if (!hold && n_cells_per_list(seq) > seq.budget && evicts()) {
         evict(seq);
     }
 }
@@ -234,15 +234,15 @@ void retain_memory::get_stats(retain_stats & res) const {
         res.n_cells += n_cells(seq);
     }
     res.n_cells_peak = n_cells_peak;
-    res.n_cells_max  = (int64_t) seqs.size()*n_streams*n_max_stream;
+    res.n_cells_max  = (int64_t) seqs.size()*n_cell_lists*n_max_per_list;
     res.n_evicted    = n_evicted;
     res.n_evictions  = n_evictions;
     res.n_moved      = n_moved;
-    res.n_streams    = n_streams;
+    res.n_cell_lists    = n_cell_lists;
     res.budget       = seqs[0].budget;
     res.page_size    = config.page_size;
     res.bytes_cell   = pools[0]->bytes_cell();
-    res.bytes_full   = res.n_seen*n_streams*res.bytes_cell;
+    res.bytes_full   = res.n_seen*n_cell_lists*res.bytes_cell;
     for (const auto & pool : pools) {
         res.n_pages      += pool->n_pages;
         res.n_pages_used += pool->n_pages_used();

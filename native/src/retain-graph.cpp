@@ -43,10 +43,10 @@ void retain_graph_input::build(ggml_context * ctx, int64_t n_tokens) {
     }
 
     pages   = new_input(ctx, GGML_TYPE_I32, n_pages, 1, "retain_pages");
-    streams = new_input(ctx, GGML_TYPE_I32, 2, m.seqs.size()*m.n_streams, "retain_streams");
+    cell_lists = new_input(ctx, GGML_TYPE_I32, 2, m.seqs.size()*m.n_cell_lists, "retain_cell_lists");
     tokens  = new_input(ctx, GGML_TYPE_I32, 2, n_tokens, "retain_tokens");
-    k_rows  = new_input(ctx, GGML_TYPE_I64, m.n_streams*n_tokens, 1, "retain_k_rows");
-    v_rows  = new_input(ctx, GGML_TYPE_I64, m.n_streams*n_tokens, 1, "retain_v_rows");
+    k_rows  = new_input(ctx, GGML_TYPE_I64, m.n_cell_lists*n_tokens, 1, "retain_k_rows");
+    v_rows  = new_input(ctx, GGML_TYPE_I64, m.n_cell_lists*n_tokens, 1, "retain_v_rows");
 
     if (m.n_rot_k > 0) {
         self_k_rot = new_input(ctx, GGML_TYPE_F32, m.n_rot_k, m.n_rot_k, "attn_inp_k_rot");
@@ -67,7 +67,7 @@ void retain_graph_input::build(ggml_context * ctx, int64_t n_tokens) {
 
 ggml_tensor * retain_graph_input::rows_of(ggml_context * ctx, ggml_tensor * rows, const retain_layer & layer) const {
     const int64_t n_tokens = tokens->ne[1];
-    return ggml_view_1d(ctx, rows, layer.n_head_kv*n_tokens, layer.stream_first*n_tokens*ggml_element_size(rows));
+    return ggml_view_1d(ctx, rows, layer.n_head_kv*n_tokens, layer.list_first*n_tokens*ggml_element_size(rows));
 }
 
 void retain_graph_input::build_queries(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * q, float kq_scale) {
@@ -138,16 +138,16 @@ void retain_graph_input::set_cells(const llama_ubatch & ubatch) {
     }
 
     int32_t * page   = (int32_t *) pages->data;
-    int32_t * stream = (int32_t *) streams->data;
+    int32_t * cell_list = (int32_t *) cell_lists->data;
 
     int64_t n_pages = 0;
     for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
         const llama_seq_id s = ubatch.seq_id_unq[i];
-        for (int64_t j = 0; j < m.n_streams; ++j) {
-            const auto & src = m.seqs[s].streams[j];
+        for (int64_t j = 0; j < m.n_cell_lists; ++j) {
+            const auto & src = m.seqs[s].cell_lists[j];
 
-            stream[2*(s*m.n_streams + j) + 0] = n_pages;
-            stream[2*(s*m.n_streams + j) + 1] = src.size() - n_new[s];
+            cell_list[2*(s*m.n_cell_lists + j) + 0] = n_pages;
+            cell_list[2*(s*m.n_cell_lists + j) + 1] = src.size() - n_new[s];
 
             std::copy(src.pages.begin(), src.pages.end(), page + n_pages);
             n_pages += src.pages.size();
@@ -157,13 +157,13 @@ void retain_graph_input::set_cells(const llama_ubatch & ubatch) {
     for (const auto & layer : m.layers) {
         const auto & pool = *m.pools[layer.pool];
 
-        int64_t * k = (int64_t *) k_rows->data + layer.stream_first*(int64_t) ubatch.n_tokens;
-        int64_t * v = (int64_t *) v_rows->data + layer.stream_first*(int64_t) ubatch.n_tokens;
+        int64_t * k = (int64_t *) k_rows->data + layer.list_first*(int64_t) ubatch.n_tokens;
+        int64_t * v = (int64_t *) v_rows->data + layer.list_first*(int64_t) ubatch.n_tokens;
 
         for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
             const llama_seq_id s = ubatch.seq_id[t][0];
             for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                const auto & src = m.seqs[s].streams[layer.stream_first + h];
+                const auto & src = m.seqs[s].cell_lists[layer.list_first + h];
                 const auto   at  = src.place(pool, src.size() - n_new[s] + rank[t]);
                 *k++ = pool.k_row(at);
                 *v++ = pool.v_row(at);
@@ -276,10 +276,10 @@ ggml_tensor * retain_build_attn(
     params.k_stride      = pool.k_stride;
     params.v_stride      = pool.v_stride;
     params.v_first       = pool.v_first;
-    params.stream_first  = layer->stream_first;
-    params.stream_stride = mem.n_streams;
+    params.list_first  = layer->list_first;
+    params.list_stride = mem.n_cell_lists;
 
-    ggml_tensor * cur = ggml_retention_attn(llm.ctx0, q, pool.k, pool.v, inp->pages, inp->streams, inp->tokens, sinks, &params);
+    ggml_tensor * cur = ggml_retention_attn(llm.ctx0, q, pool.k, pool.v, inp->pages, inp->cell_lists, inp->tokens, sinks, &params);
     cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0]*cur->ne[1], cur->ne[2]);
     ggml_build_forward_expand(llm.gf, cur);
 

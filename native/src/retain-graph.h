@@ -6,7 +6,7 @@
 
 #include "llama-graph.h"
 
-// Page tables, stream lengths and rows to write, of a shape that depends only on the memory and the number of tokens,
+// Page tables, cell list lengths and rows to write, of a shape that depends only on the memory and the number of tokens,
 // so that graphs are reused.
 class retain_graph_input : public llm_graph_input_attn_kv {
 public:
@@ -23,10 +23,10 @@ public:
     ggml_tensor * rows_of(ggml_context * ctx, ggml_tensor * rows, const retain_layer & layer) const;
 
     ggml_tensor * pages   = nullptr; // i32 [n_pages]
-    ggml_tensor * streams = nullptr; // i32 [2, n_seq*n_streams]
+    ggml_tensor * cell_lists = nullptr; // i32 [2, n_seq*n_cell_lists]
     ggml_tensor * tokens  = nullptr; // i32 [2, n_tokens]
-    ggml_tensor * k_rows  = nullptr; // i64 [n_streams*n_tokens]
-    ggml_tensor * v_rows  = nullptr; // i64 [n_streams*n_tokens]
+    ggml_tensor * k_rows  = nullptr; // i64 [n_cell_lists*n_tokens]
+    ggml_tensor * v_rows  = nullptr; // i64 [n_cell_lists*n_tokens]
 
     // hand out the queries of query_tokens, under a policy that needs them
     void build_queries(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * q, float kq_scale);

@@ -9,7 +9,7 @@
 
 #include <algorithm>
 
-static int64_t max_cells_per_stream(const retain_config & config, const llama_cparams & cparams) {
+static int64_t max_cells_per_list(const retain_config & config, const llama_cparams & cparams) {
     // a budget that covers the context evicts nothing, and a held prompt must fit as a whole
     if (config.prefill_full || config.budget >= (int64_t) cparams.n_ctx_seq) {
         return std::max<int64_t>(config.budget < (int64_t) cparams.n_ctx_seq ? config.budget + cparams.n_ubatch : 0, cparams.n_ctx_seq);
@@ -38,14 +38,14 @@ static bool supports_pages(ggml_backend_dev_t dev, ggml_type type_k, int64_t n_e
     ggml_tensor * k       = ggml_new_tensor_2d(ctx.get(), type_k, n_embd_k, 1);
     ggml_tensor * v       = ggml_new_tensor_2d(ctx.get(), type_v, n_embd_v, 1);
     ggml_tensor * pages   = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, 1);
-    ggml_tensor * streams = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, 1);
+    ggml_tensor * cell_lists = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, 1);
     ggml_tensor * tokens  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, 1);
 
     ggml_retention_attn_params params = {};
     params.n_head_kv = 1;
     params.page_size = 1;
 
-    return ggml_backend_dev_supports_op(dev, ggml_retention_attn(ctx.get(), q, k, v, pages, streams, tokens, nullptr, &params));
+    return ggml_backend_dev_supports_op(dev, ggml_retention_attn(ctx.get(), q, k, v, pages, cell_lists, tokens, nullptr, &params));
 }
 
 retain_memory::retain_memory(
@@ -58,7 +58,7 @@ retain_memory::retain_memory(
     config(config),
     n_ubatch(cparams.n_ubatch),
     n_ctx_seq(cparams.n_ctx_seq),
-    n_max_stream(max_cells_per_stream(config, cparams)) {
+    n_max_per_list(max_cells_per_list(config, cparams)) {
     if (!config.gates.empty()) {
         gates = std::make_unique<retain_gates>(model, config.gates);
     }
@@ -75,8 +75,8 @@ retain_memory::retain_memory(
     }
     check_protected(seqs[0]);
 
-    LLAMA_LOG_INFO("%s: budget %d (buffer %d), %d streams, policy %s, pages of %d cells, K %s, V %s, %.2f MiB\n", __func__,
-            config.budget, config.buffer, n_streams, policy->name, config.page_size,
+    LLAMA_LOG_INFO("%s: budget %d (buffer %d), %d cell lists, policy %s, pages of %d cells, K %s, V %s, %.2f MiB\n", __func__,
+            config.budget, config.buffer, n_cell_lists, policy->name, config.page_size,
             ggml_type_name(params.type_k), ggml_type_name(params.type_v),
             memory_breakdown().begin()->second/1024.0/1024.0);
 }
@@ -95,18 +95,18 @@ void retain_memory::init_layers(const layer_filter_cb & filter) {
         layer.n_head_kv    = hparams.n_head_kv(il);
         layer.n_embd_k     = hparams.n_embd_head_k(il);
         layer.n_embd_v     = hparams.n_embd_head_v(il);
-        layer.stream_first = n_streams;
+        layer.list_first = n_cell_lists;
         layer.query_first  = n_query;
         layers.push_back(layer);
 
-        n_streams += layer.n_head_kv;
+        n_cell_lists += layer.n_head_kv;
         n_query   += (int64_t) layer.n_head*layer.n_embd_k;
 
         if (layer.n_embd_k != layers[0].n_embd_k || layer.n_embd_v != layers[0].n_embd_v) {
             throw retain_error("this model's head size differs from layer to layer, which the pool cannot hold");
         }
     }
-    if (n_streams == 0) {
+    if (n_cell_lists == 0) {
         throw retain_error("this model has no KV cache to bound");
     }
 }
@@ -148,8 +148,8 @@ void retain_memory::init_pools(const llama_memory_params & params, const llama_c
     const int64_t n_tokens_max = n_ubatch + cparams.n_seq_max;
 
     for (size_t i = 0; i < bufts.size(); ++i) {
-        const int64_t n_cells = n_heads[i]*n_max_stream;
-        const int64_t n_pages = cparams.n_seq_max*(n_cells/config.page_size + n_heads[i]); // each stream has one partial page
+        const int64_t n_cells = n_heads[i]*n_max_per_list;
+        const int64_t n_pages = cparams.n_seq_max*(n_cells/config.page_size + n_heads[i]); // each cell list has one partial page
 
         pools.push_back(std::make_unique<retain_pool>(bufts[i],
                     params.type_k, n_embd_k, params.type_v, n_embd_v,
@@ -162,7 +162,7 @@ void retain_memory::init_pools(const llama_memory_params & params, const llama_c
 
 retain_seq retain_memory::make_seq() const {
     retain_seq seq;
-    seq.streams.resize(n_streams);
+    seq.cell_lists.resize(n_cell_lists);
     seq.budget = config.budget;
     return seq;
 }

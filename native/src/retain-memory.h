@@ -1,6 +1,6 @@
 // retain-memory.h - the KV cache of fixed size, as a llama.cpp memory
 //
-// Every sequence keeps budget*n_streams cells. Cells of all the layers that share a pool compete; with one backend
+// Every sequence keeps budget*n_cell_lists cells. Cells of all the layers that share a pool compete; with one backend
 // that is the whole model. With several backends each pool keeps its own layers' share, since memory cannot move.
 
 #pragma once
@@ -26,7 +26,7 @@ struct retain_layer {
     int32_t n_embd_k;     // of a head
     int32_t n_embd_v;
     int32_t pool;
-    int32_t stream_first; // index of its first stream
+    int32_t list_first;   // index of its first cell list
     int32_t head_first;   // heads of the layers before it in the same pool
     int64_t query_first;  // floats of the layers before it in a token's queries
 };
@@ -92,10 +92,10 @@ public:
     int64_t   n_cells(const retain_seq & seq) const;
     void      get_stats(retain_stats & res) const;
 
-    // the lowest position that any stream holds; -1 when there is none
+    // the lowest position that any cell list holds; -1 when there is none
     llama_pos first_position(const retain_seq & seq) const;
 
-    // whether a position between the first and the last of the sequence is missing in some stream
+    // whether a position between the first and the last of the sequence is missing in some cell list
     bool has_holes(const retain_seq & seq) const;
 
     // whether cells wait for shift_keys()
@@ -112,12 +112,12 @@ public:
 
     const uint32_t n_ubatch;
     const uint32_t n_ctx_seq;
-    const int64_t  n_max_stream; // cells per stream on average that the pools have room for, per sequence
+    const int64_t  n_max_per_list; // cells per cell list on average that the pools have room for, per sequence
 
     const retain_policy * policy;
     std::unique_ptr<retain_gates> gates; // null without a sidecar
 
-    int32_t n_streams = 0;
+    int32_t n_cell_lists = 0;
     std::vector<retain_layer>                 layers;
     std::vector<std::unique_ptr<retain_pool>> pools;
     std::vector<retain_seq>                   seqs;
@@ -143,16 +143,16 @@ private:
     retain_seq make_seq() const;
     void       clear_seq(retain_seq & seq);
 
-    int64_t n_streams_of(size_t pool) const;
+    int64_t n_cell_lists_of(size_t pool) const;
     int64_t n_cells_of(const retain_seq & seq, size_t pool) const;
 
-    // cells per stream, on average, in the pool where that is most, rounded up: each pool has room for its own streams
-    int64_t n_cells_per_stream(const retain_seq & seq) const;
+    // cells per cell list, on average, in the pool where that is most, rounded up: each pool has room for its own cell lists
+    int64_t n_cells_per_list(const retain_seq & seq) const;
 
     // whether n more tokens can come into the sequence, if need be after an eviction; sets the last error
     bool can_append(const retain_seq & seq, int64_t n_tokens) const;
 
-    // keep budget*n_streams cells of the sequence
+    // keep budget*n_cell_lists cells of the sequence
     void evict(retain_seq & seq);
     void evict_pool(retain_seq & seq, size_t pool);
     void score_pool(retain_seq & seq, size_t pool);
@@ -160,7 +160,7 @@ private:
     void score_by_hook(const retain_seq & seq, size_t pool);
     void select_pool(const retain_seq & seq, size_t pool); // by the scope
 
-    // whether some pool holds budget + buffer cells of each of its streams, on average
+    // whether some pool holds budget + buffer cells of each of its cell lists, on average
     bool is_due(const retain_seq & seq) const;
 
     // whether cells are evicted at all

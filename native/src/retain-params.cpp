@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <memory>
 
-// larger values would overflow the 32-bit cell counts of a stream
+// larger values would overflow the 32-bit cell counts of a cell list
 static constexpr int32_t MAX_TOKENS = 1 << 24;
 
 static void check_range(const char * name, int64_t value, int64_t lo, int64_t hi) {

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-// the cells of one stream, as a policy sees them
+// the cells of one cell list, as a policy sees them
 struct retain_policy_input {
     int32_t         il;
     int32_t         head;

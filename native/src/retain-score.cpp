@@ -6,12 +6,12 @@
 
 #include <algorithm>
 
-// call fn(layer, head, stream) for the streams of a pool, in order of layer and head
+// call fn(layer, head, cell list) for the cell lists of a pool, in order of layer and head
 template <typename F>
-static void for_each_stream(const retain_memory & mem, const retain_seq & seq, size_t pool, F fn) {
+static void for_each_cell_list(const retain_memory & mem, const retain_seq & seq, size_t pool, F fn) {
     for (const auto & layer : mem.layers) {
         for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
-            fn(layer, h, seq.streams[layer.stream_first + h]);
+            fn(layer, h, seq.cell_lists[layer.list_first + h]);
         }
     }
 }
@@ -29,10 +29,10 @@ void retain_memory::score_pool(retain_seq & seq, size_t pool) {
     select.clear();
 
     int64_t at = 0;
-    for_each_stream(*this, seq, pool, [&](const retain_layer &, int32_t, const retain_stream & stream) {
-        select.add_stream(stream.size(), stream.pos.data(), scores.data() + at);
-        for (int64_t i = 0; i < stream.size(); ++i) {
-            const llama_pos p = stream.pos[i];
+    for_each_cell_list(*this, seq, pool, [&](const retain_layer &, int32_t, const retain_cell_list & cell_list) {
+        select.add_list(cell_list.size(), cell_list.pos.data(), scores.data() + at);
+        for (int64_t i = 0; i < cell_list.size(); ++i) {
+            const llama_pos p = cell_list.pos[i];
             if (p < config.n_sink || p >= seq.n_seen() - config.n_recent || seq.is_pinned(p)) {
                 select.raise(i);
             }
@@ -40,7 +40,7 @@ void retain_memory::score_pool(retain_seq & seq, size_t pool) {
         if (config.min_per_head > 0) {
             select.raise_best(config.min_per_head);
         }
-        at += stream.size();
+        at += cell_list.size();
     });
 }
 
@@ -50,19 +50,19 @@ void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
     std::vector<float> keys, queries, sinks;
 
     int64_t at = 0;
-    for_each_stream(*this, seq, pool, [&](const retain_layer & layer, int32_t h, const retain_stream & stream) {
+    for_each_cell_list(*this, seq, pool, [&](const retain_layer & layer, int32_t h, const retain_cell_list & cell_list) {
         retain_policy_input in = {};
         in.il        = layer.il;
         in.head      = h;
         in.n_seen    = seq.n_seen();
         in.lookahead = config.lookahead;
         in.seed      = config.seed;
-        in.n_cells   = stream.size();
-        in.pos       = stream.pos.data();
-        in.log_beta  = stream.log_beta.data();
+        in.n_cells   = cell_list.size();
+        in.pos       = cell_list.pos.data();
+        in.log_beta  = cell_list.log_beta.data();
 
         if (policy->needs_keys) {
-            stream.read_keys(*pools[pool], keys);
+            cell_list.read_keys(*pools[pool], keys);
             in.n_embd_k = layer.n_embd_k;
             in.keys     = keys.data();
         }
@@ -85,7 +85,7 @@ void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
         }
 
         policy->score(in, scores.data() + at);
-        at += stream.size();
+        at += cell_list.size();
     });
 }
 
@@ -95,11 +95,11 @@ void retain_memory::score_by_hook(const retain_seq & seq, size_t pool) {
     std::vector<int32_t> il, head, pos, age;
     std::vector<float>   log_beta;
 
-    for_each_stream(*this, seq, pool, [&](const retain_layer & layer, int32_t h, const retain_stream & stream) {
-        il.insert(il.end(), stream.size(), layer.il);
-        head.insert(head.end(), stream.size(), h);
-        pos.insert(pos.end(), stream.pos.begin(), stream.pos.end());
-        log_beta.insert(log_beta.end(), stream.log_beta.begin(), stream.log_beta.end());
+    for_each_cell_list(*this, seq, pool, [&](const retain_layer & layer, int32_t h, const retain_cell_list & cell_list) {
+        il.insert(il.end(), cell_list.size(), layer.il);
+        head.insert(head.end(), cell_list.size(), h);
+        pos.insert(pos.end(), cell_list.pos.begin(), cell_list.pos.end());
+        log_beta.insert(log_beta.end(), cell_list.log_beta.begin(), cell_list.log_beta.end());
     });
     for (const int32_t p : pos) {
         age.push_back((int32_t) (n_seen + 1 - p));

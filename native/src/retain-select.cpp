@@ -27,7 +27,7 @@ void retain_select::clear() {
     keep.clear();
 }
 
-void retain_select::add_stream(int64_t n_cells, const int32_t * p, const float * scores) {
+void retain_select::add_list(int64_t n_cells, const int32_t * p, const float * scores) {
     const size_t at = keys.size();
 
     first.push_back(at);
@@ -102,7 +102,7 @@ void retain_select::run_among(size_t i0, size_t i1, uint8_t which, int64_t n) {
         mask      |= ((1u << bits) - 1) << shift;
     }
 
-    // above it all stay; of its equals the newest do, in the order in which the streams were added
+    // above it all stay; of its equals the newest do, in the order in which the cell lists were added
     scratch.clear();
     for (size_t i = i0; i < i1; ++i) {
         if (raised[i] != which) {

@@ -25,7 +25,7 @@ static void refuse(const std::string & message) {
 void retain_memory::clear_seq(retain_seq & seq) {
     for (auto & layer : layers) {
         for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            seq.streams[layer.stream_first + h].truncate(*pools[layer.pool], 0);
+            seq.cell_lists[layer.list_first + h].truncate(*pools[layer.pool], 0);
         }
     }
 
@@ -78,8 +78,8 @@ void retain_memory::drop_open(retain_seq & seq) {
     }
     for (auto & layer : layers) {
         for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            auto & stream = seq.streams[layer.stream_first + h];
-            stream.truncate(*pools[layer.pool], stream.size() - seq.n_open);
+            auto & cell_list = seq.cell_lists[layer.list_first + h];
+            cell_list.truncate(*pools[layer.pool], cell_list.size() - seq.n_open);
         }
     }
     seq.pos_max = seq.pos_before;
@@ -107,8 +107,8 @@ void retain_memory::remove_range(retain_seq & seq, llama_pos p0, llama_pos p1) {
 
     for (auto & layer : layers) {
         for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            auto & stream = seq.streams[layer.stream_first + h];
-            stream.retain_if(*pools[layer.pool], [&](int64_t i) { return stream.pos[i] < p0 || stream.pos[i] >= p1; });
+            auto & cell_list = seq.cell_lists[layer.list_first + h];
+            cell_list.retain_if(*pools[layer.pool], [&](int64_t i) { return cell_list.pos[i] < p0 || cell_list.pos[i] >= p1; });
         }
     }
 
@@ -146,7 +146,7 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
                     "copy %d or more", p1, seq_id_src, rollback_limit(src)));
         return;
     }
-    if (!evicts() && n_cells_per_stream(src) > dst.budget && dst.budget < src.budget) {
+    if (!evicts() && n_cells_per_list(src) > dst.budget && dst.budget < src.budget) {
         refuse(retain_format("sequence %d does not fit the budget of %d of sequence %d, and policy none never evicts",
                     seq_id_src, dst.budget, seq_id_dst));
         return;
@@ -172,8 +172,8 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
     for (const auto & layer : layers) {
         auto & pool = *pools[layer.pool];
         for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            const auto & from = src.streams[layer.stream_first + h];
-            auto       & to   = dst.streams[layer.stream_first + h];
+            const auto & from = src.cell_lists[layer.list_first + h];
+            auto       & to   = dst.cell_lists[layer.list_first + h];
 
             for (int64_t i = 0; i < from.size(); ++i) {
                 if (from.pos[i] < p0 || from.pos[i] >= p1) {
@@ -196,7 +196,7 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
     dst.queries    = src.queries;
     dst.queries.remove(0, p0);
     dst.queries.cut(dst.pos_max + 1);
-    if (n_cells_per_stream(dst) > dst.budget && dst.budget < src.budget && !dst.hold) {
+    if (n_cells_per_list(dst) > dst.budget && dst.budget < src.budget && !dst.hold) {
         evict(dst);
     }
 }
@@ -224,8 +224,8 @@ llama_pos retain_memory::seq_pos_min(llama_seq_id seq_id) const {
 
 llama_pos retain_memory::first_position(const retain_seq & seq) const {
     llama_pos res = std::numeric_limits<llama_pos>::max();
-    for (const auto & stream : seq.streams) {
-        for (const int32_t p : stream.pos) {
+    for (const auto & cell_list : seq.cell_lists) {
+        for (const int32_t p : cell_list.pos) {
             res = std::min(res, p);
         }
     }
@@ -248,15 +248,15 @@ std::map<ggml_backend_buffer_type_t, size_t> retain_memory::memory_breakdown() c
 // position shift
 
 bool retain_memory::has_holes(const retain_seq & seq) const {
-    for (const auto & stream : seq.streams) {
-        if (stream.pos.empty()) {
+    for (const auto & cell_list : seq.cell_lists) {
+        if (cell_list.pos.empty()) {
             if (seq.pos_max >= 0) {
                 return true;
             }
             continue;
         }
-        const llama_pos p_min = *std::min_element(stream.pos.begin(), stream.pos.end());
-        if (stream.size() != seq.pos_max - p_min + 1) {
+        const llama_pos p_min = *std::min_element(cell_list.pos.begin(), cell_list.pos.end());
+        if (cell_list.size() != seq.pos_max - p_min + 1) {
             return true;
         }
     }
@@ -320,17 +320,17 @@ void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, lla
     llama_pos pos_max = -1;
     for (const auto & layer : layers) {
         for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            auto & stream = seq.streams[layer.stream_first + h];
+            auto & cell_list = seq.cell_lists[layer.list_first + h];
 
-            stream.shift.resize(stream.size(), 0);
-            for (int64_t i = 0; i < stream.size(); ++i) {
-                if (stream.pos[i] >= p0 && stream.pos[i] < p1) {
-                    stream.pos[i]   += shift;
-                    stream.shift[i] += shift;
+            cell_list.shift.resize(cell_list.size(), 0);
+            for (int64_t i = 0; i < cell_list.size(); ++i) {
+                if (cell_list.pos[i] >= p0 && cell_list.pos[i] < p1) {
+                    cell_list.pos[i]   += shift;
+                    cell_list.shift[i] += shift;
                 }
             }
-            stream.retain_if(*pools[layer.pool], [&](int64_t i) { return stream.pos[i] >= 0; });
-            for (const int32_t p : stream.pos) {
+            cell_list.retain_if(*pools[layer.pool], [&](int64_t i) { return cell_list.pos[i] >= 0; });
+            for (const int32_t p : cell_list.pos) {
                 pos_max = std::max(pos_max, p);
             }
         }
@@ -351,8 +351,8 @@ void retain_memory::seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int
 
 bool retain_memory::has_shift() const {
     for (const auto & seq : seqs) {
-        for (const auto & stream : seq.streams) {
-            if (!stream.shift.empty()) {
+        for (const auto & cell_list : seq.cell_lists) {
+            if (!cell_list.shift.empty()) {
                 return true;
             }
         }

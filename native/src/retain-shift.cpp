@@ -60,14 +60,14 @@ void retain_memory::shift_keys(llama_context * lctx) {
         cells.layer = &layer;
         for (auto & seq : seqs) {
             for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                auto & stream = seq.streams[layer.stream_first + h];
-                for (size_t i = 0; i < stream.shift.size(); ++i) {
-                    if (stream.shift[i] != 0) {
-                        cells.rows.push_back(pools[layer.pool]->k_row(stream.place(*pools[layer.pool], i)));
-                        cells.shift.push_back(stream.shift[i]);
+                auto & cell_list = seq.cell_lists[layer.list_first + h];
+                for (size_t i = 0; i < cell_list.shift.size(); ++i) {
+                    if (cell_list.shift[i] != 0) {
+                        cells.rows.push_back(pools[layer.pool]->k_row(cell_list.place(*pools[layer.pool], i)));
+                        cells.shift.push_back(cell_list.shift[i]);
                     }
                 }
-                stream.shift.clear();
+                cell_list.shift.clear();
             }
         }
         if (!cells.rows.empty() && hparams.has_rope(layer.il)) {

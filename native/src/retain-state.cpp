@@ -4,7 +4,7 @@
 //     payload   number of sequences, then for each
 //                   id, budget, last position, tokens that it can be cut back to, pins
 //                   the queries of the last tokens, if the policy needs them: their number, positions, floats
-//                   per stream: number of cells, positions, log betas, then K row and V row of each cell
+//                   per cell list: number of cells, positions, log betas, then K row and V row of each cell
 //
 // A state is read and checked as a whole before anything of the memory changes.
 
@@ -114,8 +114,8 @@ struct header {
 // what one sequence of a state says, before it is taken over
 struct loaded_seq {
     int32_t    id;
-    retain_seq seq;                        // streams without pages
-    std::vector<const uint8_t *> rows;     // per stream: its cells' K and V rows
+    retain_seq seq;                        // cell lists without pages
+    std::vector<const uint8_t *> rows;     // per cell list: its cells' K and V rows
 };
 
 // two caches of one shape can exchange states
@@ -174,16 +174,16 @@ void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
     for (const auto & layer : mem.layers) {
         const auto & pool = *mem.pools[layer.pool];
         for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            const auto & stream = seq.streams[layer.stream_first + h];
+            const auto & cell_list = seq.cell_lists[layer.list_first + h];
 
-            w.put(stream.size());
-            w.raw(stream.pos.data(),      stream.pos.size()*sizeof(int32_t));
-            w.raw(stream.log_beta.data(), stream.log_beta.size()*sizeof(float));
+            w.put(cell_list.size());
+            w.raw(cell_list.pos.data(),      cell_list.pos.size()*sizeof(int32_t));
+            w.raw(cell_list.log_beta.data(), cell_list.log_beta.size()*sizeof(float));
 
             size_t at = w.data.size();
-            w.data.resize(at + stream.size()*pool.bytes_cell());
-            for (int64_t i = 0; i < stream.size(); ++i, at += pool.bytes_cell()) {
-                pool.read(stream.place(pool, i), w.data.data() + at);
+            w.data.resize(at + cell_list.size()*pool.bytes_cell());
+            for (int64_t i = 0; i < cell_list.size(); ++i, at += pool.bytes_cell()) {
+                pool.read(cell_list.place(pool, i), w.data.data() + at);
             }
         }
     }
@@ -225,18 +225,18 @@ loaded_seq read_seq(reader & r, const retain_memory & mem) {
     for (const auto & layer : mem.layers) {
         const size_t n_cell = mem.pools[layer.pool]->bytes_cell();
         for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            retain_stream stream;
+            retain_cell_list cell_list;
 
             const int64_t n = r.count(sizeof(int32_t) + sizeof(float) + n_cell);
-            stream.pos      = r.list<int32_t>(n);
-            stream.log_beta = r.list<float>(n);
+            cell_list.pos      = r.list<int32_t>(n);
+            cell_list.log_beta = r.list<float>(n);
 
             for (int64_t i = 0; i < n; ++i) {
-                if (stream.pos[i] < 0 || stream.pos[i] > res.seq.pos_max || !(stream.log_beta[i] <= 0.0f || std::isnan(stream.log_beta[i]))) {
+                if (cell_list.pos[i] < 0 || cell_list.pos[i] > res.seq.pos_max || !(cell_list.log_beta[i] <= 0.0f || std::isnan(cell_list.log_beta[i]))) {
                     throw retain_error("the state is damaged: a cell is out of range");
                 }
             }
-            res.seq.streams.push_back(std::move(stream));
+            res.seq.cell_lists.push_back(std::move(cell_list));
             res.rows.push_back(r.raw(n*n_cell));
         }
     }
@@ -334,7 +334,7 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
                         loaded.back().seq.budget, config.budget));
         }
         for (size_t p = 0; p < pools.size(); ++p) {
-            if (n_cells_of(loaded.back().seq, p) > n_max_stream*n_streams_of(p)) {
+            if (n_cells_of(loaded.back().seq, p) > n_max_per_list*n_cell_lists_of(p)) {
                 throw retain_error("the state holds more cells than this context has room for; make its budget larger");
             }
         }
@@ -363,13 +363,13 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         for (const auto & layer : layers) {
             auto & pool = *pools[layer.pool];
             for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                const int32_t at = layer.stream_first + h;
-                auto & stream = seq.streams[at];
+                const int32_t at = layer.list_first + h;
+                auto & cell_list = seq.cell_lists[at];
 
-                stream.append(pool, l.seq.streams[at].size(), l.seq.streams[at].pos.data());
-                stream.log_beta = l.seq.streams[at].log_beta;
-                for (int64_t i = 0; i < stream.size(); ++i) {
-                    pool.write(stream.place(pool, i), l.rows[at] + i*pool.bytes_cell());
+                cell_list.append(pool, l.seq.cell_lists[at].size(), l.seq.cell_lists[at].pos.data());
+                cell_list.log_beta = l.seq.cell_lists[at].log_beta;
+                for (int64_t i = 0; i < cell_list.size(); ++i) {
+                    pool.write(cell_list.place(pool, i), l.rows[at] + i*pool.bytes_cell());
                 }
             }
         }

@@ -1,4 +1,4 @@
-// retain-policies.cpp - the policies that look at keys and queries, on made-up streams: soft-cap, sinks, any order of cells
+// retain-policies.cpp - the policies that look at keys and queries, on made-up cell lists: soft-cap, sinks, any order of cells
 //
 // What they keep on models is compared with their formulas in tests/test_key_policies.py; no model that the pool can
 // hold has a soft-cap or attention sinks.
@@ -13,7 +13,7 @@
 #include <cstring>
 #include <numeric>
 
-// a stream with gaps in no order, its keys, and the queries of the last tokens, of which some may have lost their cells
+// a cell list with gaps in no order, its keys, and the queries of the last tokens, of which some may have lost their cells
 struct made_up {
     std::vector<int32_t> pos;
     std::vector<float>   log_beta;
@@ -69,12 +69,12 @@ static std::vector<float> snapkv_reference(const made_up & m) {
     const int64_t n = order.size();
     const int64_t d = m.in.n_embd_k;
 
-    reference::stream stream;
-    stream.n_old = n;
-    stream.v.resize(n*n, 0.0f); // the identity: what comes out is the attention of each cell
+    reference::cell_list cell_list;
+    cell_list.n_old = n;
+    cell_list.v.resize(n*n, 0.0f); // the identity: what comes out is the attention of each cell
     for (int64_t i = 0; i < n; ++i) {
-        stream.k.insert(stream.k.end(), m.keys.begin() + order[i]*d, m.keys.begin() + (order[i] + 1)*d);
-        stream.v[i*n + i] = 1.0f;
+        cell_list.k.insert(cell_list.k.end(), m.keys.begin() + order[i]*d, m.keys.begin() + (order[i] + 1)*d);
+        cell_list.v[i*n + i] = 1.0f;
     }
 
     std::vector<double> mean(n, 0.0);
@@ -82,7 +82,7 @@ static std::vector<float> snapkv_reference(const made_up & m) {
         const int64_t seen = std::count_if(m.pos.begin(), m.pos.end(), [&](int32_t p) { return p <= m.query_pos[w]; });
         for (int64_t g = 0; g < m.in.n_group; ++g) {
             const float * q = m.queries.data() + (w*m.in.n_group + g)*d;
-            const auto got = reference::attend(q, d, n, stream, seen, 1.0, m.in.softcap, m.in.sinks ? m.in.sinks + g : nullptr);
+            const auto got = reference::attend(q, d, n, cell_list, seen, 1.0, m.in.softcap, m.in.sinks ? m.in.sinks + g : nullptr);
             for (int64_t i = 0; i < n; ++i) {
                 mean[i] += got[i]/(m.in.n_queries*m.in.n_group);
             }
@@ -158,7 +158,7 @@ static void test_registry() {
     }
     CHECK(retain_policy_find("best") == nullptr);
 
-    // a stream without cells is nothing special
+    // a cell list without cells is nothing special
     std::mt19937 rng(1);
     const made_up m(rng, 0, 16, 2, 0, 0.0f, false);
     for (const auto * const * it = retain_policies; *it; ++it) {

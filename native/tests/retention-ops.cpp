@@ -83,7 +83,7 @@ struct attn_case {
     int64_t   n_group   = 2;
     int64_t   n_seq     = 1;
     int64_t   n_tokens  = 1;
-    int64_t   n_old     = 100; // the streams' lengths vary around it
+    int64_t   n_old     = 100; // the cell lists' lengths vary around it
     int32_t   page_size = 16;
     float     softcap   = 0.0f;
     bool      sinks     = false;
@@ -106,7 +106,7 @@ static double bound(ggml_type type_k) {
 
 static void test_attn(ggml_backend_t backend, const attn_case & c) {
     const int64_t n_head    = c.n_head_kv*c.n_group;
-    const int64_t n_streams = c.n_seq*c.n_head_kv;
+    const int64_t n_cell_lists = c.n_seq*c.n_head_kv;
     const float   scale     = 1.0f/std::sqrt((float) c.n_embd_k);
 
     // tokens: sequences take turns in runs of up to three
@@ -123,14 +123,14 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
         }
     }
 
-    // streams: an empty one first, then lengths around n_old, so that last pages are empty, partial and full
-    std::vector<reference::stream> streams(n_streams);
-    std::vector<int32_t> table(2*n_streams);
-    std::vector<std::vector<uint8_t>> packed_k(n_streams), packed_v(n_streams);
+    // cell lists: an empty one first, then lengths around n_old, so that last pages are empty, partial and full
+    std::vector<reference::cell_list> cell_lists(n_cell_lists);
+    std::vector<int32_t> table(2*n_cell_lists);
+    std::vector<std::vector<uint8_t>> packed_k(n_cell_lists), packed_v(n_cell_lists);
     int64_t n_pages = 0;
-    for (int64_t i = 0; i < n_streams; ++i) {
-        auto & s = streams[i];
-        s.n_old = i == 0 && n_streams > 1 ? 0 : c.n_old + (i*7)%13;
+    for (int64_t i = 0; i < n_cell_lists; ++i) {
+        auto & s = cell_lists[i];
+        s.n_old = i == 0 && n_cell_lists > 1 ? 0 : c.n_old + (i*7)%13;
 
         const int64_t n = s.n_old + n_new[i/c.n_head_kv];
         s.k = random_normal(rng, n*c.n_embd_k);
@@ -155,7 +155,7 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
     std::shuffle(pages.begin(), pages.end(), rng);
 
     std::vector<uint8_t> pool(n_pages*n_page, 0xff); // unwritten cells are NaN: nobody may read them
-    for (int64_t i = 0; i < n_streams; ++i) {
+    for (int64_t i = 0; i < n_cell_lists; ++i) {
         const int64_t n = packed_k[i].size()/row_k;
         for (int64_t j = 0; j < n; ++j) {
             uint8_t * page = pool.data() + pages[table[2*i] + j/c.page_size]*n_page;
@@ -170,7 +170,7 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
     std::vector<float> want;
     for (int64_t t = 0; t < c.n_tokens; ++t) {
         for (int64_t h = 0; h < n_head; ++h) {
-            const auto & s = streams[tokens[2*t]*c.n_head_kv + h/c.n_group];
+            const auto & s = cell_lists[tokens[2*t]*c.n_head_kv + h/c.n_group];
             const auto row = reference::attend(q.data() + (t*n_head + h)*c.n_embd_k, c.n_embd_k, c.n_embd_v, s,
                     s.n_old + tokens[2*t + 1], scale, c.softcap, c.sinks ? &sinks[h] : nullptr);
             want.insert(want.end(), row.begin(), row.end());
@@ -180,7 +180,7 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
     const auto ctx = make_context();
     ggml_tensor * tq  = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, c.n_embd_k, n_head, c.n_tokens);
     ggml_tensor * tp  = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n_pages);
-    ggml_tensor * ts  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, n_streams);
+    ggml_tensor * ts  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, n_cell_lists);
     ggml_tensor * tt  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, c.n_tokens);
     ggml_tensor * tsk = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, n_head);
     ggml_tensor * tk  = ggml_new_tensor_2d(ctx.get(), c.type_k, c.n_embd_k, pool.size()/row_k);
@@ -199,7 +199,7 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
     params.k_stride      = n_page/row_k;
     params.v_stride      = n_page/row_v;
     params.v_first       = v_offset/row_v;
-    params.stream_stride = c.n_head_kv;
+    params.list_stride = c.n_head_kv;
 
     const auto ctx_op = make_context();
     ggml_tensor * op = ggml_retention_attn(ctx_op.get(), tq, tk, tv, tp, ts, tt, c.sinks ? tsk : nullptr, &params);
@@ -308,7 +308,7 @@ int main() {
             }
         }
     }
-    // one long stream, which is cut into chunks for the threads, of types with readers of different steps
+    // one long cell list, which is cut into chunks for the threads, of types with readers of different steps
     for (const ggml_type type : types) {
         for (const int64_t n_tokens : { 1, 40 }) {
             attn_case c;

@@ -26,15 +26,15 @@ inline std::vector<float> score(int64_t n_ff, int64_t n_head, int64_t n_tokens, 
     return res;
 }
 
-// one KV head of one sequence, gathered: rows in the order of the stream
-struct stream {
+// one KV head of one sequence, gathered: rows in the order of the cell list
+struct cell_list {
     std::vector<float> k; // [n_cells][n_embd_k]
     std::vector<float> v; // [n_cells][n_embd_v]
     int64_t n_old;        // cells before the ubatch
 };
 
 // the attention of one query row over the first n_cells cells; sink: null, or a logit that adds nothing
-inline std::vector<float> attend(const float * q, int64_t n_embd_k, int64_t n_embd_v, const stream & s, int64_t n_cells,
+inline std::vector<float> attend(const float * q, int64_t n_embd_k, int64_t n_embd_v, const cell_list & s, int64_t n_cells,
         double scale, double softcap, const float * sink) {
     std::vector<double> logit(n_cells);
     double m = sink ? *sink : -INFINITY;

@@ -102,7 +102,7 @@ inline std::vector<int32_t> positions(llama_context * ctx, llama_seq_id seq, int
     return res;
 }
 
-// every kept position of every stream
+// every kept position of every cell list
 inline std::vector<std::vector<int32_t>> all_positions(llama_context * ctx, llama_seq_id seq) {
     std::vector<std::vector<int32_t>> res;
     for (int il = 0; il < tiny::N_LAYER; ++il) {

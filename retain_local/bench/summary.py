@@ -82,5 +82,5 @@ def _ratio(stock: Measured | None, ours: Measured, name: str) -> Spread | None:
 def _kv_rate(ours: Measured, shallow: Sequence[float]) -> float | None:
     """Bytes of the cells over the time that a token takes longer than next to no cells, turn by turn."""
     longer = median(here - there for here, there in zip(ours.write_seconds, shallow))
-    n_bytes = (ours.stats["n_cells"] - SHALLOW_DEPTH * ours.stats["n_streams"]) * ours.stats["bytes_cell"]
+    n_bytes = (ours.stats["n_cells"] - SHALLOW_DEPTH * ours.stats["n_cell_lists"]) * ours.stats["bytes_cell"]
     return n_bytes / longer if longer > 0 else None

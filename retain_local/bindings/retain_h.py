@@ -55,7 +55,7 @@ class RetainStats(Structure):
         ("n_evicted", c_int64),
         ("n_evictions", c_int64),
         ("n_moved", c_int64),
-        ("n_streams", c_int64),
+        ("n_cell_lists", c_int64),
         ("budget", c_int32),
         ("page_size", c_int32),
         ("n_pages", c_int64),

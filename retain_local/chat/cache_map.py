@@ -14,7 +14,7 @@ _COUNTS = "cells"
 
 
 def kept_share(retention: Retention, layer: int, head: int, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Share of the positions in each bucket that a stream keeps, [n_buckets].
+    """Share of the positions in each bucket that a cell list keeps, [n_buckets].
 
     Parameters
     ----------
@@ -33,12 +33,12 @@ def render_cache_map(retention: Retention, width: int, height: int) -> Group:
     n_seen = retention.stats().tokens_seen
     if not n_seen:
         return Group(Text("the cache is empty"))
-    streams = [(layer, head) for layer in retention.layers for head in range(retention.heads(layer))]
-    by_head = len(streams) <= max(1, height - 3)
-    rows = [(f"{layer}.{head}", [(layer, head)]) for layer, head in streams]
+    cell_lists = [(layer, head) for layer in retention.layers for head in range(retention.heads(layer))]
+    by_head = len(cell_lists) <= max(1, height - 3)
+    rows = [(f"{layer}.{head}", [(layer, head)]) for layer, head in cell_lists]
     if not by_head:
-        rows = [(str(layer), [one for one in streams if one[0] == layer]) for layer in retention.layers]
-    counts = [f"{sum(len(retention.positions(*stream)) for stream in of_row):,}" for _, of_row in rows]
+        rows = [(str(layer), [one for one in cell_lists if one[0] == layer]) for layer in retention.layers]
+    counts = [f"{sum(len(retention.positions(*cell_list)) for cell_list in of_row):,}" for _, of_row in rows]
     label_width = max(len(label) for label, _ in rows) + 1
     count_width = max(map(len, [_COUNTS, *counts])) + 1
     n_buckets = max(1, min(width - label_width - count_width, n_seen))
@@ -47,7 +47,9 @@ def render_cache_map(retention: Retention, width: int, height: int) -> Group:
     lines = [Text(f"{'':{label_width}}{_scale(n_seen, n_buckets):{n_buckets}}{_COUNTS:>{count_width}}", style="dim")]
     for (label, of_row), count in zip(rows, counts):
         row = Text(f"{label:>{label_width - 1}} ", style="dim")
-        row.append(_shade(np.mean([kept_share(retention, *stream, edges) for stream in of_row], axis=0)), style="cyan")
+        row.append(
+            _shade(np.mean([kept_share(retention, *cell_list, edges) for cell_list in of_row], axis=0)), style="cyan"
+        )
         lines.append(row.append(f"{count:>{count_width}}", style="dim"))
     unit = "layer.head" if by_head else "layer (mean of its heads)"
     each = n_seen / n_buckets

@@ -57,7 +57,7 @@ def stats_rows(stats: RetentionStats, policy: str) -> list[tuple[str, str]]:
     """Everything about the cache, as (label, value) pairs."""
     return [
         ("policy", policy),
-        ("budget", f"{stats.budget:,} cells for each of {stats.streams:,} (layer, KV head) pairs"),
+        ("budget", f"{stats.budget:,} cells for each of {stats.cell_lists:,} (layer, KV head) pairs"),
         ("tokens seen", f"{stats.tokens_seen:,}"),
         ("cells", f"{cells_kept(stats)}; most ever {stats.cells_peak:,}, never more than {stats.cells_limit:,}"),
         ("evicted", f"{stats.cells_evicted:,} cells in {stats.evictions:,} evictions, {stats.cells_moved:,} moved"),

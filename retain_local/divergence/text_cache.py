@@ -95,4 +95,4 @@ class TextCache:
     def _lacks_cells(self, n_tokens: int) -> bool:
         """Whether the next tokens see less than the whole text: an eviction ran, or runs to make room for them."""
         stats = self.retention.stats()
-        return stats.evictions > 0 or stats.cells_kept + stats.streams * n_tokens > stats.cells_limit
+        return stats.evictions > 0 or stats.cells_kept + stats.cell_lists * n_tokens > stats.cells_limit

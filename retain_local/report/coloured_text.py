@@ -22,14 +22,14 @@ class ColouredText:
     """A text with what is left of it.
 
     pieces : text of each token.
-    held : how many heads hold it, of `n_streams` in all.
+    held : how many heads hold it, of `n_cell_lists` in all.
     log_beta : mean over all heads; None without gates.
     kl : what its prediction lost, in nats, None where that is not known; 0 for the first token, which nothing predicts.
     """
 
     pieces: Sequence[str]
     held: npt.NDArray[np.int64]
-    n_streams: int
+    n_cell_lists: int
     log_beta: npt.NDArray[np.float64] | None = None
     kl: npt.NDArray[np.float64] | None = None
 
@@ -41,13 +41,13 @@ class ColouredText:
     @property
     def n_whole(self) -> int:
         """Tokens that all heads hold."""
-        return int((self.held == self.n_streams).sum())
+        return int((self.held == self.n_cell_lists).sum())
 
     @property
     def levels(self) -> npt.NDArray[np.int64]:
         """Shade of each token, 0 to `LEVELS`: 0 only where no head holds it, `LEVELS` only where all do."""
-        shade = np.ceil(self.held / self.n_streams * (LEVELS - 1)).astype(int)
-        return np.where(self.held == self.n_streams, LEVELS, shade)
+        shade = np.ceil(self.held / self.n_cell_lists * (LEVELS - 1)).astype(int)
+        return np.where(self.held == self.n_cell_lists, LEVELS, shade)
 
     def chunks(self) -> Iterator[tuple[int, list[tuple[str, int]]]]:
         """Runs of tokens for a page, which end with a line or a sentence if they can.
@@ -75,7 +75,7 @@ class ColouredText:
 
     def data(self) -> dict[str, list[float] | int]:
         """The numbers of each token, for a page's script."""
-        data: dict[str, list[float] | int] = {"of": self.n_streams, "held": self.held.tolist()}
+        data: dict[str, list[float] | int] = {"of": self.n_cell_lists, "held": self.held.tolist()}
         for name, values in (("log_beta", self.log_beta), ("kl", self.kl)):
             if values is not None:
                 data[name] = [float(f"{value:.3g}") for value in values]
@@ -103,7 +103,7 @@ def text_picture(text: ColouredText, name: str) -> Picture:
             axes.add_patch(Rectangle((column, row), len(part), 0.95, facecolor=_HELD, alpha=shades[token], linewidth=0))
             axes.text(column, row + 0.5, shown(part), fontsize=9.6, va="center", color=colour, parse_math=False)
         axes.set_title(
-            f"tokens 1 to {parts[-1][2] + 1:,} of {len(text.pieces):,}: the darker, the more of the {text.n_streams}"
+            f"tokens 1 to {parts[-1][2] + 1:,} of {len(text.pieces):,}: the darker, the more of the {text.n_cell_lists}"
             " heads hold it",
             family="DejaVu Sans",
         )

@@ -58,10 +58,10 @@ def make_kept_text(
     kl : see `ColouredText`.
     """
     log_beta = trace.log_beta.mean(axis=0, dtype=np.float64) if trace.log_beta is not None else None
-    text = ColouredText(pieces, measures.held_by(trace), len(trace.streams), log_beta, kl)
+    text = ColouredText(pieces, measures.held_by(trace), len(trace.cell_lists), log_beta, kl)
     cells = int(measures.cells_of(trace).sum())
     numbers = (
         f"{trace.n_tokens:,} tokens were read; {cells:,} of {trace.evicted_at.size:,} cells are left."
-        f" {text.n_gone:,} tokens are held by no head, {text.n_whole:,} by all {text.n_streams:,}."
+        f" {text.n_gone:,} tokens are held by no head, {text.n_whole:,} by all {text.n_cell_lists:,}."
     )
     return KeptText(name, title, numbers, retention_pictures(trace, name), text)

@@ -13,26 +13,26 @@ _SAMPLED = 2048  # positions that a mean of β^age is taken over
 
 
 def held_by(trace: Trace) -> npt.NDArray[np.int64]:
-    """How many streams hold each position at the end, [n]."""
+    """How many cell lists hold each position at the end, [n]."""
     return (trace.evicted_at == HELD).sum(axis=0)
 
 
 def cells_of(trace: Trace) -> npt.NDArray[np.int64]:
-    """How many cells each stream holds at the end, [n_streams]."""
+    """How many cells each cell list holds at the end, [n_cell_lists]."""
     return (trace.evicted_at == HELD).sum(axis=1)
 
 
 def by_layer_and_head(trace: Trace, values: npt.ArrayLike) -> Array:
-    """A value of each stream as a grid [n_heads, n_layers], NaN where a layer has fewer heads than others."""
+    """A value of each cell list as a grid [n_heads, n_layers], NaN where a layer has fewer heads than others."""
     column = {layer: i for i, layer in enumerate(trace.layers)}
-    grid = np.full((1 + max(head for _, head in trace.streams), len(column)), np.nan)
-    for (layer, head), value in zip(trace.streams, np.asarray(values)):
+    grid = np.full((1 + max(head for _, head in trace.cell_lists), len(column)), np.nan)
+    for (layer, head), value in zip(trace.cell_lists, np.asarray(values)):
         grid[head, column[layer]] = value
     return grid
 
 
 def held_over_time(trace: Trace, n_times: int, n_buckets: int) -> Array:
-    """Share of the streams that hold the positions of a bucket, at times of the reading: [n_buckets, n_times].
+    """Share of the cell lists that hold the positions of a bucket, at times of the reading: [n_buckets, n_times].
 
     Time j is when (j + 1)/n_times of the text had been read; bucket i begins at i/n_buckets of it. NaN where nothing of
     a bucket had been read.
@@ -45,7 +45,7 @@ def held_over_time(trace: Trace, n_times: int, n_buckets: int) -> Array:
     bucket = np.searchsorted(edges, position, side="right") - 1
     evicted = np.zeros((n_buckets, n_times))
     np.add.at(evicted, (bucket, np.searchsorted(times, when)), 1)
-    read = len(trace.streams) * np.clip(times - edges[:-1, None], 0, np.diff(edges)[:, None])
+    read = len(trace.cell_lists) * np.clip(times - edges[:-1, None], 0, np.diff(edges)[:, None])
     with np.errstate(invalid="ignore"):  # 0/0 where nothing had been read
         return (read - evicted.cumsum(axis=1)) / read
 
@@ -76,8 +76,8 @@ def beta_at_age(trace: Trace, at: npt.NDArray[np.int64]) -> Array:
 
 
 def _mean_of_layers(trace: Trace, values: Array) -> Array:
-    """From a row for each stream to one for each layer."""
-    layer = np.array([layer for layer, _ in trace.streams])
+    """From a row for each cell list to one for each layer."""
+    layer = np.array([layer for layer, _ in trace.cell_lists])
     return np.stack([values[layer == one].mean(axis=0) for one in trace.layers])
 
 

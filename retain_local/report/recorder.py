@@ -14,15 +14,15 @@ HELD = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class Trace:
-    """What became of every cell of a text of n tokens. Rows are streams, columns are positions.
+    """What became of every cell of a text of n tokens. Rows are cell lists, columns are positions.
 
-    streams : (layer, KV head) of each row.
-    budget : M, cells per stream on average.
-    evicted_at : tokens seen at the eviction that took the cell, int32 [n_streams, n]; `HELD` where none did.
-    log_beta : of the cell, float32 [n_streams, n]; None without gates.
+    cell_lists : (layer, KV head) of each row.
+    budget : M, cells per cell list on average.
+    evicted_at : tokens seen at the eviction that took the cell, int32 [n_cell_lists, n]; `HELD` where none did.
+    log_beta : of the cell, float32 [n_cell_lists, n]; None without gates.
     """
 
-    streams: tuple[tuple[int, int], ...]
+    cell_lists: tuple[tuple[int, int], ...]
     budget: int
     evicted_at: npt.NDArray[np.int32]
     log_beta: npt.NDArray[np.float32] | None
@@ -34,7 +34,7 @@ class Trace:
     @property
     def layers(self) -> tuple[int, ...]:
         """Layers that have a cache, each once."""
-        return tuple(dict.fromkeys(layer for layer, _ in self.streams))
+        return tuple(dict.fromkeys(layer for layer, _ in self.cell_lists))
 
 
 class Recorder:
@@ -52,16 +52,16 @@ class Recorder:
     def __init__(self, retention: Retention, n_tokens: int) -> None:
         self._retention = retention
         self._n = n_tokens
-        self._streams = tuple((layer, head) for layer in retention.layers for head in range(retention.heads(layer)))
-        layers, heads = np.array(self._streams).T
+        self._cell_lists = tuple((layer, head) for layer in retention.layers for head in range(retention.heads(layer)))
+        layers, heads = np.array(self._cell_lists).T
         self._row = np.zeros((layers.max() + 1, heads.max() + 1), np.int64)
-        self._row[layers, heads] = np.arange(len(self._streams))
+        self._row[layers, heads] = np.arange(len(self._cell_lists))
         # cells are numbers: row · n + position
-        self._log_beta = np.zeros(len(self._streams) * n_tokens, np.float32)
-        self._evicted_at = np.full(len(self._streams) * n_tokens, HELD, np.int32)
-        self._seen = np.zeros(len(self._streams) * n_tokens, bool)  # scratch
-        self._known = np.empty(0, np.int64)  # held when their stream was last looked at
-        self._last_eviction = np.zeros(len(self._streams), np.int32)  # tokens seen, for each row
+        self._log_beta = np.zeros(len(self._cell_lists) * n_tokens, np.float32)
+        self._evicted_at = np.full(len(self._cell_lists) * n_tokens, HELD, np.int32)
+        self._seen = np.zeros(len(self._cell_lists) * n_tokens, bool)  # scratch
+        self._known = np.empty(0, np.int64)  # held when their cell list was last looked at
+        self._last_eviction = np.zeros(len(self._cell_lists), np.int32)  # tokens seen, for each row
 
     def __enter__(self) -> Recorder:
         self._retention.set_scorer(self._before_eviction)
@@ -79,14 +79,14 @@ class Recorder:
         age: npt.NDArray[np.int32],
     ) -> None:
         rows = self._row[layer, head]
-        looked_at = np.bincount(rows, minlength=len(self._streams)) > 0  # layers of one device are evicted together
+        looked_at = np.bincount(rows, minlength=len(self._cell_lists)) > 0  # layers of one device are evicted together
         self._note((rows * self._n + pos).astype(np.int64), log_beta, looked_at)
         self._last_eviction[looked_at] = pos[0] + age[0] - 1
 
     def _note(
         self, cells: npt.NDArray[np.int64], log_beta: npt.NDArray[np.float32], looked_at: npt.NDArray[np.bool_]
     ) -> None:
-        """Take in all cells that the streams looked at hold now; the others of them went at the last eviction."""
+        """Take in all cells that the cell lists looked at hold now; the others of them went at the last eviction."""
         self._log_beta[cells] = log_beta
         self._seen[cells] = True
         here = looked_at[self._known // self._n]
@@ -98,9 +98,9 @@ class Recorder:
     def trace(self) -> Trace:
         """What became of the cells, when all of the text was read."""
         self._retention._raise_scorer_error()
-        for row, stream in enumerate(self._streams):
-            cells = row * self._n + self._retention.positions(*stream).astype(np.int64)
-            self._note(cells, self._retention.log_beta(*stream), np.arange(len(self._streams)) == row)
-        shape = len(self._streams), self._n
+        for row, cell_list in enumerate(self._cell_lists):
+            cells = row * self._n + self._retention.positions(*cell_list).astype(np.int64)
+            self._note(cells, self._retention.log_beta(*cell_list), np.arange(len(self._cell_lists)) == row)
+        shape = len(self._cell_lists), self._n
         log_beta = self._log_beta.reshape(shape) if self._retention.has_gates else None
-        return Trace(self._streams, self._retention.budget, self._evicted_at.reshape(shape), log_beta)
+        return Trace(self._cell_lists, self._retention.budget, self._evicted_at.reshape(shape), log_beta)

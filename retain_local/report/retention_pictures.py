@@ -107,7 +107,7 @@ def _curves(trace: Trace, name: str) -> Picture:
 def _draw_layers(axes: Axes, at: npt.NDArray[np.int64], values: measures.Array, trace: Trace) -> None:
     for number, row in enumerate(values):
         axes.plot(at, 100 * row, linewidth=1.1, **_layer_look(number, len(values)))
-    heads = [sum(layer == one for one, _ in trace.streams) for layer in trace.layers]
+    heads = [sum(layer == one for one, _ in trace.cell_lists) for layer in trace.layers]
     axes.plot(at, 100 * np.average(values, axis=0, weights=heads), color=INK, linewidth=2.4, label="all")
 
 

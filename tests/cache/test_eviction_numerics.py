@@ -41,7 +41,7 @@ def evicted_run(model: Model, retain: dict, **context) -> tuple[np.ndarray, list
         logits = [session.decode(TOKENS[:120]), *(session.decode([token]) for token in TOKENS[120:])]
         stats = session.stats()
         assert stats.n_evicted > 0 and stats.n_moved > 0
-        kept = [session.stream(il, head)[0] for il in range(model.n_layer) for head in range(model.n_head_kv)]
+        kept = [session.cell_list(il, head)[0] for il in range(model.n_layer) for head in range(model.n_head_kv)]
     return np.concatenate(logits), kept
 
 

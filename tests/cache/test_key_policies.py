@@ -110,7 +110,7 @@ def test_without_queries_snapkv_keeps_the_newest(rig: Rig) -> None:
         watch.decode(TOKENS[:40])
         watch.set_policy("snapkv")
         watch.set_budget(24)
-        assert watch.session.stream(2, 1)[0].tolist() == list(range(16, 40))
+        assert watch.session.cell_list(2, 1)[0].tolist() == list(range(16, 40))
 
 
 def test_the_window_stays_and_the_attended_cells_with_it(rig: Rig) -> None:
@@ -119,7 +119,9 @@ def test_the_window_stays_and_the_attended_cells_with_it(rig: Rig) -> None:
     with Watch(rig.model, SMALL, options) as watch:
         for start in range(0, 300, 60):
             watch.decode(TOKENS[start : start + 60])
-        streams = [watch.session.stream(il, head)[0] for il in range(SMALL.n_layer) for head in range(SMALL.n_head_kv)]
+        streams = [
+            watch.session.cell_list(il, head)[0] for il in range(SMALL.n_layer) for head in range(SMALL.n_head_kv)
+        ]
         for pos in streams:
             assert pos[-N_QUERIES:].tolist() == list(range(300 - N_QUERIES, 300))
             assert pos[0] < 300 - options.budget

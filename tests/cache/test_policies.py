@@ -68,7 +68,7 @@ def test_every_policy_keeps_the_promises_of_the_cache(rig: Rig, policy: str) -> 
             protected = {0, 1, *range(n - 6, n), *(range(9, 13) if n > 13 else [])}
             for il in range(SMALL.n_layer):
                 for head in range(SMALL.n_head_kv):
-                    assert protected <= {*session.stream(il, head)[0].tolist()}
+                    assert protected <= {*session.cell_list(il, head)[0].tolist()}
 
 
 @pytest.mark.parametrize("policy", REGISTRY)
@@ -103,7 +103,7 @@ def test_window_keeps_sinks_and_the_newest(rig: Rig, plan: Plan, gates: str | No
         if options.min_per_head == 0 and cache.n_evictions and cache.n_cells == cache.n_kept:
             n = cache.n_seen
             expected = {*range(options.n_sink), *range(n - options.budget + options.n_sink, n)}
-            assert {*session.stream(0, 0)[0].tolist()} == expected
+            assert {*session.cell_list(0, 0)[0].tolist()} == expected
 
 
 @settings(max_examples=30)
@@ -175,6 +175,6 @@ def test_policy_none_keeps_everything_until_nothing_fits(rig: Rig) -> None:
         assert session.n_seen() == 60
         for il in range(SMALL.n_layer):
             for head in range(SMALL.n_head_kv):
-                assert session.stream(il, head)[0].tolist() == list(range(60))
+                assert session.cell_list(il, head)[0].tolist() == list(range(60))
         session.decode(TOKENS[60:64])
         assert session.stats().n_evicted == 0

@@ -57,7 +57,7 @@ def test_evictions_really_choose(rig: Rig) -> None:
     options = Options(budget=32, n_ubatch=16)
     with rig.session(options) as session:
         session.decode(np.random.default_rng(0).integers(3, N_VOCAB, 200).tolist())
-        streams = [session.stream(il, head)[0] for il in range(SMALL.n_layer) for head in range(SMALL.n_head_kv)]
+        streams = [session.cell_list(il, head)[0] for il in range(SMALL.n_layer) for head in range(SMALL.n_head_kv)]
     lengths = [len(pos) for pos in streams]
     assert sum(lengths) == 32 * len(streams)
     assert max(lengths) > 2 * min(lengths)
@@ -74,12 +74,12 @@ def test_unpinned_cells_go_and_a_smaller_budget_evicts_at_once(rig: Rig) -> None
         for start in range(0, 150, 50):
             advance(session, cache, tokens[start : start + 50])
         pinned = {*range(4, 16)}
-        assert all(pinned <= {*session.stream(il, h)[0].tolist()} for il in range(3) for h in range(2))
+        assert all(pinned <= {*session.cell_list(il, h)[0].tolist()} for il in range(3) for h in range(2))
 
         session.unpin(10, 12)
         cache.pinned.clear()
         advance(session, cache, tokens[150:200])
-        assert not all(pinned <= {*session.stream(il, h)[0].tolist()} for il in range(3) for h in range(2))
+        assert not all(pinned <= {*session.cell_list(il, h)[0].tolist()} for il in range(3) for h in range(2))
 
         session.set_budget(20)
         cache.options = replace(options, budget=20)
@@ -99,7 +99,7 @@ def test_full_prefill_evicts_once(rig: Rig) -> None:
         session.hold(True)
         session.decode(tokens)
         cache.extend(capture.take("retention_log_beta", SMALL.n_layer))
-        assert session.n_cells() == len(tokens) * cache.n_streams
+        assert session.n_cells() == len(tokens) * cache.n_cell_lists
         session.hold(False)
         cache.evict()
         assert_same_cells(session, cache)
@@ -124,16 +124,16 @@ BYTES_PER_32 = {"f32": 128, "f16": 64, "bf16": 64, "q8_0": 34, "q4_0": 18}
 def assert_bytes(session: RetainedSession, cell_type: str) -> None:
     """Bytes are what the formula says: cells of a K and a V row, in pages, as many as the budget needs."""
     stats = session.stats()
-    n_streams = SMALL.n_layer * SMALL.n_head_kv
-    assert stats.n_streams == n_streams
+    n_cell_lists = SMALL.n_layer * SMALL.n_head_kv
+    assert stats.n_cell_lists == n_cell_lists
     assert stats.bytes_cell == 2 * SMALL.head_size // 32 * BYTES_PER_32[cell_type]
     bytes_page = stats.page_size * stats.bytes_cell
     assert stats.bytes_pool == stats.n_pages * bytes_page
     assert stats.bytes_used == stats.n_pages_used * bytes_page
-    assert stats.bytes_full == stats.n_seen * n_streams * stats.bytes_cell
+    assert stats.bytes_full == stats.n_seen * n_cell_lists * stats.bytes_cell
     # a stream is full pages and one that is not, so the pool never needs more than this
-    assert stats.n_pages == stats.n_cells_max // stats.page_size + n_streams
-    lengths = [len(session.stream(il, head)[0]) for il in range(SMALL.n_layer) for head in range(SMALL.n_head_kv)]
+    assert stats.n_pages == stats.n_cells_max // stats.page_size + n_cell_lists
+    lengths = [len(session.cell_list(il, head)[0]) for il in range(SMALL.n_layer) for head in range(SMALL.n_head_kv)]
     assert stats.n_pages_used == sum(-(-n // stats.page_size) for n in lengths)
 
 

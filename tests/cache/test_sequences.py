@@ -131,7 +131,7 @@ class Sequences(RuleBasedStateMachine):
         assert stats.n_cells == sum(cache.n_cells for cache in self.caches)
         assert stats.n_cells_peak <= stats.n_cells_max == N_SEQ * new_cache().n_max
         lengths = [
-            len(cache.stream(il, h)[0])
+            len(cache.cell_list(il, h)[0])
             for cache in self.caches
             for il in range(SHAPE.n_layer)
             for h in range(SHAPE.n_head_kv)

@@ -37,7 +37,7 @@ def test_a_whole_sequence_shifts_as_in_stock(model: Model, cell_type: str, error
         stock = drop_the_start(session)
     with RetainedSession(model, {"budget": 1024}, cell_type=cell_type) as session:
         ours = drop_the_start(session)
-        assert session.stream(0, 0)[0].tolist() == list(range(100))
+        assert session.cell_list(0, 0)[0].tolist() == list(range(100))
     with Session(model, cell_type=cell_type, flash_attn=False) as session:
         session.decode(TOKENS[:60])
         unshifted = session.decode(TOKENS[60:])

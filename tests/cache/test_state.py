@@ -214,7 +214,7 @@ def test_forged_queries_are_refused(tiny: TinyFiles, model: Model, at: int, valu
 
 def positions(session: RetainedSession) -> list[list[int]]:
     shape = TINY_MODELS["llama"]
-    return [session.stream(il, head)[0].tolist() for il in range(shape.n_layer) for head in range(shape.n_head_kv)]
+    return [session.cell_list(il, head)[0].tolist() for il in range(shape.n_layer) for head in range(shape.n_head_kv)]
 
 
 @pytest.mark.parametrize("policy", ["gate", "snapkv"])

@@ -96,7 +96,7 @@ class _Program:
         assert stats.n_cells == sum(sequence.n_cells for sequence in self.sequences)
         assert stats.n_cells_peak <= stats.n_cells_max == len(self.sequences) * self.sequences[0].n_max
         lengths = [
-            len(sequence.stream(il, head)[0])
+            len(sequence.cell_list(il, head)[0])
             for sequence in self.sequences
             for il in range(SHAPE.n_layer)
             for head in range(SHAPE.n_head_kv)

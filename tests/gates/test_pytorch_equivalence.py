@@ -33,7 +33,7 @@ def visible_cells(session: RetainedSession, tokens: list[int], n_ubatch: int) ->
         t = min(n_ubatch, N_PROMPT - start) if start < N_PROMPT else 1
         for il in range(QWEN3.n_layer):
             for head in range(QWEN3.n_head_kv):
-                visible[il, head, start : start + t, session.stream(il, head)[0]] = True
+                visible[il, head, start : start + t, session.cell_list(il, head)[0]] = True
         visible[:, :, start : start + t, start : start + t] |= np.tri(t, dtype=bool)
         logits.append(session.decode(tokens[start : start + t]))
         start += t

@@ -197,8 +197,8 @@ def test_a_browser_complains_of_what_a_report_must_not_do(tmp_path: Path) -> Non
 
 
 def test_shades_tell_none_and_all_from_the_rest() -> None:
-    n_streams = 1000
-    shades = ColouredText("", np.array([0, 1, 500, 999, 1000]), n_streams).levels.tolist()
+    n_cell_lists = 1000
+    shades = ColouredText("", np.array([0, 1, 500, 999, 1000]), n_cell_lists).levels.tolist()
     assert shades == sorted(shades) and shades[0] == 0 and shades[-1] == LEVELS and 0 < shades[1] <= shades[3] < LEVELS
 
 

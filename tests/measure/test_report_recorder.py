@@ -75,7 +75,7 @@ def test_it_agrees_with_the_reference_eviction_by_eviction(tiny: TinyFiles, poli
     cache.extend(log_beta.reshape(shape.n_layer, shape.n_head_kv, N).transpose(0, 2, 1))
     expected = np.full_like(trace.evicted_at, HELD)
     for (layer, head, position), seen in cache.went_at.items():
-        expected[trace.streams.index((layer, head)), position] = seen
+        expected[trace.cell_lists.index((layer, head)), position] = seen
     np.testing.assert_array_equal(trace.evicted_at, expected)
     assert cache.n_evictions > 3
 
@@ -99,7 +99,7 @@ def test_log_beta_is_that_of_every_cell(tiny: TinyFiles) -> None:
         tokens = tokens or prompt(llm, N)
         found.append(record(llm, tokens)[0])
         if budget == N:
-            for row, (layer, head) in zip(found[1].log_beta, found[1].streams):
+            for row, (layer, head) in zip(found[1].log_beta, found[1].cell_lists):
                 order = llm.retention.positions(layer, head)
                 np.testing.assert_array_equal(row[order], llm.retention.log_beta(layer, head))
         llm.close()

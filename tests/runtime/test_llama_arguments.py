@@ -121,7 +121,7 @@ def test_a_small_budget_gets_the_memory_that_it_asks_for(tiny: TinyFiles) -> Non
     for budget in (64, 256, 1024, 2048, 4096):
         llm = Llama(tiny.model("llama"), gates=None, policy="window", budget=budget)
         stats = llm.retention.stats()
-        room[budget] = stats.cells_limit // stats.streams - budget
+        room[budget] = stats.cells_limit // stats.cell_lists - budget
         llm.close()
     assert room == {64: 32, 256: 64, 1024: 256, 2048: 512, 4096: 0}  # the last one covers the context
 

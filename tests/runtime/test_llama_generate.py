@@ -30,7 +30,7 @@ def test_eviction_keeps_the_budget(tiny: TinyFiles) -> None:
     stats = llm.retention.stats()
     assert stats.tokens_seen == 399 and stats.evictions > 3
     assert stats.cells_kept + stats.cells_evicted == stats.cells_seen
-    assert stats.cells_peak <= stats.cells_limit == stats.streams * (48 + 32)
+    assert stats.cells_peak <= stats.cells_limit == stats.cell_lists * (48 + 32)
 
 
 def test_a_longer_prompt_goes_on_where_the_cache_is(tiny: TinyFiles) -> None:
@@ -165,7 +165,7 @@ def test_full_prefill_evicts_once(tiny: TinyFiles) -> None:
     llm.eval(prompt(llm, 500))
     stats = llm.retention.stats()
     assert stats.evictions == 1
-    assert stats.cells_peak == stats.streams * 500 and stats.cells_kept <= stats.streams * 48
+    assert stats.cells_peak == stats.cell_lists * 500 and stats.cells_kept <= stats.cell_lists * 48
 
 
 def test_policy_none_says_when_it_is_full(tiny: TinyFiles) -> None:

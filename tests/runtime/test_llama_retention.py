@@ -22,7 +22,7 @@ def test_streams(tiny: TinyFiles) -> None:
     assert retention.layers == (0, 1, 2) and retention.heads(1) == 2
     stats = retention.stats()
     sizes = [len(retention.positions(layer, head)) for layer in retention.layers for head in range(2)]
-    assert sum(sizes) == stats.cells_kept and stats.streams == 6
+    assert sum(sizes) == stats.cells_kept and stats.cell_lists == 6
     assert stats.bytes_full == 200 * 6 * stats.bytes_cell
     assert stats.select_seconds > 0
 

@@ -122,7 +122,7 @@ def test_a_chat_beyond_its_budget(smollm2: Path) -> None:
     for message in ("Name three animals.", "Write a sentence about the sea.", "What is 2+2?", CAPITAL):
         reply = "".join(chat.send(message))
         stats = llm.retention.stats()
-        assert stats.cells_peak <= stats.cells_limit == stats.streams * (64 + 32)
+        assert stats.cells_peak <= stats.cells_limit == stats.cell_lists * (64 + 32)
     assert "Paris" in reply
     assert stats.evictions >= 2 and stats.tokens_seen > 2 * 64
     llm.close()

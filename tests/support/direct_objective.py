@@ -27,12 +27,12 @@ def direct_capacity(log_betas: list[list[Tensor]], budget: int) -> Tensor:
     """The capacity loss; log_betas holds for each document and layer [T, H_kv]."""
     excess = []
     for document in log_betas:
-        n_tokens, n_streams = document[0].shape[0], sum(layer.shape[1] for layer in document)
+        n_tokens, n_cell_lists = document[0].shape[0], sum(layer.shape[1] for layer in document)
         for t in range(1, n_tokens + 1):
             ages = torch.arange(t - 1, -1, -1)
             left = sum(torch.exp(layer[:t] * ages[:, None]).sum() for layer in document)
-            most = t * n_streams - budget * n_streams
-            excess.append((left - budget * n_streams) / max(1, most))
+            most = t * n_cell_lists - budget * n_cell_lists
+            excess.append((left - budget * n_cell_lists) / max(1, most))
     stacked = torch.stack(excess)
     positive = stacked[stacked > 0]
     return positive.mean() if len(positive) else stacked.sum() * 0

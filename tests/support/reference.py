@@ -104,20 +104,20 @@ class Cache:
     n_max: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.n_max = self.n_streams * (self.options.budget + max(self.options.buffer, self.options.n_ubatch))
+        self.n_max = self.n_cell_lists * (self.options.budget + max(self.options.buffer, self.options.n_ubatch))
 
     @property
     def n_cells(self) -> int:
         return len(self.pos)
 
     @property
-    def n_streams(self) -> int:
+    def n_cell_lists(self) -> int:
         return self.n_layer * self.n_head_kv
 
     @property
     def n_kept(self) -> int:
         """Cells that an eviction leaves: L H M."""
-        return self.n_streams * self.options.budget
+        return self.n_cell_lists * self.options.budget
 
     def extend(self, log_beta: np.ndarray) -> None:
         """The next tokens, in ubatches of n_ubatch: the log beta of their cells, [L, t, H] float32."""
@@ -128,7 +128,7 @@ class Cache:
     def add(self, positions: np.ndarray, log_beta: np.ndarray) -> None:
         """One ubatch: `positions` [t] and the log beta of its cells, [L, t, H] float32."""
         n_tokens = len(positions)
-        if self.n_cells + self.n_streams * n_tokens > self.n_max:
+        if self.n_cells + self.n_cell_lists * n_tokens > self.n_max:
             self.evict()
         layer, token, head = np.indices(log_beta.shape)
         self.layer = np.concatenate([self.layer, layer.ravel()])
@@ -136,7 +136,7 @@ class Cache:
         self.pos = np.concatenate([self.pos, np.asarray(positions)[token.ravel()]])
         self.log_beta = np.concatenate([self.log_beta, log_beta.ravel()])
         self.n_seen = int(max(positions)) + 1
-        if self.n_cells >= self.n_kept + self.n_streams * self.options.buffer:
+        if self.n_cells >= self.n_kept + self.n_cell_lists * self.options.buffer:
             self.evict()
 
     def evict(self) -> None:
@@ -164,7 +164,7 @@ class Cache:
 
     def _budgets(self) -> dict[int, int]:
         """Cells that each competition keeps."""
-        n_groups = {"global": 1, "layer": self.n_layer, "head": self.n_streams}[self.options.scope]
+        n_groups = {"global": 1, "layer": self.n_layer, "head": self.n_cell_lists}[self.options.scope]
         return dict.fromkeys(range(n_groups), self.n_kept // n_groups)
 
     def policy_scores(self) -> np.ndarray:
@@ -200,7 +200,7 @@ class Cache:
         self.layer, self.head = self.layer[cells], self.head[cells]
         self.pos, self.log_beta = self.pos[cells], self.log_beta[cells]
 
-    def stream(self, il: int, head: int) -> tuple[np.ndarray, np.ndarray]:
+    def cell_list(self, il: int, head: int) -> tuple[np.ndarray, np.ndarray]:
         """Positions and log betas of one (layer, head), by position."""
         cells = np.flatnonzero((self.layer == il) & (self.head == head))
         cells = cells[np.argsort(self.pos[cells])]

@@ -41,7 +41,7 @@ class RetainedSession(Session):
     def n_cells(self, seq_id: int = 0) -> int:
         return retain_h.check(retain_h.n_cells(self.handle, seq_id))
 
-    def stream(self, il: int, head: int, seq_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    def cell_list(self, il: int, head: int, seq_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """Positions and log betas of a stream, by position: [n] int32, [n] float32."""
         n = retain_h.check(retain_h.get_cells(self.handle, seq_id, il, head, None, None, 0))
         pos, log_beta = np.empty(n, np.int32), np.empty(n, np.float32)
@@ -120,8 +120,8 @@ def assert_same_cells(session: RetainedSession, cache: Cache, seq_id: int = 0) -
     """Every stream holds exactly the reference's positions, with exactly its log betas."""
     for il in range(cache.n_layer):
         for head in range(cache.n_head_kv):
-            pos, log_beta = session.stream(il, head, seq_id)
-            expected_pos, expected_log_beta = cache.stream(il, head)
+            pos, log_beta = session.cell_list(il, head, seq_id)
+            expected_pos, expected_log_beta = cache.cell_list(il, head)
             where = f"sequence {seq_id}, layer {il}, head {head}, {cache.n_seen} tokens seen"
             np.testing.assert_array_equal(pos, expected_pos, err_msg=where)
             np.testing.assert_array_equal(log_beta, expected_log_beta, err_msg=where)

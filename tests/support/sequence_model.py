@@ -47,7 +47,7 @@ class Sequence(Cache):
     @property
     def per_stream(self) -> int:
         """Cells per stream on average, rounded up."""
-        return -(-self.n_cells // self.n_streams)
+        return -(-self.n_cells // self.n_cell_lists)
 
     def n_protected(self, pins: list[tuple[int, int]]) -> int:
         """Positions that sinks, the recent window and pins keep."""
@@ -124,7 +124,7 @@ class Sequence(Cache):
     def has_holes(self) -> bool:
         for il in range(self.n_layer):
             for head in range(self.n_head_kv):
-                pos = self.stream(il, head)[0]
+                pos = self.cell_list(il, head)[0]
                 if self.n_seen and (not len(pos) or len(pos) != self.n_seen - pos[0]):
                     return True
         return False

@@ -226,4 +226,4 @@ class Watch:
     def _after(self, seq_id: int, il: int, head: int) -> np.ndarray:
         """Positions that a stream held when next something was seen of it."""
         later = self.evictions[seq_id]
-        return later[0].streams[il, head].pos if later else self.session.stream(il, head, seq_id)[0]
+        return later[0].streams[il, head].pos if later else self.session.cell_list(il, head, seq_id)[0]

@@ -1,7 +1,7 @@
 // keydiff.cpp - keys unlike the others stay: "KeyDiff: Key Similarity-Based KV Cache Eviction for Long-Context LLM
 // Inference in Resource-Constrained Environments" (arXiv 2504.15364)
 //
-//     m = mean over the cells j of the stream of k_j/||k_j||
+//     m = mean over the cells j of the cell list of k_j/||k_j||
 //     s = -cos(k, m)
 //
 // A key of norm 0 adds nothing to the mean, and its cosine is 0.

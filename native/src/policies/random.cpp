@@ -15,10 +15,10 @@ static uint64_t mix(uint64_t x) {
 }
 
 static void score(const retain_policy_input & in, float * scores) {
-    const uint64_t stream = mix(mix(mix(in.seed) ^ (uint64_t) in.il) ^ (uint64_t) in.head);
+    const uint64_t cell_list = mix(mix(mix(in.seed) ^ (uint64_t) in.il) ^ (uint64_t) in.head);
 
     for (int64_t i = 0; i < in.n_cells; ++i) {
-        scores[i] = (float) (mix(stream ^ (uint64_t) in.pos[i]) >> 40)*0x1p-24f;
+        scores[i] = (float) (mix(cell_list ^ (uint64_t) in.pos[i]) >> 40)*0x1p-24f;
     }
 }
 
