@@ -75,16 +75,16 @@ def test_every_policy_keeps_the_promises_of_the_cache(rig: Rig, policy: str) -> 
 def test_only_a_policy_that_looks_at_queries_makes_the_graph_hand_them_out(rig: Rig, policy: str) -> None:
     retain = {**retain_fields(Options(budget=200, policy=policy)), "gates": rig.gates["rg10 tied"]}
     capture = Capture({"retention_queries": SMALL.n_embd_q})
-    with RetainedSession(rig.model, retain, capture=capture, n_ctx=256, n_batch=64, n_ubatch=64) as session:
-        session.decode(TOKENS[:60])
-        session.decode(TOKENS[60:65])
+    with RetainedSession(rig.model, retain, capture=capture, n_ctx=256, n_batch=96, n_ubatch=96) as session:
+        session.decode(TOKENS[:90])
+        session.decode(TOKENS[90:95])
         sizes = {name: [len(rows) for rows in values] for name, values in capture.values.items()}
         names = [f"retention_queries-{il}" for il in range(SMALL.n_layer)] if policy == "snapkv" else []
-        assert sizes == {name: [32, 5] for name in names}  # of a long batch the last ones alone
+        assert sizes == {name: [64, 5] for name in names}  # of a long batch the last ones alone
         n_query = SMALL.n_layer * SMALL.n_embd_q
         n_state = len(session.state(0))
         retain_h.check(retain_h.set_policy(session.handle, b"window"))
-        assert n_state - len(session.state(0)) == (32 * 4 * (1 + n_query) if names else 0)
+        assert n_state - len(session.state(0)) == (64 * 4 * (1 + n_query) if names else 0)
 
 
 @settings(max_examples=30)
