@@ -72,7 +72,7 @@ $(PY):
 	@$(PYTHON) -m venv $(VENV) || { echo "retain-local: no venv (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 
 $(VENV)/tools: pyproject.toml | $(PY)
-	$(call quietly,installing the build tools,$(PIP) install 'scikit-build-core>=1.0' $$($(BUILD) missing-tools))
+	$(call quietly,installing the build tools,$(PIP) install 'scikit-build-core>=1.1' 'setuptools-scm>=8' $$($(BUILD) missing-tools))
 	@touch $@
 
 # The bindings alone, without a native build of their own: ours takes its place.

@@ -10,7 +10,8 @@
 
 Options of CMake go behind -D, such as -D RETAIN_CUDA=ON or -D GGML_NATIVE=OFF, or into the environment variable
 CMAKE_ARGS, where pip has them. RETAIN_UPSTREAM_DIR, an option or an environment variable, names an unpacked
-source distribution of upstream for builds without a network.
+source distribution of upstream for builds without a network. RETAIN_PORTABLE=ON makes a build for each generation of
+CPUs, in a folder each, of which the program loads the best that runs: for wheels.
 """
 
 import argparse
@@ -22,8 +23,9 @@ import sys
 
 import toolchain
 import upstream
-from build import Build, cache_directory, clean_cache
+from build import TRUE, Build, cache_directory, clean_cache
 from console import BuildError
+from levels import portable_builds
 
 # options in CMAKE_ARGS that are for this build, and not for another package's
 OURS = re.compile(r"-D(RETAIN|GGML|CMAKE_CUDA)_")
@@ -70,6 +72,12 @@ def run(args):
     defines = dict(define.partition("=")[::2] for define in [*from_environment, *args.defines])
     if directory := defines.pop("RETAIN_UPSTREAM_DIR", None):
         os.environ["RETAIN_UPSTREAM_DIR"] = directory
+    if defines.pop("RETAIN_PORTABLE", "").upper() in TRUE and args.command == "libs" and args.out:
+        for folder, options in portable_builds().items():
+            with Build(variant, defines | options, args.cmake, args.jobs).prepared() as build:
+                build.compile("retain-libs", f"the native libraries ({folder or 'any CPU'})")
+                build.install(args.out.resolve() / folder)
+        return 0
     with Build(variant, defines, args.cmake, args.jobs).prepared() as build:
         if args.command == "test":
             build.compile("retain-tests", f"the native tests ({variant})")

@@ -44,7 +44,15 @@ class LibraryError(RetainError):
 def directory() -> Path:
     """Folder of the libraries: `LLAMA_CPP_LIB_PATH` where it is set, else the one inside this package."""
     override = os.environ.get(LLAMA_VARIABLE)
-    return Path(override) if override else PACKAGED
+    return Path(override) if override else packaged()
+
+
+@functools.cache
+def packaged() -> Path:
+    """Folder of this package's libraries. A portable wheel has several builds: the one for the newest CPU that runs here."""
+    builds = [folder for folder in PACKAGED.glob("*") if _path(folder).exists()]
+    fitting = [folder for folder in builds if not cpu_features.missing_features(folder)]
+    return max(fitting or builds, key=lambda folder: len(cpu_features.needed_features(folder)), default=PACKAGED)
 
 
 def file_name(base: str) -> str:
@@ -84,8 +92,12 @@ def check_cpu(folder: Path) -> None:
 
 def offer() -> None:
     """Name our libraries to bindings that are imported from now on, unless others are named."""
-    if LLAMA_VARIABLE not in os.environ and _path(PACKAGED).exists() and not cpu_features.missing_features(PACKAGED):
-        _name(PACKAGED)
+    if (
+        LLAMA_VARIABLE not in os.environ
+        and _path(packaged()).exists()
+        and not cpu_features.missing_features(packaged())
+    ):
+        _name(packaged())
 
 
 @functools.cache
@@ -121,7 +133,7 @@ def load() -> ctypes.CDLL:
 
 def is_overridden() -> bool:
     """Whether the libraries are not the ones of this package."""
-    return directory().absolute() != PACKAGED.absolute()
+    return directory().absolute() != packaged().absolute()
 
 
 def remedy() -> str:
