@@ -20,9 +20,9 @@ from .bindings.context import aborts_as_errors, armed
 from .bindings.metadata import model_metadata
 from .bindings.tokenizer import SafeTokenizer
 from .bindings.usage import in_step, in_turn
-from .cache_history import CacheHistory, Eviction
+from .decoding.guards import GuardedLlama, with_followable_schemas
+from .decoding.history import CacheHistory, Eviction
 from .errors import RetainError, UsageError
-from .guards import GuardedLlama, with_followable_schemas
 from .kv_types import kv_type
 from .model_options import ModelOptions
 from .models.model_file import ModelFile, read_model_file

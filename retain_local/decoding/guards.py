@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from .bindings import llama_cpp
-from .bindings.sampling import Grammar, Processors, logit_bias_processor
-from .bindings.tokenizer import check_tokens
-from .bindings.usage import Usage, in_step, in_turn
-from .decoding import CachedLlama
-from .errors import RetainError, UsageError
+from ..bindings import llama_cpp
+from ..bindings.sampling import Grammar, Processors, logit_bias_processor
+from ..bindings.tokenizer import check_tokens
+from ..bindings.usage import Usage, in_step, in_turn
+from ..errors import RetainError, UsageError
+from .cached_llama import CachedLlama
 from .token_limit import TokenLimit
 
 _COMPLETION = inspect.signature(llama_cpp.Llama.create_completion)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .bindings import llama_cpp, retain_h
-from .bindings.interrupt import stoppable
-from .cache_history import CacheHistory, Eviction, ReadingPlan
-from .errors import RetainError
-from .options import RetentionOptions
-from .retention import SEQUENCE, Retention
+from ..bindings import llama_cpp, retain_h
+from ..bindings.interrupt import stoppable
+from ..errors import RetainError
+from ..options import RetentionOptions
+from ..retention import SEQUENCE, Retention
+from .history import CacheHistory, Eviction, ReadingPlan
 
 
 class CachedLlama(llama_cpp.Llama):

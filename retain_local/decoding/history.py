@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from .retention import Steering
+    from ..retention import Steering
 
 
 @dataclass(frozen=True)
