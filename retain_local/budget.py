@@ -7,6 +7,7 @@ import operator
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import SupportsIndex
 
 from .errors import UsageError
 
@@ -48,7 +49,7 @@ class Budget:
                 )
             return budget
         try:
-            if isinstance(value, bool):
+            if isinstance(value, bool) or not isinstance(value, SupportsIndex):
                 raise TypeError
             cells = operator.index(value)
         except TypeError:

@@ -179,6 +179,7 @@ class Llama(GuardedLlama):
 
     def _load_progress(self, fraction: float, _user: Any) -> bool:
         try:
+            assert self._on_load is not None
             self._on_load(fraction)
             return True
         except BaseException as error:  # Ctrl-C among them: an exception cannot pass through C

@@ -62,7 +62,10 @@ class Shelf:
         ------
         RetainError : the data folder cannot be made, or the gates cannot be read.
         """
-        gates = file_fingerprint(options.gates) if options.policy == "gate" else "none"
+        gates = "none"
+        if options.policy == "gate":
+            assert options.gates is not None
+            gates = file_fingerprint(options.gates)
         parts = (model.fingerprint(), gates, options.policy, options.scope)
         name = hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
         return cls(data_dir() / "recommendations" / f"{name}.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..budget import Budget
@@ -57,7 +58,7 @@ def audit_texts(
     resolved = caches[0][0]
     return Audit(
         model=llm.model_file.path,
-        gates=resolved.gates,
+        gates=None if resolved.gates is None else Path(resolved.gates),
         policy=resolved.policy,
         scope=resolved.scope,
         settings=settings_of(resolved, *_types(llm)),

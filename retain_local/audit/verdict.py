@@ -83,11 +83,11 @@ def conclusion(audit: Audit, bound: Bound, best: BudgetAudit | None) -> tuple[st
             f" + buffer ({audit.settings['buffer']}) tokens; use longer texts, or smaller budgets"
         )
     verdict = "no budget is within the bound"
-    if (found := least_that_predicts_better(audit)) is not None:
+    if (better := least_that_predicts_better(audit)) is not None:
         return verdict, (
-            f" ({bound}), but {found.budget} predicts these texts better than the full cache does (PPL ratio"
-            f" {found.summary.perplexity_ratio:.3f}): evicting changes what the model says here and does not make it"
-            f" worse; to use it: --budget {found.cells}"
+            f" ({bound}), but {better.budget} predicts these texts better than the full cache does (PPL ratio"
+            f" {better.summary.perplexity_ratio:.3f}): evicting changes what the model says here and does not make it"
+            f" worse; to use it: --budget {better.cells}"
         )
     return (
         verdict,

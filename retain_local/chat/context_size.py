@@ -100,8 +100,10 @@ def _budget_in(llm: Llama, n_ctx: int) -> int:
     """The budget that suits a context of another length."""
     if llm.options.policy == "none":
         return n_ctx
-    covers_all = llm.options.budget >= llm.context_params.n_ctx
-    return min(max(llm.options.budget, DEFAULT_BUDGET) if covers_all else llm.options.budget, n_ctx)
+    budget = llm.options.budget
+    assert isinstance(budget, int)  # resolved
+    covers_all = budget >= llm.context_params.n_ctx
+    return min(max(budget, DEFAULT_BUDGET) if covers_all else budget, n_ctx)
 
 
 def _make(llm: Llama, params: Any, options: RetentionOptions) -> Any:

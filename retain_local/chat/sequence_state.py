@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bindings import retain_h
@@ -22,7 +23,7 @@ def describe_cache(llm: Llama) -> dict[str, str]:
     return {
         "K type": kv_type(llm.context_params.type_k).name,
         "V type": kv_type(llm.context_params.type_v).name,
-        "gates": hashlib.sha256(gates.read_bytes()).hexdigest()[:16] if gates is not None else "none",
+        "gates": hashlib.sha256(Path(gates).read_bytes()).hexdigest()[:16] if gates is not None else "none",
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -59,7 +59,7 @@ class Session:
         self._ending = ""  # a stop string that ended the last reply, and is in the cache
         self.llm.reset()
 
-    def send(self, text: str) -> Iterator[str]:
+    def send(self, text: str) -> Generator[str, None, None]:
         """Send a user message; iterate for the pieces of the reply.
 
         An interrupted reply stays as far as it came. Without any reply the message is taken back.
@@ -72,7 +72,7 @@ class Session:
         prompt, opening = self._prompt(messages)
         yield from self._reply(messages, prompt, opening, self.sampling)
 
-    def regenerate(self) -> Iterator[str]:
+    def regenerate(self) -> Generator[str, None, None]:
         """Take the last reply back and write another one.
 
         Raises
@@ -90,7 +90,7 @@ class Session:
         cut = self.last is not None and self.last.finish_reason == "length"
         return cut and len(self.tokens) >= self.llm.n_ctx()
 
-    def go_on(self) -> Iterator[str]:
+    def go_on(self) -> Generator[str, None, None]:
         """Go on with the last reply where it was cut; iterate for the pieces that follow.
 
         Raises
@@ -118,7 +118,7 @@ class Session:
 
     def _reply(
         self, messages: list[dict[str, str]], prompt: list[int], opening: int, sampling: Sampling
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, None]:
         if self.llm.options.pin_system:
             self.llm.retention.pin_system(*self.template.system_range(messages[:opening]))
         generation = self.last = Generation(self.llm, prompt, sampling, self.template.stop, continues=True)

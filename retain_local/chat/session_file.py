@@ -12,7 +12,7 @@ import os
 import struct
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from ..errors import RetainError
 from ..files import opened, replaced
@@ -98,7 +98,7 @@ def _damaged(path: Path) -> RetainError:
     return RetainError(f"{path} is damaged, so it is not loaded")
 
 
-def _blocks(file: BinaryIO) -> tuple[bytes, bytes] | None:
+def _blocks(file: IO[bytes]) -> tuple[bytes, bytes] | None:
     """The header and the cache, from behind the magic; None when lengths or checksum are wrong."""
     digest, size = hashlib.sha256(MAGIC), os.fstat(file.fileno()).st_size
     blocks = []

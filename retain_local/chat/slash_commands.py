@@ -86,6 +86,7 @@ def _budget(ui: ChatUI, argument: str) -> None:
         type_k, type_v = (kv_type(number) for number in (llm.context_params.type_k, llm.context_params.type_v))
         asked = replace(llm.options, budget=argument)  # a size covers the room for a ubatch as it was made
         budget = asked.resolve(llm.model_file, n_ctx=llm.n_ctx(), type_k=type_k, type_v=type_v).budget
+        assert isinstance(budget, int) and isinstance(llm.options.budget, int)  # resolved
         if budget > llm.options.budget:
             change_context(llm, budget=budget)
         else:

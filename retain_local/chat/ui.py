@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from rich.console import Console, RenderableType
@@ -98,13 +98,13 @@ class ChatUI:
         change_context(llm, n_ctx=longer)
         return True
 
-    def reply(self, pieces: Iterator[str]) -> None:
+    def reply(self, pieces: Generator[str, None, None]) -> None:
         """Print a reply as it is written, and the line about it. Ctrl-C stops it and keeps what was written."""
         with watch_suspension() as was_suspended:
             if self._is_written(pieces):
                 self._tell_of_reply(is_timed=not was_suspended())
 
-    def _is_written(self, pieces: Iterator[str]) -> bool:
+    def _is_written(self, pieces: Generator[str, None, None]) -> bool:
         """Print a reply; false when it was stopped before it began."""
         output = TextOutput()
         begun = stopped = False
@@ -132,6 +132,7 @@ class ChatUI:
     def _tell_of_reply(self, is_timed: bool) -> None:
         """Print the line about the last reply, and go on with one that the context cut where the user wants that."""
         llm = self.session.llm
+        assert self.session.last is not None
         width = stderr_console().width if sys.stderr.isatty() else None
         self.note(stats_line(self.session.last, llm.retention.stats(), llm.n_ctx(), width, is_timed=is_timed))
         if self.session.is_cut():

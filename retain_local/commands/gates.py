@@ -65,7 +65,7 @@ def gates_export(
     """Make a gate sidecar from a PyTorch checkpoint, without PyTorch; nothing in the checkpoint is run."""
     from .gates_export import export_gates
 
-    export_gates(source, out, outtype, base and find_model(base)[0], revision, force)
+    export_gates(source, out, outtype, None if base is None else find_model(base)[0], revision, force)
 
 
 @command(
@@ -163,4 +163,4 @@ def gates_train(
     """
     from ..gates.train.screen import train
 
-    train(base, out, data or [], options, base_gguf and find_model(base_gguf)[0], outtype)
+    train(base, out, data or [], options, None if base_gguf is None else find_model(base_gguf)[0], outtype)

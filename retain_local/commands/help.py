@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from ..bindings.library import BINDINGS, BINDINGS_VERSION
 from ..errors import RetainError
@@ -25,7 +25,7 @@ class Command(TyperCommand):
     def complete_help(self) -> None:
         """Fill in the help that only the native library knows."""
         for parameter in self.params:
-            if parameter.name in LATE_HELP and not parameter.help:
+            if isinstance(parameter, TyperOption) and parameter.name in LATE_HELP and not parameter.help:
                 try:
                     parameter.help = LATE_HELP[parameter.name]()
                 except RetainError as error:

@@ -133,7 +133,7 @@ def _parameters(part: Part) -> list[inspect.Parameter]:
         if one.name in part.without:
             continue
         default = part.defaults.get(one.name, one.default)
-        annotation = Annotated[_type(said, default), _option(one.name, flag_of(one, said), said, default, part)]
+        annotation: Any = Annotated[_type(said, default), _option(one.name, flag_of(one, said), said, default, part)]
         found.append(
             inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from typing import TextIO
+from io import TextIOWrapper
+from typing import Literal
 
 from ..errors import RetainError
 
@@ -20,11 +21,12 @@ def open_streams() -> None:
     RetainError : stdout is closed: what was asked for would go nowhere.
     """
     is_closed = [_take_place(fd) for fd in range(3)]
-    sys.stdin = sys.__stdin__ = sys.stdin or _opened(0, "r")
-    sys.stdout = sys.__stdout__ = sys.stdout or _opened(1, "w")
-    sys.stderr = sys.__stderr__ = sys.stderr or _opened(2, "w")
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # a model writes characters that a terminal may not have
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name) or _opened(fd, "r" if fd == 0 else "w")
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+        if fd > 0:
+            stream.reconfigure(errors="replace")  # a model writes characters that a terminal may not have
     if is_closed[1]:
         raise RetainError("standard output is closed; send it to a file, or to /dev/null")
 
@@ -67,5 +69,5 @@ def _take_place(fd: int) -> bool:
         return True
 
 
-def _opened(fd: int, mode: str) -> TextIO:
+def _opened(fd: int, mode: Literal["r", "w"]) -> TextIOWrapper:
     return open(fd, mode, encoding="utf-8", errors="replace", closefd=False)

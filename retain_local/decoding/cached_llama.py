@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..bindings import llama_cpp, retain_h
 from ..bindings.interrupt import stoppable
@@ -25,6 +26,8 @@ class CachedLlama(llama_cpp.Llama):
     """
 
     options: RetentionOptions
+    input_ids: npt.NDArray[np.intc]
+    scores: npt.NDArray[np.single]
     on_prompt: Callable[[int, int], None] | None
     _retention: Retention | None
     _history: CacheHistory
@@ -82,6 +85,7 @@ class CachedLlama(llama_cpp.Llama):
     def _plan(self) -> ReadingPlan:
         """How prompts are read under the budget and the policy of this moment."""
         stats = self.retention.stats()
+        assert self.options.buffer is not None  # resolved
         return ReadingPlan(
             budget=stats.budget if self.retention._evicts else self._n_ctx,
             buffer=self.options.buffer,
@@ -115,7 +119,7 @@ class CachedLlama(llama_cpp.Llama):
         self._requires_eval = True
         plan = self._plan()
         self._history.follow(plan)
-        self._eval(tokens[n_reused:], plan.next_cut)
+        self._eval(list(tokens[n_reused:]), plan.next_cut)
         self._history.read_to(n_reused, len(tokens))
 
     def _has_leftovers(self) -> bool:
@@ -217,7 +221,7 @@ class CachedLlama(llama_cpp.Llama):
         n, self._n_evictions = stats.evictions - self._n_evictions, stats.evictions
         if not n:
             return
-        if start is None:
+        if start is None or stop is None:
             self._history.evictions.append(Eviction(self.n_tokens, None))
             return
         # the ubatch that follows an eviction stands in the cache beside what that left

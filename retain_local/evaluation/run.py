@@ -90,6 +90,7 @@ class Runner:
         if unit.arm.budget is not None:
             llm.reset()
             n_shared = len(task.scripts[unit.item].shared)
+            assert isinstance(llm.options.budget, int)  # resolved
             llm.retention.set_budget(min(unit.arm.budget.of(n_shared), llm.options.budget))
         return llm
 

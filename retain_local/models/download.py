@@ -62,6 +62,7 @@ def _fill_cache(repo: str, file: str, metadata: HfFileMetadata) -> None:
     """Put a file's bytes into the cache under the name that huggingface_hub gives them."""
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type="model") / "blobs"
     folder.mkdir(parents=True, exist_ok=True)
+    assert metadata.etag is not None and metadata.size is not None
     blob = folder / metadata.etag
     partial = folder / f"{metadata.etag}.partial"
     with WeakFileLock(folder / f"{metadata.etag}.partial.lock"):
@@ -78,7 +79,7 @@ def _fill_cache(repo: str, file: str, metadata: HfFileMetadata) -> None:
                 expected_size=metadata.size,
                 displayed_filename=file,
             )
-        _verify(repo, file, partial, metadata)
+        _verify(repo, file, partial, metadata.etag, metadata.size)
         partial.replace(blob)
 
 
@@ -101,15 +102,15 @@ def _headers(url: str) -> dict[str, str]:
     return headers
 
 
-def _verify(repo: str, file: str, partial: Path, metadata: HfFileMetadata) -> None:
+def _verify(repo: str, file: str, partial: Path, etag: str, size: int) -> None:
     """Raise RetainError, and drop the file, unless it is what the Hub announced."""
-    right = partial.stat().st_size == metadata.size
-    if right and _SHA256.fullmatch(metadata.etag):
+    right = partial.stat().st_size == size
+    if right and _SHA256.fullmatch(etag):
         digest = hashlib.sha256()
         with open(partial, "rb") as source:
             while block := source.read(_READ_BYTES):
                 digest.update(block)
-        right = digest.hexdigest() == metadata.etag
+        right = digest.hexdigest() == etag
     if not right:
         partial.unlink()
         raise RetainError(f"{file} of {repo} was damaged on its way, and was thrown away; run the same command again")

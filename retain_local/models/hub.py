@@ -129,8 +129,8 @@ def choose_file(repo: str, files: list[str], choice: str | None) -> str:
     ------
     RetainError : none fits, or more than one; the message lists what there is.
     """
-    models = {file for file in files if file.endswith(".gguf") and not _NOT_MODELS.search(file)}
-    models = sorted(file for file in models if (match := _SHARD.search(file)) is None or int(match[1]) == 1)
+    named = {file for file in files if file.endswith(".gguf") and not _NOT_MODELS.search(file)}
+    models = sorted(file for file in named if (match := _SHARD.search(file)) is None or int(match[1]) == 1)
     if not models:
         raise RetainError(f"{repo} has no GGUF model; name a repository with .gguf files")
     fitting = models if choice is None else [file for file in models if _fits(file, choice)]

@@ -122,7 +122,7 @@ class PromptTokenizer:
         with suppress(RetainError):  # what is refused is refused again where it is rendered to be read
             for thorough, more in self._control_tokens.hide_beginnings(hidden):
                 if more and render(thorough).translate(more) == render(hidden):
-                    return thorough, marks | more
+                    return thorough, {**marks, **more}
         return hidden, marks
 
     def whole(self, text: str, marks: Marks) -> list[int]:

@@ -22,7 +22,7 @@ DEFAULT_FORMAT = "chat_template.default"
 _PREFIX = "tokenizer."
 _TEMPLATE_KEY = "tokenizer.chat_template"
 
-ToTokens = Callable[[str], Sequence[int]]
+ToTokens = Callable[[str], list[int]]
 
 # taken now: a program may put a class of its own in the place of the bindings', so that others make models with it
 _create_chat_completion = llama_cpp.Llama.create_chat_completion
@@ -80,7 +80,7 @@ def complete_chat(llm: Llama, messages: Sequence[Mapping[str, Any]], args: tuple
             return found.text
         return ""
 
-    def prompt_of(each: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+    def prompt_of(each: Sequence[Mapping[str, Any]]) -> list[int]:
         hidden, marks = tokenizer.hide(each, text_of)
         return tokenizer.whole(text_of(hidden), marks)
 

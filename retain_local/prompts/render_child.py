@@ -34,7 +34,7 @@ OPTIONAL = ("tools", "tool_choice", "functions", "function_call")
 class GenerationBlock(Extension):
     """`{% generation %}` marks a reply for training; the text is what stands inside."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags: ClassVar[set[str]] = {"generation"}  # type: ignore[misc]  # Jinja reads it from the class
 
     def parse(self, parser: jinja2.parser.Parser) -> Any:
         next(parser.stream)

@@ -75,8 +75,8 @@ class _Child:
                 self._start()
             answer = self._answer(request)
         if "text" not in answer:
-            error, what = _STAGES[answer["stage"]]
-            raise error(f"the model's chat template {what}: {_one_line(answer['error'])}")
+            kind, what = _STAGES[answer["stage"]]
+            raise kind(f"the model's chat template {what}: {_one_line(answer['error'])}")
         try:
             answer["text"].encode()
         except UnicodeEncodeError:
@@ -96,6 +96,7 @@ class _Child:
             )
         except OSError as error:
             raise RetainError(f"Python cannot be started to render the chat template: {_one_line(error)}") from None
+        assert process.stdout is not None
         ready = ""
         try:
             ready = process.stdout.readline()
@@ -107,14 +108,16 @@ class _Child:
         self._process = process
 
     def _answer(self, request: str) -> dict[str, str]:
-        timer = threading.Timer(_SECONDS, self._process.kill)
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        timer = threading.Timer(_SECONDS, process.kill)
         timer.daemon = True
         timer.start()
         line = ""
         try:
-            self._process.stdin.write(request + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
+            process.stdin.write(request + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
         except OSError:
             pass  # it ended: why is told below
         finally:
@@ -134,6 +137,7 @@ class _Child:
 
 def _end(process: subprocess.Popen[str]) -> int:
     """End a process; its exit status."""
+    assert process.stdin is not None and process.stdout is not None
     with suppress(OSError):
         process.stdin.close()
     try:

@@ -60,7 +60,7 @@ class Recorder:
         self._log_beta = np.zeros(len(self._cell_lists) * n_tokens, np.float32)
         self._evicted_at = np.full(len(self._cell_lists) * n_tokens, HELD, np.int32)
         self._seen = np.zeros(len(self._cell_lists) * n_tokens, bool)  # scratch
-        self._known = np.empty(0, np.int64)  # held when their cell list was last looked at
+        self._known: npt.NDArray[np.int64] = np.empty(0, np.int64)  # held when their cell list was last looked at
         self._last_eviction = np.zeros(len(self._cell_lists), np.int32)  # tokens seen, for each row
 
     def __enter__(self) -> Recorder:

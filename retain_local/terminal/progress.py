@@ -11,6 +11,7 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -39,7 +40,7 @@ class _Bar:
         )
         self._console = console
         self._shown = ExitStack()
-        self._task: int | None = None
+        self._task: TaskID | None = None
 
     def show(self, label: str, done: float, total: float) -> None:
         if not self._console.is_terminal:
