@@ -48,6 +48,7 @@ test: lint
 
 lint: install $(VENV)/extras
 	@ruff check --quiet . && ruff format --quiet --check . || { echo "retain-local: run ruff check --fix . && ruff format ."; exit 1; }
+	@mypy >$(LOG) || { cat $(LOG); exit 1; }
 	@lint-imports >$(LOG) || { cat $(LOG); exit 1; }
 
 native-test: $(VENV)/tools
