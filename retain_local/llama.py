@@ -333,7 +333,10 @@ class Llama(GuardedLlama):
     def adopt_tokens(self, tokens: Sequence[int], history: CacheHistory | None = None) -> None:
         """Take over the tokens that cells were just restored for, and how these came there, where that is known."""
         limit = self.retention._rollback_limit()
-        self._history = history.copy() if history is not None else CacheHistory([Eviction(limit, None)] * (limit > 0))
+        if history is not None:
+            self._history = history.copy()
+        else:
+            self._history = CacheHistory([Eviction(limit, None)] if limit > 0 else [])
         self._n_evictions = self.retention.stats().evictions
         self.n_tokens = len(tokens)
         self.input_ids[: self.n_tokens] = tokens

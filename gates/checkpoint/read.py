@@ -210,8 +210,9 @@ class _Reader:
 
     def remarks(self, is_one: bool) -> tuple[str, ...]:
         if self.config.variant == RG10 and not is_one:
+            although = ", although it should be tied" if self.config.tied else ""
             return (
-                f"the final projection differs from layer to layer{', although it should be tied' * self.config.tied},"
+                f"the final projection differs from layer to layer{although},"
                 " so it is kept per layer; scores of different layers may not be on one scale, and then layers that"
                 " score higher keep more than their share",
             )

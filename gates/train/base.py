@@ -60,7 +60,7 @@ class BaseModel:
                 f"{type(model).__name__} has {self.config.num_hidden_layers} layers and {self.n_layer} of them have an"
                 " attention that gates can be put before; gates can be trained for models like llama, qwen3 and phi3"
             )
-        self._check()
+        self._take_over_attention()
 
     @property
     def device(self) -> torch.device:
@@ -134,8 +134,8 @@ class BaseModel:
         return fading_attention(q, k, v, log_beta, reading.documents, scaling), None
 
     @torch.no_grad()
-    def _check(self) -> None:
-        """Raise RetainError unless the model says the same with our attention as with its own."""
+    def _take_over_attention(self) -> None:
+        """Give the model our attention; raise RetainError unless it says the same as with its own."""
         step = max(1, self.config.vocab_size // _PROBE_TOKENS)
         ids = torch.arange(_PROBE_TOKENS, device=self.device)[None] * step % self.config.vocab_size
         expected = self.model(input_ids=ids, use_cache=False).logits.float()

@@ -74,9 +74,9 @@ class TrainingScreen:
         self._bar.stop()
 
     def start(self, prepared: Prepared) -> None:
-        skipped = f", {prepared.n_skipped:,} documents without anything to learn from left out" * bool(
-            prepared.n_skipped
-        )
+        skipped = ""
+        if prepared.n_skipped:
+            skipped = f", {prepared.n_skipped:,} documents without anything to learn from left out"
         self.console.print(
             f"{prepared.n_parameters:,} parameters on {prepared.device}, base model in {prepared.dtype};"
             f" {prepared.n_rows:,} rows with {prepared.n_tokens:,} tokens{skipped}"

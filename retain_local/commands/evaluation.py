@@ -150,7 +150,7 @@ def _threads(model: Path, n_jobs: int) -> int:
 
 def _usual_policies(model: Path, gates: Any) -> list[str]:
     has_gates = gates is not None and (gates != AUTO_GATES or read_model_file(model).sidecar_path().is_file())
-    return ["gate"] * has_gates + ["window", "random"]
+    return ["gate", "window", "random"] if has_gates else ["window", "random"]
 
 
 def _split(text: str, name: str) -> list[str]:

@@ -51,7 +51,8 @@ class Command(TyperCommand):
         lines = [line.strip() for line in (self.epilog or "").splitlines() if line.strip()]
         if lines:
             # a command that is broken over two lines could not be copied
-            formatter.write("\n" + "".join(f"{'  ' * (number > 0)}{line}\n" for number, line in enumerate(lines)))
+            heading, *examples = lines
+            formatter.write("".join(["\n", heading, "\n", *(f"  {example}\n" for example in examples)]))
 
     def get_short_help_str(self, limit: int = 0) -> str:
         return (self.help or "").partition("\n")[0]

@@ -22,7 +22,7 @@ class CachedLlama(llama_cpp.Llama):
 
     A cache that evicted can be cut back only to where it stood at its last eviction. The parent cuts back freely, and
     reads what follows in other pieces than a whole prompt; here a prompt leaves the same cells, and so the same text,
-    whatever was read before it (see `cache_history`).
+    whatever was read before it (see `history`).
     """
 
     options: RetentionOptions
@@ -226,7 +226,11 @@ class CachedLlama(llama_cpp.Llama):
             return
         # the ubatch that follows an eviction stands in the cache beside what that left
         after = stats.cells_kept <= stats.cell_lists * stats.budget
-        places = [start] * (n > 1 or not after) + [stop] * after
+        places = []
+        if n > 1 or not after:
+            places.append(start)
+        if after:
+            places.append(stop)
         # a scorer that failed left the choice to the policy
         steering = self.retention._steering if self.retention._scorer_error is None else None
         self._history.evictions += [Eviction(at, steering) for at in places]

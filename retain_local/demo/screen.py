@@ -70,7 +70,8 @@ def _shortened(message: str, conversation: Conversation) -> Text:
 
 
 def _noise(n: int) -> Text:
-    return Text(f"({n} sentence{'s' * (n > 1)}) " if n else "", style=_NOISE)
+    sentences = "sentence" if n == 1 else "sentences"
+    return Text(f"({n} {sentences}) " if n else "", style=_NOISE)
 
 
 def show_results(console: Console, conversation: Conversation, results: Sequence[ArmResult]) -> None:

@@ -129,8 +129,8 @@ class PromptTokenizer:
         """Tokens of a rendered conversation from its start: it begins a text once, whoever writes that token."""
         tokens = self._pieces(text, marks)
         bos = self._llm.token_bos()
-        missing = self._llm._model.add_bos_token() and bos >= 0 and tokens[:1] != [bos]
-        return [bos] * missing + tokens
+        is_missing = self._llm._model.add_bos_token() and bos >= 0 and tokens[:1] != [bos]
+        return [bos, *tokens] if is_missing else tokens
 
     def inside(self, text: str, marks: Marks) -> list[int]:
         """Tokens of a text that goes on after other text: without the space that some tokenizers put first."""

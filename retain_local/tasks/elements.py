@@ -79,7 +79,7 @@ def counted_event(rng: Random, event: tuple[str, str, str], most: int) -> Elemen
     happens, question, answer = event
     n = rng.randint(1, most)
     sentences = tuple(happens.format(how=rng.choice(EVENT_MANNERS)) for _ in range(n))
-    count = f"{NUMBERS[n]} time{'s' * (n > 1)}"
+    count = f"{NUMBERS[n]} {'time' if n == 1 else 'times'}"
     wordings = (count, f"{n} time", f"{n} times")
     return Element(sentences, (Question(question, answer.format(count=count), (wordings,)),))
 
