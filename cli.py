@@ -46,9 +46,9 @@ def root(version: Version = False) -> None:
 def chat(
     model: o.Model, system: o.System = "", *, cache: RetentionOptions, loading: ModelOptions, sampling: Sampling
 ) -> None:
-    """Chat with a model, whose cache never outgrows the budget.
+    """Chat with a model in a KV cache of fixed size.
 
-    /help lists the commands and keys of a chat. Where stdin is not a terminal each line of it is a message.
+    /help lists the commands and keys of a chat. If stdin is not a terminal, each line of it is a message.
     """
     from retain_local.commands.chat import run_chat
 
@@ -75,7 +75,7 @@ def run(
     loading: ModelOptions,
     sampling: Sampling,
 ) -> None:
-    """Complete one prompt: the text goes to stdout, a line about speed and cache to stderr."""
+    """Complete one prompt. The text goes to stdout, a line about speed and cache to stderr."""
     from retain_local.commands.chat import complete
 
     complete(model, prompt, file, chat, system, as_json, cache, loading, sampling)
@@ -98,7 +98,7 @@ def evaluate(
     cache: RetentionOptions,
     loading: ModelOptions,
 ) -> None:
-    """Ask a model the same questions with a full cache and with small ones, and compare the answers."""
+    """Ask a model the same questions with the full cache and with small ones, and compare the answers."""
     from retain_local.commands.evaluation import EvalRequest, run_eval
 
     run_eval(model, EvalRequest(options, generated, cache, loading, report.files()))
@@ -117,7 +117,7 @@ def results(
     *,
     report: ReportOptions,
 ) -> None:
-    """Show the results of evaluations again, those of several files in the same tables."""
+    """Show saved results of eval again, several files in the same tables."""
     from retain_local.commands.evaluation import show_results
 
     show_results(files, markdown, report.files())
@@ -143,8 +143,8 @@ def audit(
 ) -> None:
     """Measure what eviction costs on your own text, and recommend a budget.
 
-    Each text is read once with the full cache and once for each budget; next-token distributions are compared token by
-    token. The exit status is 2 when no budget is within the bound.
+    Each text is read once with the full cache and once for each budget, and the next-token distributions are compared
+    token by token. The exit status is 2 if no budget is within the bound.
     """
     from retain_local.commands.audit import run_audit
 
@@ -159,7 +159,7 @@ def audit(
 )
 @takes(**parts.BENCH)
 def bench(model: o.Model, *, options: BenchOptions, cache: RetentionOptions, loading: ModelOptions) -> None:
-    """Measure how fast prefill and decode are at any depth, and what the cache takes."""
+    """Measure the speed of prefill and decode at any depth, and the memory of the cache."""
     from retain_local.commands.bench import run_bench
 
     run_bench(model, options, cache, loading)
@@ -170,13 +170,13 @@ def demo(
     budget: Annotated[
         str,
         typer.Option(
-            help="Cells for each (layer, KV head) of the small cache: a number, or a share of the conversation (1/12)."
+            help="Cells for each (layer, KV head) of the small caches: a number, or a share of the conversation (1/12)."
         ),
     ] = "64",
-    tokens: Annotated[int, typer.Option(help="Length of the conversation.")] = 768,
-    seed: Annotated[int, typer.Option(help="Another conversation, the same for the same seed.")] = 0,
+    tokens: Annotated[int, typer.Option(help="The length of the conversation in tokens.")] = 768,
+    seed: Annotated[int, typer.Option(help="The seed from which the conversation is made.")] = 0,
 ) -> None:
-    """Let the bundled model read a long conversation with a full cache and with small ones, and ask for its facts."""
+    """Let the bundled model read a conversation with the full cache and with small ones, and ask it about the facts."""
     from retain_local.demo.show import run_demo
 
     run_demo(budget, tokens, seed)
@@ -184,7 +184,7 @@ def demo(
 
 @command(app, "doctor")
 def doctor() -> None:
-    """Check the installation: libraries, versions, backends, CPU features; what is wrong, and how to fix it."""
+    """Check the installation, and say what is wrong and how to fix it."""
     from retain_local.commands.doctor import run_doctor
 
     raise typer.Exit(run_doctor())

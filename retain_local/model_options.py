@@ -18,14 +18,14 @@ class ModelOptions:
     `type_k` and `type_v` may also be numbers of ggml, and None, which is f16.
     """
 
-    type_k: str | int | None = option("f16", f"Type of K: {_TYPES}.", _CACHE, str, rare=True)
-    type_v: str | int | None = option("f16", "Type of V: as for K.", _CACHE, str, rare=True)
+    type_k: str | int | None = option("f16", f"The type that K is stored in: {_TYPES}.", _CACHE, str, rare=True)
+    type_v: str | int | None = option("f16", "The type that V is stored in: one of the same.", _CACHE, str, rare=True)
     n_ctx: int = option(
-        0, "Tokens of context; 0: what the model was trained for.", _MACHINE, int, most=2**31 - 1, flag="ctx"
+        0, "The context in tokens; 0 is what the model was trained for.", _MACHINE, int, most=2**31 - 1, flag="ctx"
     )
     rope_freq_base: float = option(
         0.0,
-        "Base frequency of RoPE; 0: the model's own. A higher one lets a model read further than it was trained to.",
+        "The base frequency of RoPE; 0 is the model's own. With a higher one a model can read further than it was trained to.",
         _MACHINE,
         float,
         least=0,
@@ -33,31 +33,31 @@ class ModelOptions:
     )
     n_threads: int | None = option(
         None,
-        "CPU threads.",
+        "How many CPU threads to use.",
         _MACHINE,
         int,
         least=1,
         most=2**16,
         flag="threads",
-        unset="1 for a model of less than 32 MB, else the machine's",
+        unset="half of the CPUs for decode, all for prefill",
     )
     n_batch: int | None = option(
         None,
-        "Tokens handed over at once.",
+        "How many tokens are handed to llama.cpp at once.",
         _MACHINE,
         int,
         least=1,
         flag="batch",
-        unset="512, or --ubatch where that is more",
+        unset="512, or the ubatch if that is larger",
         rare=True,
     )
     n_gpu_layers: int = option(
-        0, "Layers on the GPU; -1: all of them.", _MACHINE, int, least=-1, most=2**31 - 1, rare=True
+        0, "How many layers to put on the GPU; -1 is all of them.", _MACHINE, int, least=-1, most=2**31 - 1, rare=True
     )
     verbose: bool = option(False, "Show what llama.cpp logs.", _MACHINE, bool, rare=True)
     control_tokens_in_messages: bool = option(
         False,
-        "Take control tokens such as <|im_end|> in messages for what they are; else they are text there.",
+        "Let control tokens such as <|im_end|> work in messages too; otherwise they are plain text there.",
         _CHAT,
         bool,
         rare=True,

@@ -41,7 +41,7 @@ def _policy_help() -> str:
     from .bindings import retain_h
 
     kept = ", ".join(f"{name} ({description})" for name, description in retain_h.policies().items())
-    return f"What is kept: {kept}, or auto (gate with gates, window without)."
+    return f"Which cells are kept: {kept}, or auto (gate if there are gates, else window)."
 
 
 @dataclass(frozen=True)
@@ -53,56 +53,60 @@ class RetentionOptions:
 
     budget: int | str | None = option(
         None,
-        "Cells kept for each (layer, KV head) on average: a number, a share of the context (1/4, 25%), the size of the"
-        " whole cache (512MiB), or auto: what audit recommended.",
+        "Cells to keep per (layer, KV head) on average: a number, a share of the context (1/4, 25%), the size of the"
+        " whole cache (512MiB), or auto (what audit recommended).",
         _CACHE,
         str,
-        unset="2048, or the context where that is shorter or nothing is evicted",
+        unset="2048; the context if that is shorter or the policy is none",
     )
     buffer: int | None = option(
         None,
-        "Tokens that may come in over the budget before an eviction runs. With fewer than a ubatch, evictions fall"
-        " elsewhere in a prompt than in a text that is written.",
+        "How many tokens may come in over the budget before an eviction runs. If it is smaller than a ubatch, evictions"
+        " run at other places in a prompt than in generated text.",
         _CACHE,
         int,
-        unset="as many as --ubatch",
+        unset="the same as the ubatch",
         rare=True,
     )
     gates: str | os.PathLike[str] | None = option(
-        AUTO_GATES, "Gate sidecar; auto: MODEL.gates.gguf if it is there; none: without gates.", _CACHE, str
+        AUTO_GATES,
+        "The gate sidecar to use. auto takes MODEL.gates.gguf beside the model if it exists; none uses no gates.",
+        _CACHE,
+        str,
     )
     policy: str = option("auto", _policy_help, _CACHE, str, choices=policies)
     scope: str = option(
         "global",
-        "Which cells compete for the budget: global: all of the model; layer: those of a layer; head: those of a"
-        " (layer, KV head).",
+        "Which cells compete for the budget: all cells of the model (global), those of one layer (layer), or those of one"
+        " KV head of a layer (head).",
         _CACHE,
         str,
         choices=lambda: SCOPES,
         rare=True,
     )
-    policy_seed: int = option(0, "Seed of the policy random.", _CACHE, int, rare=True)
-    sinks: int = option(4, "First positions that are never evicted.", _CACHE, int, rare=True)
-    recent: int = option(0, "Last positions that are never evicted.", _CACHE, int, rare=True)
-    min_per_head: int = option(0, "Cells that every (layer, KV head) keeps.", _CACHE, int, rare=True)
-    lookahead: int = option(1, "Tokens that the retention score looks ahead.", _CACHE, int, least=1, rare=True)
+    policy_seed: int = option(0, "The seed of the policy random.", _CACHE, int, rare=True)
+    sinks: int = option(4, "How many of the first positions are never evicted.", _CACHE, int, rare=True)
+    recent: int = option(0, "How many of the newest positions are never evicted.", _CACHE, int, rare=True)
+    min_per_head: int = option(0, "How many cells every (layer, KV head) keeps at least.", _CACHE, int, rare=True)
+    lookahead: int = option(1, "How many tokens the retention score looks ahead.", _CACHE, int, least=1, rare=True)
     prefill: str = option(
         "bounded",
-        "bounded: evict while the prompt is read; full: read all of it first, in as much memory as it takes.",
+        "When a prompt is evicted from: while it is read (bounded), or once after all of it was read, which needs the memory"
+        " of the whole prompt (full).",
         _CACHE,
         str,
         choices=lambda: PREFILLS,
         rare=True,
     )
-    pin_system: bool = option(False, "Never evict the system message.", _CACHE, bool)
+    pin_system: bool = option(False, "Never evict the system message of a chat.", _CACHE, bool)
     n_ubatch: int | None = option(
         None,
-        "Tokens computed at once; the cache has room for them beside the budget.",
+        "How many tokens are computed at once (a ubatch). The cache has room for them besides the budget.",
         _MACHINE,
         int,
         least=1,
         flag="ubatch",
-        unset="a quarter of the budget or less: 32, 64, 128, 256 or 512",
+        unset="the largest of 512, 256, 128, 64 and 32 that is at most a quarter of the budget",
         rare=True,
     )
 

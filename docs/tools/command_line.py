@@ -14,12 +14,12 @@ from retain_local.cli import app
 PAGE = Path(__file__).parents[1] / "reference" / "command-line.md"
 INTRO = """# Command line
 
-This page is written by `docs/tools/command_line.py` from the program's own help; the tests check that the two agree.
-Errors are one line on stderr; the exit status is 1 for what cannot be done, 2 for a wrong option, 130 for Ctrl-C.
+`docs/tools/command_line.py` writes this page from the help texts of the program, and a test checks that the two agree.
+An error is one line on stderr. The exit status is 1 for what cannot be done, 2 for a wrong option and 130 for Ctrl-C.
 
-`-h` or `--help` shows what most people need of a command, `--help-all` every option. `retain-local --install-completion`
-teaches your shell to complete commands and options, and `--version` says which release this is. Without the script on
-the path, `python -m retain_local` is the same.
+`-h` or `--help` shows the options of a command that most people need, and `--help-all` shows all of them.
+`retain-local --install-completion` lets your shell complete commands and options, and `--version` shows the release.
+`python -m retain_local` does the same as `retain-local`.
 """
 
 
@@ -34,6 +34,11 @@ def leaves(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str,
 def shown(text: str | None) -> str:
     """A help text without the indentation of the source."""
     return inspect.cleandoc(text or "")
+
+
+def in_a_cell(text: str) -> str:
+    """A text as a cell of a table: a bar would end the cell, and Markdown would take <name> for HTML."""
+    return text.replace("|", "\\|").replace("<", "\\<")
 
 
 def default_text(parameter: click.Parameter) -> str:
@@ -53,7 +58,8 @@ def section(name: str, command: click.Command) -> str:
         names = ", ".join(f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts))
         if parameter.param_type_name == "argument":
             names = f"`{parameter.metavar or parameter.name.upper()}`"
-        lines.append(f"| {names} | {default_text(parameter)} | {shown(getattr(parameter, 'help', None))} |")
+        meaning = in_a_cell(shown(getattr(parameter, "help", None)))
+        lines.append(f"| {names} | {default_text(parameter)} | {meaning} |")
     if command.epilog:
         lines += ["", *(f"    {line.strip()}" if line.strip() else "" for line in examples(command.epilog))]
     return "\n".join(lines) + "\n"

@@ -23,39 +23,63 @@ class TrainOptions:
     """
 
     budget: int = option(
-        128, "M: cells for each (layer, KV head) that the gates learn to make do with.", _TEXT, int, least=1
+        128, "The budget M in training: cells for each (layer, KV head) on average.", _TEXT, int, least=1
     )
-    context: int = option(4096, "Tokens of a row.", _TEXT, int, least=2)
-    steps: int = option(1000, "Updates.", _TEXT, int, least=1)
-    batch: int = option(4, "Rows of an update.", _TEXT, int, least=1)
-    learning_rate: float = option(2e-4, "Highest learning rate.", _LOSSES, float, above=0, flag="lr", rare=True)
+    context: int = option(4096, "How many tokens a row of training text has.", _TEXT, int, least=2)
+    steps: int = option(1000, "How many updates of the gates to make.", _TEXT, int, least=1)
+    batch: int = option(4, "How many rows one update reads.", _TEXT, int, least=1)
+    learning_rate: float = option(2e-4, "The highest learning rate.", _LOSSES, float, above=0, flag="lr", rare=True)
     warmup: float = option(
-        0.03, "Share of the steps in which the learning rate rises, before it falls along a cosine.", _LOSSES, float,
+        0.03, "The share of the steps in which the learning rate rises; after them it falls along a cosine.", _LOSSES, float,
         least=0, most=0.999, rare=True,
     )  # fmt: skip
-    variant: str = option(RG10, "rg10: global; rg: made for a budget per head.", _GATES, str, choices=lambda: VARIANTS)
+    variant: str = option(
+        RG10,
+        "The form of the gates: rg10 for a global budget, rg for one per head.",
+        _GATES,
+        str,
+        choices=lambda: VARIANTS,
+    )
     tied: bool = option(
-        True, "rg10 with a final projection for each layer instead of one.", _GATES, bool, flag="untied", inverted=True,
+        True, "Give every layer a final projection of its own (rg10).", _GATES, bool, flag="untied", inverted=True,
         rare=True,
     )  # fmt: skip
-    gate_size: int = option(512, "F: width of the gates, a multiple of 32.", _GATES, int, least=32, rare=True)
+    gate_size: int = option(512, "The width F of the gates, a multiple of 32.", _GATES, int, least=32, rare=True)
     start_bias: float | None = option(
-        None, "Of the final projection.", _GATES, float, unset="18 for rg10, 10 for rg", rare=True
+        None,
+        "The bias of the final projection before training.",
+        _GATES,
+        float,
+        unset="18 for rg10, 10 for rg",
+        rare=True,
     )
     capacity_weight: float = option(
-        1.0, "Weight of the loss that asks for the budget.", _LOSSES, float, least=0, rare=True
+        1.0,
+        "The weight of the capacity loss, which is 0 when all cells fit the budget.",
+        _LOSSES,
+        float,
+        least=0,
+        rare=True,
     )
-    kl_weight: float = option(0.5, "Weight of the divergence from the full cache.", _LOSSES, float, least=0, rare=True)
-    ce_weight: float = option(0.5, "Weight of next-token prediction.", _LOSSES, float, least=0, rare=True)
+    kl_weight: float = option(
+        0.5, "The weight of the KL divergence from the full cache.", _LOSSES, float, least=0, rare=True
+    )
+    ce_weight: float = option(0.5, "The weight of the next-token cross-entropy.", _LOSSES, float, least=0, rare=True)
     loss: str = option(
-        "all", "Tokens that count: all, or those that the assistant says.", _LOSSES, str, choices=lambda: LOSSES,
+        "all", "Which tokens the loss counts: all, or those of the assistant.", _LOSSES, str, choices=lambda: LOSSES,
         rare=True,
     )  # fmt: skip
-    seed: int = option(0, "Of everything that is drawn at random.", _TEXT, int)
-    device: str = option("auto", "auto, cpu or cuda.", _MACHINE, str, choices=lambda: DEVICES)
+    seed: int = option(0, "The seed of everything that is drawn at random.", _TEXT, int)
+    device: str = option(
+        "auto",
+        "Where to train: cpu, cuda, or auto, which is cuda if there is a GPU.",
+        _MACHINE,
+        str,
+        choices=lambda: DEVICES,
+    )
     dtype: str = option(
         "auto",
-        "Of the base model: f32, bf16, or auto: bf16 on a GPU.",
+        "The type of the base model's weights: f32, bf16, or auto, which is bf16 on a GPU.",
         _MACHINE,
         str,
         choices=lambda: DTYPES,

@@ -16,13 +16,13 @@ class AuditOptions:
 
     budgets: str = option(
         "1/2,1/4,1/8,1/16",
-        "Cells for each (layer, KV head) on average, comma-separated: shares of each text (1/8, 10%) or numbers.",
+        "Cells for each (layer, KV head) on average, comma-separated: numbers, or shares of each text (1/8, 10%).",
         _WHAT,
         str,
     )
     max_kl: float | None = option(
         None,
-        "Recommend the smallest budget whose mean KL is at most this, in nats.",
+        "Recommend the smallest budget whose mean KL divergence is at most this, in nats.",
         _BOUND,
         float,
         unset="0.05, unless --min-agreement is given",
@@ -39,12 +39,18 @@ class AuditOptions:
         "Cut each text into windows of at most this many tokens, each read from an empty cache.",
         _WHAT,
         int,
-        unset="whole",
+        unset="not cut",
     )
-    worst: int = option(3, "Worst places to show for each budget.", _OUTPUT, int, most=100, rare=True)
+    worst: int = option(3, "How many of the worst places to show for each budget.", _OUTPUT, int, most=100, rare=True)
     json: Path | None = option(None, "Write all numbers and the text, token by token, to this file.", _OUTPUT, Path)
     store: bool = option(
-        True, "Keep no recommendation for --budget auto.", _OUTPUT, bool, flag="no-store", inverted=True, rare=True
+        True,
+        "Do not keep the recommendation for --budget auto.",
+        _OUTPUT,
+        bool,
+        flag="no-store",
+        inverted=True,
+        rare=True,
     )
 
     def __post_init__(self) -> None:

@@ -16,26 +16,36 @@ _SAMPLING = "Sampling"
 class Sampling:
     """How tokens are drawn, and how many; each field's `Option` says what it is."""
 
-    temp: float = option(0.8, "Temperature; 0: always the likeliest token.", _SAMPLING, float, least=0, most=100)
-    top_k: int = option(40, "Draw from the K likeliest tokens; 0: from all.", _SAMPLING, int, rare=True)
-    top_p: float = option(
-        0.95, "Draw from the tokens that make up this much.", _SAMPLING, float, least=0, most=1, rare=True
+    temp: float = option(
+        0.8, "The temperature; 0 always takes the likeliest token.", _SAMPLING, float, least=0, most=100
     )
-    min_p: float = option(
-        0.05,
-        "Draw from tokens at least this likely, compared to the likeliest.",
+    top_k: int = option(40, "Draw from the K likeliest tokens; 0 draws from all.", _SAMPLING, int, rare=True)
+    top_p: float = option(
+        0.95,
+        "Draw from the likeliest tokens that together have this probability.",
         _SAMPLING,
         float,
         least=0,
         most=1,
         rare=True,
     )
-    repeat_penalty: float = option(1.0, "Penalty of recent tokens; 1: none.", _SAMPLING, float, above=0, rare=True)
+    min_p: float = option(
+        0.05,
+        "Draw from tokens that are at least this share as likely as the likeliest one.",
+        _SAMPLING,
+        float,
+        least=0,
+        most=1,
+        rare=True,
+    )
+    repeat_penalty: float = option(
+        1.0, "The penalty for tokens that occurred lately; 1 is none.", _SAMPLING, float, above=0, rare=True
+    )
     seed: int | None = option(
-        None, "Seed of the sampling.", _SAMPLING, int, most=MAX_SEED, unset="another one each time", rare=True
+        None, "The seed of the sampling.", _SAMPLING, int, most=MAX_SEED, unset="a new one each time", rare=True
     )
     max_tokens: int | None = option(
-        None, "Tokens to write at most.", _SAMPLING, int, least=1, most=2**31 - 1, unset="until the model ends"
+        None, "The most tokens to write.", _SAMPLING, int, least=1, most=2**31 - 1, unset="until the model stops"
     )
 
     def __post_init__(self) -> None:

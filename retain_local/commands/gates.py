@@ -12,7 +12,7 @@ from . import options as o
 from .help import command
 from .model_name import find_model, find_sidecar
 
-gates_app = typer.Typer(help="Make, look into and check gate sidecars.", no_args_is_help=True, rich_markup_mode=None)
+gates_app = typer.Typer(help="Train, export, inspect and verify gates.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @command(
@@ -22,11 +22,14 @@ gates_app = typer.Typer(help="Make, look into and check gate sidecars.", no_args
 )
 def gates_inspect(
     file: Annotated[
-        str, typer.Argument(help="A gate sidecar, or bundled: that of the demo.", metavar="FILE", show_default=False)
+        str,
+        typer.Argument(
+            help="The gate sidecar, or bundled, which is the one of the demo.", metavar="FILE", show_default=False
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Show what a gate sidecar holds: for which model, its sizes, and its numbers layer by layer."""
+    """Show which model a gate sidecar is for, its sizes, and statistics of its weights layer by layer."""
     from .gates_export import show_sidecar
 
     show_sidecar(find_sidecar(file), as_json)
@@ -48,21 +51,21 @@ def gates_export(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="The sidecar to make.", metavar="OUT", show_default=False)],
-    outtype: Annotated[str, typer.Option(help="Type of the weights: f32, f16 or q8_0.")] = "f16",
+    out: Annotated[Path, typer.Argument(help="The sidecar to write.", metavar="OUT", show_default=False)],
+    outtype: Annotated[str, typer.Option(help="The type of the weights: f32, f16 or q8_0.")] = "f16",
     base: Annotated[
         str | None,
         typer.Option(
-            help="The GGUF of the base model: checks that the gates fit it, and ties them to its vocabulary.",
+            help="The GGUF file of the base model. The gates are checked against it and tied to its vocabulary.",
             show_default=False,
         ),
     ] = None,
     revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit of the repository.", show_default=False)
+        str | None, typer.Option(help="The branch, tag or commit of the repository.", show_default=False)
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
 ) -> None:
-    """Make a gate sidecar from a PyTorch checkpoint, without PyTorch; nothing in the checkpoint is run."""
+    """Make a gate sidecar from a PyTorch checkpoint. PyTorch is not needed, and no code in the checkpoint is run."""
     from .gates_export import export_gates
 
     export_gates(source, out, outtype, None if base is None else find_model(base)[0], revision, force)
@@ -76,36 +79,39 @@ def gates_export(
 )
 def gates_verify(
     sidecar: Annotated[
-        str, typer.Argument(help="A gate sidecar, or bundled: that of the demo.", metavar="SIDECAR", show_default=False)
+        str,
+        typer.Argument(
+            help="The gate sidecar, or bundled, which is the one of the demo.", metavar="SIDECAR", show_default=False
+        ),
     ],
-    base: Annotated[str, typer.Option(help="The GGUF of its base model, named as for chat.", show_default=False)],
+    base: Annotated[str, typer.Option(help="The GGUF file of its base model, named as for chat.", show_default=False)],
     checkpoint: Annotated[
         Path | None,
         typer.Option(
-            help="The PyTorch checkpoint that the sidecar was made from, to compare with its weights."
-            " (default: the sidecar's own)",
+            help="The PyTorch checkpoint that the sidecar was made from: compare with its weights instead of the sidecar's.",
             show_default=False,
         ),
     ] = None,
     text: Annotated[
-        Path | None, typer.Option(help="Text to read; - is stdin. (default: a page of prose)", show_default=False)
+        Path | None, typer.Option(help="The text to read; - is stdin. (default: a page of prose)", show_default=False)
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="How many tokens of the text to read.")] = 256,
     tolerance: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="Largest difference relative to log beta that passes."
+            help="The largest difference, relative to log beta, that passes."
             " (default: 1e-4 for weights in f32, 0.02 in f16, 0.5 in q8_0)",
             show_default=False,
         ),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. (default: the machine's)", show_default=False)
+        int | None,
+        typer.Option(min=1, help="How many CPU threads to use. (default: all CPUs)", show_default=False),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check that llama.cpp computes the gates as NumPy does, on hidden states of a text; fails if it does not."""
+    """Check on the hidden states of a text that llama.cpp computes the gates as NumPy does; exit with 1 if it does not."""
     from .gates_export import verify_gates
 
     raise typer.Exit(
@@ -132,7 +138,7 @@ def gates_train(
     out: Annotated[
         Path,
         typer.Argument(
-            help="Folder for the checkpoint, the sidecar and the log. A training that was stopped resumes from it.",
+            help="The folder for the checkpoint, the sidecar and the log. A training that was stopped resumes from it.",
             metavar="OUT",
             show_default=False,
         ),
@@ -140,26 +146,26 @@ def gates_train(
     data: Annotated[
         list[str] | None,
         typer.Option(
-            help="What to train on, may be given again: a text file, JSON lines with 'messages' or 'text', a folder of"
-            " data files, or NAME[:SPLIT] of a data set on the Hub.",
+            help="What to train on: a text file, JSON lines with 'messages' or 'text', a folder of data files, or"
+            " NAME[:SPLIT] of a data set on the Hub. It may be given several times.",
             show_default=False,
         ),
     ] = None,
     base_gguf: Annotated[
         str | None,
         typer.Option(
-            help="The base model as GGUF: checks that the sidecar fits it, and ties it to its vocabulary.",
+            help="The base model as a GGUF file. The sidecar is checked against it and tied to its vocabulary.",
             show_default=False,
         ),
     ] = None,
-    outtype: Annotated[str, typer.Option(help="Type of the sidecar's weights: f32, f16 or q8_0.")] = "f16",
+    outtype: Annotated[str, typer.Option(help="The type of the sidecar's weights: f32, f16 or q8_0.")] = "f16",
     *,
     options: TrainOptions,
 ) -> None:
-    """Train gates for a model, which stays as it is; needs PyTorch (pip install 'retain-local[train]').
+    """Train gates for a model. The model is not changed. It needs PyTorch (pip install 'retain-local[train]').
 
-    The gates learn to let cells fade so that the model still says what it says with the full cache, and the cells that
-    are left fit the budget (arXiv 2605.09649). A training that was stopped resumes when the same command is run again.
+    The gates learn which cells may fade: the model should still predict what it predicts with the full cache, and what
+    is left should fit the budget (arXiv 2605.09649). A training that was stopped resumes with the same command.
     """
     from ..gates.train.screen import train
 

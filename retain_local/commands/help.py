@@ -74,7 +74,7 @@ def _version() -> str:
 Version = Annotated[
     bool,
     typer.Option(
-        "--version", is_eager=True, callback=_show_version, help="Show the version, and exit.", show_default=False
+        "--version", is_eager=True, callback=_show_version, help="Show the version and exit.", show_default=False
     ),
 ]
 

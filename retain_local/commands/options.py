@@ -22,26 +22,29 @@ ALL = "retain_local.help_all"  # in a context's meta: show every option
 Model = Annotated[
     str,
     typer.Argument(
-        help="A GGUF file, OWNER/REPO[:FILE or QUANT] or an address on the Hugging Face Hub, or bundled.",
+        help="The model: a GGUF file, OWNER/REPO[:FILE or QUANT] or an address on the Hugging Face Hub, or bundled.",
         metavar="MODEL",
         show_default=False,
     ),
 ]
-System = Annotated[str, typer.Option(help="System message.", show_default=False)]
+System = Annotated[str, typer.Option(help="The system message.", show_default=False)]
 Prompt = Annotated[str | None, typer.Option("--prompt", "-p", help="The prompt.", show_default=False)]
 PromptFile = Annotated[
     Path | None,
     typer.Option(
-        "--file", "-f", help="A file with the prompt; - is stdin, as is neither -p nor -f.", show_default=False
+        "--file",
+        "-f",
+        help="A file with the prompt; - or no prompt at all reads stdin.",
+        show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object: text, times, cache.")]
-IsChat = Annotated[bool, typer.Option("--chat", help="The prompt is a user message, for the chat template.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with the text, the times and the cache.")]
+IsChat = Annotated[bool, typer.Option("--chat", help="Treat the prompt as a user message and apply the chat template.")]
 Texts = Annotated[
     list[Path],
     typer.Option(
         "--text",
-        help="UTF-8 text to read; - is stdin. Give several for several texts, as in --text chapters/*.txt.",
+        help="The UTF-8 files to read, as in --text chapters/*.txt; - is stdin.",
         metavar="FILE...",
         show_default=False,
     ),
@@ -52,7 +55,7 @@ MoreTexts = Annotated[
 ResultFiles = Annotated[
     list[str],
     typer.Argument(
-        help="Files that eval --json wrote, each as FILE or LABEL=FILE: a label tells its arms from the others'.",
+        help="Files that eval --json wrote, as FILE or LABEL=FILE. The label is shown with the policies of that file.",
         metavar="FILE...",
         show_default=False,
     ),
@@ -73,7 +76,7 @@ _HELP_ALL = inspect.Parameter(
     annotation=Annotated[
         bool,
         typer.Option(
-            "--help-all", is_eager=True, callback=_show_all, help="Show every option, and exit.", show_default=False
+            "--help-all", is_eager=True, callback=_show_all, help="Show every option and exit.", show_default=False
         ),
     ],
 )

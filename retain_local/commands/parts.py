@@ -11,7 +11,8 @@ from ..options import RetentionOptions
 from ..report.options import ReportOptions
 from .options import Part
 
-_CACHE, _MODEL = Part(RetentionOptions), Part(ModelOptions)
+_THREADS = "How many CPU threads to use. (default: 1 for a model below 32 MB, else half of the CPUs for decode, all for prefill)"
+_CACHE, _MODEL = Part(RetentionOptions), Part(ModelOptions, texts={"n_threads": _THREADS})
 _MEASURED = _MODEL.but("n_batch", "control_tokens_in_messages")  # the batch follows, and nobody types messages
 
 CHAT = {"cache": _CACHE, "loading": _MODEL, "sampling": Part(Sampling)}
@@ -24,8 +25,8 @@ EVAL = {
     "loading": _MEASURED.but(
         "rope_freq_base",
         texts={
-            "n_ctx": "Tokens of context; 0: as many as the task takes, up to what the model was trained for.",
-            "n_threads": "CPU threads of each job. (default: 1 for a model of less than 32 MB, else the machine's, shared"
+            "n_ctx": "The context in tokens; 0 is as many as the task needs, up to what the model was trained for.",
+            "n_threads": "How many CPU threads each job uses. (default: 1 for a model of less than 32 MB, else the cores shared"
             " by the jobs)",
         },
     ),
@@ -43,8 +44,8 @@ AUDIT = {
         buffer=128,
         n_ubatch=128,
         texts={
-            "n_ubatch": "Tokens computed at once, with evictions between. With no more than --buffer, every token sees as"
-            " few cells as one that is written."
+            "n_ubatch": "How many tokens are computed at once, with evictions between. If it is at most --buffer, a token of"
+            " the text sees as few cells as a generated one does."
         },
     ),
     "loading": _MEASURED,
@@ -56,5 +57,7 @@ BENCH = {
         "policy", "scope", "policy_seed", "sinks", "recent", "min_per_head", "lookahead", "prefill", "pin_system",
         budget="2048", buffer=128, n_ubatch=512,
     ),
-    "loading": _MEASURED.but("n_ctx", "rope_freq_base", "verbose"),
+    "loading": _MEASURED.but(
+        "n_ctx", "rope_freq_base", "verbose", texts={"n_threads": "How many CPU threads to use. (default: all CPUs)"}
+    ),
 }  # fmt: skip

@@ -18,7 +18,7 @@ def _tasks_help() -> str:
 
     return (
         f"What to ask, comma-separated: generated tasks ({', '.join(TASKS)}), benchmarks as BENCHMARK[/TASK][:FILE]"
-        f" ({', '.join(BENCHMARKS)}), or text:FILE, which is read and compared with the full cache token by token."
+        f" ({', '.join(BENCHMARKS)}), or text:FILE, where predictions are compared with the full cache's token by token."
     )
 
 
@@ -29,24 +29,24 @@ class EvalOptions:
     tasks: str = option("single,several,hops2,changes,lookup", _tasks_help, _WHAT, str)
     policies: str = option(
         "",
-        "What to compare with the full cache, comma-separated: POLICY or POLICY:SCOPE, as gate, gate:head, window.",
+        "What to compare with the full cache, comma-separated: POLICY or POLICY:SCOPE, such as gate,gate:head,window.",
         _WHAT,
         str,
-        unset="gate where the model has gates, window, random",
+        unset="gate if the model has gates, window and random",
     )
     budgets: str = option(
         "1/2,1/4,1/8,1/16",
-        "Cells for each (layer, KV head) on average, comma-separated: shares of the prompt (1/8, 10%) or numbers.",
+        "Cells for each (layer, KV head) on average, comma-separated: numbers, or shares of the prompt (1/8, 10%).",
         _WHAT,
         str,
     )
-    items: int = option(100, "Questions of each task, or windows of a text.", _WHAT, int, least=1)
-    seed: int = option(0, "Seed of the texts: another one, other texts.", _WHAT, int)
+    items: int = option(100, "How many questions of each task, or windows of a text.", _WHAT, int, least=1)
+    seed: int = option(0, "The seed from which texts are generated.", _WHAT, int)
     json: Path | None = option(
-        None, "Write every result to this file as it comes; a file that is there is resumed.", _OUTPUT, Path
+        None, "Write every result to this file as it comes. If the file exists, the run is resumed.", _OUTPUT, Path
     )
-    jobs: int = option(1, "Processes that measure at the same time.", _RUN, int, least=1, most=1024)
-    cut: bool = option(False, "Cut the middle out of prompts of benchmarks that are too long.", _WHAT, bool, rare=True)
+    jobs: int = option(1, "How many processes measure at the same time.", _RUN, int, least=1, most=1024)
+    cut: bool = option(False, "Cut the middle out of benchmark prompts that are too long.", _WHAT, bool, rare=True)
 
     def __post_init__(self) -> None:
         check(self)
@@ -58,22 +58,29 @@ class TaskOptions:
 
     tokens: int | None = option(
         None,
-        "Length of the text, in words and punctuation marks; of text:FILE, of a window, in tokens.",
+        "The length of a generated text in words and punctuation marks, or of a window of text:FILE in tokens.",
         _TASKS,
         int,
         unset=_OWN,
     )
-    facts: int | None = option(None, "Facts that are asked for.", _TASKS, int, unset=_OWN, rare=True)
-    decoys: int | None = option(None, "Look-alikes that are not asked for.", _TASKS, int, unset=_OWN, rare=True)
-    asked: int | None = option(None, "Facts that one question asks for.", _TASKS, int, unset=_OWN, rare=True)
-    hops: int | None = option(
-        None, "Facts that one answer needs, one after the other.", _TASKS, int, unset=_OWN, rare=True
+    facts: int | None = option(None, "How many facts the questions are about.", _TASKS, int, unset=_OWN, rare=True)
+    decoys: int | None = option(
+        None, "How many look-alikes there are that nobody asks for.", _TASKS, int, unset=_OWN, rare=True
     )
-    changes: int | None = option(None, "Most changes of one fact.", _TASKS, int, unset=_OWN, rare=True)
-    turns: int | None = option(None, "Messages that the text is split into.", _TASKS, int, unset=_OWN, rare=True)
+    asked: int | None = option(None, "How many facts one question asks for.", _TASKS, int, unset=_OWN, rare=True)
+    hops: int | None = option(
+        None,
+        "How many facts have to be followed, one after the other, to an answer.",
+        _TASKS,
+        int,
+        unset=_OWN,
+        rare=True,
+    )
+    changes: int | None = option(None, "How often a fact changes at most.", _TASKS, int, unset=_OWN, rare=True)
+    turns: int | None = option(None, "How many messages the text is split into.", _TASKS, int, unset=_OWN, rare=True)
     depth: int | None = option(
         None,
-        "Percent of the text before what is asked for, which otherwise is scattered.",
+        "Where in the text the asked facts stand, in percent of its length; without it they are scattered.",
         _TASKS,
         int,
         unset=_OWN,

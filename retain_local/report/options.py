@@ -20,7 +20,7 @@ class ReportOptions:
 
     report: Path | None = option(
         None,
-        "Write an HTML page with tables and pictures to this file; needs pip install 'retain-local[report]'.",
+        "Write an HTML page with tables and pictures to this file. It needs pip install 'retain-local[report]'.",
         _OUTPUT,
         Path,
     )

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
 def load_script(name: str) -> ModuleType:
@@ -30,9 +31,24 @@ def test_command_line_page_is_current(command_line: ModuleType) -> None:
     assert command_line.PAGE.read_text(encoding="utf-8") == command_line.render(), "run docs/tools/command_line.py"
 
 
-@pytest.mark.parametrize(
-    "page", [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))], ids=lambda page: page.name
-)
+def test_page_of_python_options_is_current() -> None:
+    script = load_script("python_options")
+    assert script.PAGE.read_text(encoding="utf-8") == script.render(), "run docs/tools/python_options.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
+    n_cells = None
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("|"):
+            n_cells = None
+            continue
+        found = len(re.findall(r"(?<!\\)\|", line)) - 1
+        n_cells = n_cells or found
+        assert found == n_cells, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_named_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
