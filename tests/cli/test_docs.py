@@ -53,6 +53,9 @@ def test_links_and_named_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
         assert (page.parent / target).exists(), target
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text):
+        heads = re.findall(r"^#+ (.*)", (page.parent / target if target else page).read_text(encoding="utf-8"), re.M)
+        assert anchor in [re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads], anchor
     for target in re.findall(r"`((?:native|retain_local|gates|tests|docs)/[\w./-]*)`", text):
         assert (ROOT / target).exists() or (ROOT / target.rstrip("/")).exists(), target
 
