@@ -30,10 +30,7 @@ from ..tasks import TASKS
 from ..terminal.progress import EvalProgress
 from .loading import usual_threads
 from .model_name import find_model
-
-# of the options that a cache and a model have, those that every arm has in common
-_RETENTION = ("buffer", "gates", "policy_seed", "sinks", "recent", "min_per_head", "lookahead", "prefill", "n_ubatch")
-_LOADING = ("type_k", "type_v", "n_ctx", "n_gpu_layers", "verbose")
+from .parts import EVAL
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,8 @@ def _make_plan(model: str, request: EvalRequest) -> Plan:
     options, retention, loading = request.options, request.retention, request.loading
     gates = fetched_gates if retention.gates == AUTO_GATES and fetched_gates is not None else retention.gates
     threads = loading.n_threads or _threads(path, options.jobs)
-    load = {name: getattr(retention, name) for name in _RETENTION} | {name: getattr(loading, name) for name in _LOADING}
+    load = {name: getattr(retention, name) for name in EVAL["cache"].names if name != "scope"}  # that is each arm's own
+    load |= {name: getattr(loading, name) for name in EVAL["loading"].names}
     load |= {
         "gates": gates,
         "n_threads": threads,

@@ -98,6 +98,15 @@ class Part:
         """The same without these options, and with these defaults."""
         return Part(self.table, self.without + without, self.defaults | defaults, self.texts | (texts or {}))
 
+    def only(self, *names: str) -> Part:
+        """The same with these options alone."""
+        return self.but(*(name for name in self.names if name not in names))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The options that the command has."""
+        return tuple(one.name for one, _ in options_of(self.table) if one.name not in self.without)
+
 
 def takes(**parts: Part | type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator: the command has the options of these tables, and gets a table for each, by its keyword.

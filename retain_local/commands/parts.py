@@ -53,11 +53,8 @@ AUDIT = {
 
 BENCH = {
     "options": Part(BenchOptions),
-    "cache": Part(RetentionOptions).but(
-        "policy", "scope", "policy_seed", "sinks", "recent", "min_per_head", "lookahead", "prefill", "pin_system",
-        budget="2048", buffer=128, n_ubatch=512,
-    ),
+    "cache": _CACHE.only("budget", "buffer", "gates", "n_ubatch").but(budget="2048", buffer=128, n_ubatch=512),
     "loading": _MEASURED.but(
         "n_ctx", "rope_freq_base", "verbose", texts={"n_threads": "How many CPU threads to use. (default: all CPUs)"}
     ),
-}  # fmt: skip
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..divergence.lockstep import diverge
 from ..divergence.texts import AuditText
 from ..errors import UsageError
 from ..kv_types import kv_type
+from ..option_table import options_of
 from ..options import RetentionOptions
 from .arms import FULL, Arm
 from .records import Record
@@ -20,7 +22,6 @@ from .records import Record
 if TYPE_CHECKING:
     from ..llama import Llama
 
-_RETENTION = ("buffer", "policy_seed", "sinks", "recent", "min_per_head", "lookahead")
 _DIGITS = 5  # of a number of a token in the file of results
 
 
@@ -59,13 +60,14 @@ def _options(llm: Llama, load: dict[str, Any], arm: Arm, n_tokens: int) -> Reten
     if arm.budget is None:
         options = RetentionOptions(n_tokens, gates=None, policy="none", sinks=0, n_ubatch=llm.context_params.n_ubatch)
     else:
-        options = RetentionOptions(
-            min(arm.budget.of(n_tokens - 1), n_tokens),
+        common = {one.name: load[one.name] for one, _ in options_of(RetentionOptions) if one.name in load}
+        options = replace(
+            RetentionOptions(**common),
+            budget=min(arm.budget.of(n_tokens - 1), n_tokens),
             gates=load.get("gates", "auto") if arm.policy == "gate" else None,
             policy=arm.policy,
             scope=arm.scope,
             n_ubatch=llm.context_params.n_ubatch,
-            **{name: load[name] for name in _RETENTION if name in load},
         )
     params = llm.context_params
     return options.resolve(

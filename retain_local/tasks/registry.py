@@ -64,7 +64,21 @@ _LEAST = {"n_tokens": 1, "n_facts": 1, "n_decoys": 0, "n_asked": 1, "n_hops": 1,
 
 Maker = Callable[[Random, Parameters], list[Element]]
 
+_EVERY_TASK = ("n_tokens", "n_turns", "depth")
+_READS: dict[Maker, tuple[str, ...]] = {}
 
+
+def reads(*parameters: str) -> Callable[[Maker], Maker]:
+    """A decorator: the parameters that make a difference to a maker, besides those of every task."""
+
+    def decorate(make: Maker) -> Maker:
+        _READS[make] = parameters
+        return make
+
+    return decorate
+
+
+@reads("n_facts", "n_decoys", "n_asked")
 def make_facts(rng: Random, p: Parameters) -> list[Element]:
     """Facts among look-alikes; a question is about ``n_asked`` of them."""
     facts = draw_facts(rng, p.n_facts)
@@ -75,6 +89,7 @@ def make_facts(rng: Random, p: Parameters) -> list[Element]:
     return [Element((fact.statement(rng),)) for fact in facts] + decoys + [Element((), questions)]
 
 
+@reads("n_facts", "n_decoys", "n_hops")
 def make_hops(rng: Random, p: Parameters) -> list[Element]:
     """Chains of friends; the last one's traits are asked for by way of the first."""
     n_chains = max(1, p.n_facts // 2)
@@ -84,6 +99,7 @@ def make_hops(rng: Random, p: Parameters) -> list[Element]:
     return chains + e.decoys(rng, p.n_decoys, [])
 
 
+@reads("n_facts", "n_decoys", "n_changes")
 def make_changes(rng: Random, p: Parameters) -> list[Element]:
     """Facts of which every second one changes."""
     facts = draw_facts(rng, p.n_facts)
@@ -94,6 +110,7 @@ def make_changes(rng: Random, p: Parameters) -> list[Element]:
     return made + e.decoys(rng, p.n_decoys, [])
 
 
+@reads("n_facts", "n_decoys", "n_changes")
 def make_superseded(rng: Random, p: Parameters) -> list[Element]:
     """Facts that change ``n_changes`` times each: all that was said before the last time looks like the answer."""
     facts = draw_facts(rng, p.n_facts)
@@ -101,11 +118,13 @@ def make_superseded(rng: Random, p: Parameters) -> list[Element]:
     return made + e.decoys(rng, p.n_decoys, [])
 
 
+@reads()
 def make_counting(rng: Random, p: Parameters) -> list[Element]:
     """Events to be counted, up to six of a kind."""
     return [e.counted_event(rng, event, most=6) for event in e.EVENTS]
 
 
+@reads("n_facts")
 def make_copying(rng: Random, p: Parameters) -> list[Element]:
     """Messages of eight words to be repeated."""
     n_messages = max(1, p.n_facts // 2)
@@ -113,6 +132,7 @@ def make_copying(rng: Random, p: Parameters) -> list[Element]:
     return [e.message(rng, name, n_words=8) for name in rng.sample(NAMES, n_messages)]
 
 
+@reads("n_facts")
 def make_lookup(rng: Random, p: Parameters) -> list[Element]:
     """Codes of things; any of them may be asked for, and nothing tells which."""
     return e.codes(rng, p.n_facts)
@@ -121,18 +141,6 @@ def make_lookup(rng: Random, p: Parameters) -> list[Element]:
 def _check_names(n: int, what: str) -> None:
     if n > len(NAMES):
         raise UsageError(f"{what} need {n} names, and there are {len(NAMES)}; ask for fewer facts or hops")
-
-
-_EVERY_TASK = ("n_tokens", "n_turns", "depth")
-_READS: dict[Maker, tuple[str, ...]] = {
-    make_facts: ("n_facts", "n_decoys", "n_asked"),
-    make_hops: ("n_facts", "n_decoys", "n_hops"),
-    make_changes: ("n_facts", "n_decoys", "n_changes"),
-    make_superseded: ("n_facts", "n_decoys", "n_changes"),
-    make_counting: (),
-    make_copying: ("n_facts",),
-    make_lookup: ("n_facts",),
-}
 
 
 @dataclass(frozen=True)

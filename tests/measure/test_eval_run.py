@@ -10,15 +10,22 @@ import pytest
 
 from conftest import TinyFiles
 from retain_local.chat.template import ChatTemplate
+from retain_local.commands.evaluation import EvalRequest
+from retain_local.commands.evaluation import _make_plan as make_eval_plan
+from retain_local.commands.parts import EVAL
 from retain_local.errors import RetainError, UsageError
 from retain_local.evaluation.arms import make_arms
 from retain_local.evaluation.benchmarks.benchmark import BenchmarkItem, BenchmarkQuestion
 from retain_local.evaluation.benchmarks.metrics import BestOf, contains
 from retain_local.evaluation.conversation import Script, ask_all, write_script
+from retain_local.evaluation.options import EvalOptions, TaskOptions
 from retain_local.evaluation.plan import Plan, prepare_tasks
 from retain_local.evaluation.records import Record, RecordFile
 from retain_local.evaluation.run import run_units, units_left
 from retain_local.evaluation.source import find_sources
+from retain_local.model_options import ModelOptions
+from retain_local.options import RetentionOptions
+from retain_local.report.files import ReportFiles
 from retain_local.tasks import TASKS
 from support.llamas import DEFAULTS, load, text
 from support.tiny_models import TINY_MODELS
@@ -55,6 +62,16 @@ def results(plan: Plan, path: Path | None = None, n_jobs: int = 1, stop_after: i
 @pytest.fixture(scope="module")
 def whole(tiny: TinyFiles) -> list[Record]:
     return results(make_plan(tiny))
+
+
+def test_every_option_that_eval_has_reaches_its_arms(tiny: TinyFiles) -> None:
+    asked = RetentionOptions(gates=tiny.gates(ARCH), buffer=8, recent=3, policy_seed=5, prefill="full", n_ubatch=32)
+    request = EvalRequest(EvalOptions(), TaskOptions(), asked, ModelOptions(n_threads=1), ReportFiles())
+    load = make_eval_plan(str(tiny.model(ARCH)), request).load
+    for table, part in ((asked, EVAL["cache"]), (request.loading, EVAL["loading"])):
+        assert {name: load[name] for name in part.names if name != "scope"} == {
+            name: getattr(table, name) for name in part.names if name != "scope"
+        }
 
 
 def test_every_arm_answers_every_question(tiny: TinyFiles, whole: list[Record]) -> None:

@@ -24,6 +24,24 @@ def test_an_item_follows_from_its_seed(name: str) -> None:
     assert TASKS[name].item("7-0") != TASKS[name].item("7-1")
 
 
+OTHERS = {
+    "n_tokens": 500,
+    "n_facts": 6,
+    "n_decoys": 3,
+    "n_asked": 2,
+    "n_hops": 4,
+    "n_changes": 3,
+    "n_turns": 3,
+    "depth": 40,
+}
+
+
+@every_task
+def test_a_task_reads_the_parameters_that_make_a_difference(name: str) -> None:
+    task = TASKS[name]
+    assert {key for key, value in OTHERS.items() if task.item(0, **{key: value}) != task.item(0)} == {*task.reads}
+
+
 @every_task
 @pytest.mark.parametrize("seed", SEEDS)
 def test_the_wanted_answer_is_right_and_those_to_other_questions_are_not(name: str, seed: int) -> None:
