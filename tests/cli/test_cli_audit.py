@@ -153,7 +153,7 @@ def test_progress_at_a_terminal(home: Path, tiny: TinyFiles) -> None:
         (["--text", "a.txt", "--policy", "none"], 2, "'none' never evicts"),
         (["--text", "a.txt", "--json", "absent/out.json"], 2, "its folder is missing"),
         (["--text", "a.txt", "--json", "."], 2, "it is a folder"),
-        (["--text", "a.txt", "--ubatch", "0"], 2, "Invalid value for '--ubatch'"),
+        (["--text", "a.txt", "--ubatch", "0"], 2, "ubatch is 0; it must be a whole number from 1"),
     ],
 )
 def test_mistakes(home: Path, tiny: TinyFiles, arguments: list[str], status: int, message: str) -> None:
