@@ -11,7 +11,7 @@ import operator
 from collections.abc import Callable, Iterator
 from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, SupportsIndex
 
 from .errors import UsageError
 
@@ -110,7 +110,7 @@ def whole_number(name: str, value: object, least: int, most: int = MOST) -> int:
     UsageError : it is none, or out of range.
     """
     try:
-        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+        number = operator.index(value) if isinstance(value, SupportsIndex) and not isinstance(value, bool) else None
     except TypeError:
         number = None
     if number is None or not least <= number <= most:

@@ -22,8 +22,8 @@ def install() -> None:
     from llama_cpp import _internals, _utils
 
     streams = _utils.suppress_stdout_stderr
-    streams.__enter__ = lambda self: self  # type: ignore[method-assign]
-    streams.__exit__ = lambda self, *_: None  # type: ignore[method-assign]
+    streams.__enter__ = lambda self: self
+    streams.__exit__ = lambda self, *_: None
     for owner in (
         llama_cpp.Llama,
         _internals.LlamaModel,
@@ -32,7 +32,7 @@ def install() -> None:
         _internals.LlamaSampler,
     ):
         if not hasattr(owner.__del__, "while_running"):
-            owner.__del__ = _while_running(owner.__del__)  # type: ignore[method-assign]
+            owner.__del__ = _while_running(owner.__del__)
 
 
 def _while_running(finalize: Callable[[Any], None]) -> Callable[[Any], None]:

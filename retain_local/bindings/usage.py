@@ -8,10 +8,12 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from ..errors import RetainError, UsageError
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Callback = Literal["eviction hook", "callback"]
 
 _REFUSED: dict[Callback, str] = {
@@ -150,22 +152,22 @@ class Usage:
             raise UsageError(_REFUSED[kind])
 
 
-def in_turn(method: Callable[..., Any]) -> Callable[..., Any]:
+def in_turn(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
     """A method whose whole run is a turn of `self._usage`."""
 
     @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         with self._usage.turn():
             return method(self, *args, **kwargs)
 
     return call
 
 
-def in_step(method: Callable[..., Any]) -> Callable[..., Any]:
+def in_step(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
     """A method whose whole run is a step of `self._usage`."""
 
     @functools.wraps(method)
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
         with self._usage.step():
             return method(self, *args, **kwargs)
 

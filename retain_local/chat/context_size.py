@@ -69,10 +69,12 @@ def _change_context(llm: Llama, n_ctx: int | None, budget: int | None) -> None:
         raise UsageError(f"a context of {n_ctx} tokens is out of range: 1 to {_LONGEST}")
     if n_ctx <= llm.n_tokens:
         raise UsageError(f"a context of {n_ctx:,} tokens is too short for the text of {llm.n_tokens:,}")
-    in_use = budget  # it can be less than what the pool is made for
     if budget is None:
         budget = _budget_in(llm, n_ctx)
-        in_use = min(llm.retention.budget, budget) if llm.retention.budget < llm.options.budget else budget
+        # the one in use can be less than what the pool is made for
+        in_use = min(llm.retention.budget, budget) if llm.retention.budget < _budget_of(llm) else budget
+    else:
+        in_use = budget
     options = replace(llm.options, budget=budget)
     params = type(llm.context_params).from_buffer_copy(llm.context_params)
     params.n_ctx = n_ctx
@@ -96,12 +98,17 @@ def _change_context(llm: Llama, n_ctx: int | None, budget: int | None) -> None:
     llm.context_params, llm.options = params, options
 
 
+def _budget_of(llm: Llama) -> int:
+    """The budget that the pool is made for."""
+    assert isinstance(llm.options.budget, int)  # resolved
+    return llm.options.budget
+
+
 def _budget_in(llm: Llama, n_ctx: int) -> int:
     """The budget that suits a context of another length."""
     if llm.options.policy == "none":
         return n_ctx
-    budget = llm.options.budget
-    assert isinstance(budget, int)  # resolved
+    budget = _budget_of(llm)
     covers_all = budget >= llm.context_params.n_ctx
     return min(max(budget, DEFAULT_BUDGET) if covers_all else budget, n_ctx)
 

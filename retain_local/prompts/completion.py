@@ -85,7 +85,7 @@ def complete_chat(llm: Llama, messages: Sequence[Mapping[str, Any]], args: tuple
         return tokenizer.whole(text_of(hidden), marks)
 
     hidden, marks = tokenizer.hide(messages, text_of)
-    complete = llm.create_completion
+    complete: Callable[..., Any] = llm.create_completion
     if llm.options.pin_system:
         pinned = system_range(messages, prompt_of)
 
