@@ -39,8 +39,9 @@ def root(version: Version = False) -> None:
     app,
     "chat",
     "retain-local chat model.gguf --budget 2048",
-    'retain-local chat Qwen/Qwen3-4B-GGUF:Q4_K_M --budget 25% --system "Answer in one line." --pin-system',
-    'echo "What is the capital of France?" | retain-local chat model.gguf --temp 0',
+    "retain-local chat Qwen/Qwen3-4B-GGUF:Q4_K_M --budget 25%",
+    'retain-local chat model.gguf --system "Answer in one line." --pin-system',
+    'echo "Where is Paris?" | retain-local chat model.gguf --temp 0',
 )
 @takes(**parts.CHAT)
 def chat(
@@ -84,9 +85,9 @@ def run(
 @command(
     app,
     "eval",
-    "retain-local eval bundled --tasks single,hops2 --budgets 1/4,1/8,1/16 --items 200",
-    "retain-local eval model.gguf --policies gate,gate:head,window --budgets 512,1024 --json results.jsonl",
-    "retain-local eval model.gguf --tasks gsm8k:test.jsonl,text:book.txt --policies window,snapkv --json results.jsonl",
+    "retain-local eval bundled --tasks single,hops2 --budgets 1/4,1/8 --items 200",
+    "retain-local eval model.gguf --policies gate,window --json results.jsonl",
+    "retain-local eval model.gguf --tasks gsm8k:test.jsonl,text:book.txt",
 )
 @takes(**parts.EVAL)
 def evaluate(
@@ -127,8 +128,8 @@ def results(
     app,
     "audit",
     "retain-local audit model.gguf --text book.txt",
-    "retain-local audit model.gguf --text chapters/*.txt --budgets 512,1024,2048 --min-agreement 0.95 --json audit.json",
-    "retain-local audit model.gguf --text logs.txt --policy window --window 8192 --report audit.html",
+    "retain-local audit model.gguf --text chapters/*.txt --budgets 512,1024",
+    "retain-local audit model.gguf --text logs.txt --window 8192 --report a.html",
 )
 @takes(**parts.AUDIT)
 def audit(
@@ -155,7 +156,7 @@ def audit(
     app,
     "bench",
     "retain-local bench model.gguf --depths 512,4096,16384 --budget 2048",
-    "retain-local bench model.gguf --depths 512,2048,8192,32768 --vs-stock --json bench.json --plot bench.png",
+    "retain-local bench model.gguf --vs-stock --json bench.json --plot bench.png",
 )
 @takes(**parts.BENCH)
 def bench(model: o.Model, *, options: BenchOptions, cache: RetentionOptions, loading: ModelOptions) -> None:

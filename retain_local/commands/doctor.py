@@ -8,6 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,14 +70,24 @@ def run_doctor() -> int:
     console = Console(highlight=False, emoji=False, soft_wrap=True)
     findings = examine()
     width = max(len(finding.label) for finding in findings)
+    indent = " " * (len("WRONG ") + width + 2)
     for finding in findings:
         mark = "[green]ok   [/]" if finding.is_ok else "[red]WRONG[/]"
-        console.print(f"{mark} {escape(finding.label):{width}}  {escape(finding.value)}")
+        console.print(f"{mark} {escape(finding.label):{width}}  {escape(_wrapped(finding.value, indent, console))}")
         if not finding.is_ok:
-            console.print(f"      {'':{width}}  [yellow]to fix it: {escape(finding.remedy)}[/]")
+            remedy = _wrapped(f"to fix it: {finding.remedy}", indent, console)
+            console.print(f"{indent}[yellow]{escape(remedy)}[/]")
     wrong = sum(not finding.is_ok for finding in findings)
     console.print(f"\n[red]{wrong} of {len(findings)} are wrong[/]" if wrong else "\n[green]all is well[/]")
     return int(wrong > 0)
+
+
+def _wrapped(text: str, indent: str, console: Console) -> str:
+    """A text that stands behind the indentation: in lines of a terminal's width, or in one line for a file or a pipe."""
+    if not console.is_terminal:
+        return text
+    lines = textwrap.wrap(text, max(console.width - len(indent), 20), break_long_words=False, break_on_hyphens=False)
+    return f"\n{indent}".join(lines)
 
 
 def _version(package: str) -> str:
@@ -149,7 +160,8 @@ def _cpu_features() -> Finding:
     import llama_cpp
 
     text = llama_cpp.llama_print_system_info().decode(errors="replace")
-    return Finding("CPU features", " ".join(text.replace("|", " ").split()).removeprefix("CPU :").strip())
+    features = (part.removeprefix("CPU :").strip() for part in " ".join(text.split()).split(" |"))
+    return Finding("CPU features", ", ".join(part.removesuffix(" = 1") for part in features if part))
 
 
 def _bundled_model() -> Finding:

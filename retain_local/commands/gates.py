@@ -38,8 +38,8 @@ def gates_inspect(
 @command(
     gates_app,
     "export",
-    "retain-local gates export ngocbh/DBTrimKV-Qwen3-4B-Math Qwen3-4B.gates.gguf --base Qwen3-4B.gguf",
-    "retain-local gates export trained/ model.gates.gguf --outtype q8_0",
+    "retain-local gates export ngocbh/DBTrimKV-Qwen3-4B-Math Qwen3-4B.gates.gguf",
+    "retain-local gates export trained/ model.gates.gguf --base model.gguf",
 )
 def gates_export(
     source: Annotated[
@@ -75,7 +75,7 @@ def gates_export(
     gates_app,
     "verify",
     "retain-local gates verify model.gates.gguf --base model.gguf",
-    "retain-local gates verify model.gates.gguf --base model.gguf --checkpoint trained/ --text book.txt",
+    "retain-local gates verify m.gates.gguf --base m.gguf --checkpoint trained/",
 )
 def gates_verify(
     sidecar: Annotated[
@@ -122,8 +122,8 @@ def gates_verify(
 @command(
     gates_app,
     "train",
-    "retain-local gates train Qwen/Qwen3-0.6B trained/ --data chats.jsonl --budget 256 --base-gguf Qwen3-0.6B.gguf",
-    "retain-local gates train ./base trained/ --data book.txt --data more.txt --context 2048 --steps 500",
+    "retain-local gates train Qwen/Qwen3-0.6B trained/ --data chats.jsonl",
+    "retain-local gates train ./base trained/ --data book.txt --data more.txt",
 )
 @o.takes(options=TrainOptions)
 def gates_train(

@@ -38,8 +38,8 @@ PromptFile = Annotated[
         show_default=False,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object with the text, the times and the cache.")]
-IsChat = Annotated[bool, typer.Option("--chat", help="Treat the prompt as a user message and apply the chat template.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object: text, times and cache.")]
+IsChat = Annotated[bool, typer.Option("--chat", help="Read the prompt as a message, by the chat template.")]
 Texts = Annotated[
     list[Path],
     typer.Option(

@@ -10,12 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from retain_local.bindings import cpu_features, library
 from retain_local.paths import BUNDLED_MODEL
 from support.command_line import run
 from support.libraries import PATCHED
+from support.terminal import plain, spawn
 
 
 def python(script: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +56,14 @@ def test_a_good_installation(tmp_path: Path) -> None:
     wrong = [line for line in done.stdout.splitlines() if line.startswith("WRONG")]
     assert done.returncode == 0 and not wrong, wrong
     assert "decoding          a Q4_0 model reads 61 tokens and writes 8" in done.stdout
+
+
+def test_a_line_of_a_terminal_is_not_broken_within_words(tmp_path: Path) -> None:
+    doctor = spawn(tmp_path, "doctor", columns=80)
+    doctor.expect(pexpect.EOF)
+    lines = plain(doctor.before).splitlines()
+    assert any(line.startswith("ok    CPU features") for line in lines)
+    assert all(len(line) <= 80 or " " not in line[24:] for line in lines), lines
 
 
 def test_missing_libraries(tmp_path: Path) -> None:
