@@ -40,16 +40,7 @@ struct retain_policy {
     void (*score)(const retain_policy_input & in, float * scores);
 };
 
-// one per file in policies/
-extern const retain_policy retain_policy_gate;
-extern const retain_policy retain_policy_window;
-extern const retain_policy retain_policy_knorm;
-extern const retain_policy retain_policy_keydiff;
-extern const retain_policy retain_policy_snapkv;
-extern const retain_policy retain_policy_random;
-extern const retain_policy retain_policy_none;
-
-// every policy, null-terminated
+// every policy, null-terminated; each has a file in policies/
 extern const retain_policy * const retain_policies[];
 
 // null when there is none of that name

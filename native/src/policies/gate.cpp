@@ -38,7 +38,7 @@ static void score(const retain_policy_input & in, float * scores) {
     }
 }
 
-const retain_policy retain_policy_gate = {
+extern const retain_policy retain_policy_gate = {
     /*.name          =*/ "gate",
     /*.description   =*/ "by learned retention scores",
     /*.needs_gates   =*/ true,

@@ -53,7 +53,7 @@ static void score(const retain_policy_input & in, float * scores) {
     }
 }
 
-const retain_policy retain_policy_keydiff = {
+extern const retain_policy retain_policy_keydiff = {
     /*.name          =*/ "keydiff",
     /*.description   =*/ "keys unlike the mean key",
     /*.needs_gates   =*/ false,

@@ -21,7 +21,7 @@ static void score(const retain_policy_input & in, float * scores) {
     }
 }
 
-const retain_policy retain_policy_knorm = {
+extern const retain_policy retain_policy_knorm = {
     /*.name          =*/ "knorm",
     /*.description   =*/ "keys of low norm",
     /*.needs_gates   =*/ false,

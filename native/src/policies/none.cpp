@@ -2,7 +2,7 @@
 
 #include "retain-policy.h"
 
-const retain_policy retain_policy_none = {
+extern const retain_policy retain_policy_none = {
     /*.name          =*/ "none",
     /*.description   =*/ "everything, or an error",
     /*.needs_gates   =*/ false,

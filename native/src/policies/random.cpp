@@ -22,7 +22,7 @@ static void score(const retain_policy_input & in, float * scores) {
     }
 }
 
-const retain_policy retain_policy_random = {
+extern const retain_policy retain_policy_random = {
     /*.name          =*/ "random",
     /*.description   =*/ "a random sample",
     /*.needs_gates   =*/ false,

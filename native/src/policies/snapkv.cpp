@@ -89,7 +89,7 @@ static void score(const retain_policy_input & in, float * scores) {
     }
 }
 
-const retain_policy retain_policy_snapkv = {
+extern const retain_policy retain_policy_snapkv = {
     /*.name          =*/ "snapkv",
     /*.description   =*/ "what the last queries attend to",
     /*.needs_gates   =*/ false,

@@ -10,7 +10,7 @@ static void score(const retain_policy_input & in, float * scores) {
     }
 }
 
-const retain_policy retain_policy_window = {
+extern const retain_policy retain_policy_window = {
     /*.name          =*/ "window",
     /*.description   =*/ "the first and the most recent tokens",
     /*.needs_gates   =*/ false,
