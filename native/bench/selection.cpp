@@ -2,7 +2,7 @@
 //
 //   BENCH=$(python native/builder bench)
 //   $BENCH/bench-selection                               224 cell lists, which are those of Qwen3-0.6B
-//   $BENCH/bench-selection --budgets 512,2048,8192 --cell lists 224 --new 128 --repeat 20
+//   $BENCH/bench-selection --budgets 512,2048,8192 --lists 224 --new 128 --repeat 20
 //
 // Each cell list holds the budget's cells and those of `--new` tokens; the scores are random. The choice runs in one thread.
 //

@@ -14,8 +14,13 @@ namespace retention {
 
 namespace {
 
-constexpr int64_t RUN   = 128; // most cells per step of the running softmax
-constexpr int64_t CELLS = 32;  // cells that stay in the first cache while all rows are multiplied with them
+// Figures are bench-attention's, in docs/reference/performance-parts.md.
+
+// most cells per step of the running softmax: the largest page that is chosen by itself (retain_page_size_for)
+constexpr int64_t RUN = 128;
+
+// cells that stay in the L1 cache while all rows are multiplied with them; not measured: 16 KB of floats at head size 128
+constexpr int64_t CELLS = 32;
 
 struct decode_buffers {
     float * q; // [rows, n_embd_k] scaled query rows
@@ -39,8 +44,8 @@ struct decode_buffers {
 
 // asks for memory that the walk will reach: what is left until end, then what begins at next
 struct read_ahead {
-    static constexpr int64_t DISTANCE = 6144;
-    static constexpr int64_t LINE     = 64;
+    static constexpr int64_t DISTANCE = 6144; // 6 KB, into the L2 cache: 30 GB/s instead of 25
+    static constexpr int64_t LINE     = 64;   // bytes of a cache line
 
     const char * end;
     const char * next; // null: there is none
@@ -154,7 +159,7 @@ void add_block(const float * s, const char * v, size_t nb, int64_t n_cells, int6
 template <typename ROWS, int RB>
 void add_rows(const float * s, const char * v, size_t nb, int64_t n_cells, int64_t n, float * acc, int64_t stride,
         const read_ahead * ahead) {
-    // as many vectors at once as the registers hold
+    // as many vectors at once as the registers hold (16 of AVX2 or 32); counted, not measured
     constexpr int N_VB = (VF == 8 ? 8 : 16)/RB;
     constexpr int VB   = std::max(ROWS::STEP, N_VB > 8 ? 8 : N_VB);
 
@@ -182,14 +187,15 @@ void dot_rows(const float * q, int64_t n, const char * k, size_t nb, int64_t n_c
 template <typename ROWS>
 void dot_cells(const float * q, int64_t n_rows, int64_t n, const char * k, size_t nb, int64_t n_cells, float * s,
         const read_ahead * ahead) {
-    // cells at once, as many as the registers hold beside the sums
+    // Cells at once, as many as the registers hold beside the sums: a query loaded once for four cells gave 29 GB/s a core
+    // instead of 25
     constexpr int CB  = ROWS::STEP > 2 ? 2 : 4;
     constexpr int CB4 = VF == 8 ? (ROWS::STEP > 1 ? 1 : 2) : CB;
 
     int64_t r = 0;
-    for (; r + 4 <= n_rows; r += 4) { dot_rows<ROWS, 4, CB4>(q + r*n, n, k, nb, n_cells, s + r*RUN, r ? nullptr : ahead); }
-    for (; r + 2 <= n_rows; r += 2) { dot_rows<ROWS, 2, CB> (q + r*n, n, k, nb, n_cells, s + r*RUN, r ? nullptr : ahead); }
-    for (; r     <  n_rows; r += 1) { dot_rows<ROWS, 1, CB> (q + r*n, n, k, nb, n_cells, s + r*RUN, r ? nullptr : ahead); }
+    for (; r + 4 <= n_rows; r += 4) { dot_rows<ROWS, 4, CB4>(q + r*n, n, k, nb, n_cells, s + r*RUN, r == 0 ? ahead : nullptr); }
+    for (; r + 2 <= n_rows; r += 2) { dot_rows<ROWS, 2, CB> (q + r*n, n, k, nb, n_cells, s + r*RUN, r == 0 ? ahead : nullptr); }
+    for (; r     <  n_rows; r += 1) { dot_rows<ROWS, 1, CB> (q + r*n, n, k, nb, n_cells, s + r*RUN, r == 0 ? ahead : nullptr); }
 }
 
 // weighted values of up to CELLS cells
@@ -197,9 +203,9 @@ template <typename ROWS>
 void add_cells(const float * s, int64_t n_rows, int64_t n, const char * v, size_t nb, int64_t n_cells, float * acc, int64_t stride,
         const read_ahead * ahead) {
     int64_t r = 0;
-    for (; r + 4 <= n_rows; r += 4) { add_rows<ROWS, 4>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r ? nullptr : ahead); }
-    for (; r + 2 <= n_rows; r += 2) { add_rows<ROWS, 2>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r ? nullptr : ahead); }
-    for (; r     <  n_rows; r += 1) { add_rows<ROWS, 1>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r ? nullptr : ahead); }
+    for (; r + 4 <= n_rows; r += 4) { add_rows<ROWS, 4>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r == 0 ? ahead : nullptr); }
+    for (; r + 2 <= n_rows; r += 2) { add_rows<ROWS, 2>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r == 0 ? ahead : nullptr); }
+    for (; r     <  n_rows; r += 1) { add_rows<ROWS, 1>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r == 0 ? ahead : nullptr); }
 }
 
 // call fn(reader, rows, bytes from row to row, read_ahead or null, first cell, cells) for a run of rows, CELLS at a time
@@ -212,7 +218,10 @@ void for_each_group(const ggml_tensor * t, const char * rows, int64_t n_cells, c
             fn(reader, rows + c*nb, nb, &ahead, c, std::min(CELLS, n_cells - c));
         }
     });
-    for (int64_t c = 0; !known && c < n_cells; c += CELLS) {
+    if (known) {
+        return;
+    }
+    for (int64_t c = 0; c < n_cells; c += CELLS) {
         const int64_t n = std::min(CELLS, n_cells - c);
         ggml_get_type_traits(t->type)->to_float(rows + c*nb, x, n*t->ne[0]);
         fn(rows_of<float>(), (const char *) x, t->ne[0]*sizeof(float), nullptr, c, n);

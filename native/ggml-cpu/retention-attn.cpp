@@ -12,6 +12,9 @@
 
 using namespace retention;
 
+// Not measured one by one: 64 chunks are four for each of 16 threads, so that one that is late costs little. With them 8 KV
+// heads of 2,048 cells are read at 87% of the rate of reading at one token (bench-attention,
+// docs/reference/performance-parts.md).
 static constexpr int64_t N_CHUNKS   = 64;  // chunks that the cells of an op are cut into
 static constexpr int64_t FEW_TILES  = 32;  // with fewer tiles than this, cell lists are cut
 static constexpr int64_t CHUNK_UNIT = 128; // a chunk is a multiple of this: whole pages, and steps of the running softmax
@@ -167,16 +170,20 @@ void ggml_compute_forward_retention_attn(const ggml_compute_params * params, ggm
     for_each_tile(op, [&](const attn_tile & tile) {
         const int64_t n = cut.n_chunks(tile);
 
-        for (int64_t r = 0; n > 1 && r < tile.n_rows; ++r, ++row) {
+        const int64_t first = at;
+        at += n;
+        if (n == 1) {
+            return; // it was stored above
+        }
+        for (int64_t r = 0; r < tile.n_rows; ++r, ++row) {
             if (row%params->nth != params->ith) {
                 continue;
             }
-            attn_state sum = partial(at);
+            attn_state sum = partial(first);
             for (int64_t i = 1; i < n; ++i) {
-                merge_row(op, sum, partial(at + i), r);
+                merge_row(op, sum, partial(first + i), r);
             }
             store_row(op, tile, sum, r, dst);
         }
-        at += n;
     });
 }

@@ -23,7 +23,7 @@ static retain_memory * find_memory(const llama_context * ctx) {
 static retain_memory * find_memory(const llama_context * ctx, llama_seq_id seq_id) {
     auto * mem = find_memory(ctx);
     if (mem && !mem->has_seq(seq_id)) {
-        retain_error_set(retain_format("sequence %d is out of range; the context has %zu", seq_id, mem->seqs.size()));
+        retain_error_set(retain_format("sequence %d is out of range; the context has %zu", seq_id, mem->n_seqs()));
         return nullptr;
     }
     return mem;
@@ -127,7 +127,7 @@ bool retain_is_enabled(const llama_context * ctx) {
 
 bool retain_has_gates(const llama_context * ctx) {
     const auto * mem = find_memory(ctx);
-    return mem && mem->gates;
+    return mem && mem->get_gates();
 }
 
 bool retain_get_stats(const llama_context * ctx, retain_stats * stats) {
@@ -143,10 +143,12 @@ int32_t retain_layers(const llama_context * ctx, int32_t * layers, int32_t n_max
     if (!mem) {
         return -1;
     }
-    for (int32_t i = 0; layers && i < std::min<int32_t>(n_max, mem->layers.size()); ++i) {
-        layers[i] = mem->layers[i].il;
+    const auto  & all     = mem->get_layers();
+    const int32_t n_given = layers ? std::min<int32_t>(n_max, all.size()) : 0;
+    for (int32_t i = 0; i < n_given; ++i) {
+        layers[i] = all[i].il;
     }
-    return mem->layers.size();
+    return all.size();
 }
 
 int32_t retain_n_head_kv(const llama_context * ctx, int32_t il) {
@@ -169,7 +171,7 @@ int64_t retain_get_cells(const llama_context * ctx, llama_seq_id seq_id, int32_t
         return -1;
     }
 
-    const auto & cell_list = mem->seqs[seq_id].cell_lists[layer->list_first + head];
+    const auto & cell_list = mem->get_seq(seq_id).cell_lists[layer->list_first + head];
     const int64_t n = std::max<int64_t>(0, std::min(n_max, cell_list.size()));
     if (pos) {
         std::copy_n(cell_list.pos.begin(), n, pos);
@@ -182,7 +184,7 @@ int64_t retain_get_cells(const llama_context * ctx, llama_seq_id seq_id, int32_t
 
 int64_t retain_n_cells(const llama_context * ctx, llama_seq_id seq_id) {
     const auto * mem = find_memory(ctx, seq_id);
-    return mem ? mem->n_cells(mem->seqs[seq_id]) : -1;
+    return mem ? mem->n_cells(mem->get_seq(seq_id)) : -1;
 }
 
 bool retain_pin(llama_context * ctx, llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
@@ -202,7 +204,7 @@ bool retain_set_budget(llama_context * ctx, llama_seq_id seq_id, int32_t budget)
 
 int32_t retain_get_budget(const llama_context * ctx, llama_seq_id seq_id) {
     const auto * mem = find_memory(ctx, seq_id);
-    return mem ? mem->seqs[seq_id].budget : -1;
+    return mem ? mem->get_seq(seq_id).budget : -1;
 }
 
 bool retain_hold(llama_context * ctx, llama_seq_id seq_id, bool hold) {
@@ -212,7 +214,7 @@ bool retain_hold(llama_context * ctx, llama_seq_id seq_id, bool hold) {
 
 llama_pos retain_rollback_limit(const llama_context * ctx, llama_seq_id seq_id) {
     const auto * mem = find_memory(ctx, seq_id);
-    return mem ? mem->rollback_limit(mem->seqs[seq_id]) : -1;
+    return mem ? mem->rollback_limit(mem->get_seq(seq_id)) : -1;
 }
 
 const char * retain_policy_name(int32_t i) {
@@ -238,7 +240,7 @@ bool retain_set_policy(llama_context * ctx, const char * name) {
 
 const char * retain_get_policy(const llama_context * ctx) {
     const auto * mem = find_memory(ctx);
-    return mem ? mem->policy->name : nullptr;
+    return mem ? mem->get_policy().name : nullptr;
 }
 
 bool retain_set_callback(llama_context * ctx, retain_score_callback callback, void * user_data) {

@@ -84,6 +84,14 @@ bool retain_memory::can_append(const retain_seq & seq, int64_t n_tokens) const {
     return true;
 }
 
+std::vector<std::vector<int32_t>> retain_memory::tokens_by_seq(const llama_ubatch & ubatch) const {
+    std::vector<std::vector<int32_t>> res(seqs.size());
+    for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
+        res[ubatch.seq_id[t][0]].push_back(t);
+    }
+    return res;
+}
+
 bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
     std::vector<std::vector<int32_t>> positions(seqs.size());
     for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
@@ -103,11 +111,9 @@ bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
         seq.n_open     = n_new;
         seq.pos_before = seq.pos_max;
 
-        for (auto & layer : layers) {
-            for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                seq.cell_lists[layer.list_first + h].append(*pools[layer.pool], n_new, positions[s].data());
-            }
-        }
+        for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
+            cell_list.append(*pools[layer.pool], n_new, positions[s].data());
+        });
         seq.pos_max = std::max(seq.pos_max, *std::max_element(positions[s].begin(), positions[s].end()));
     }
 
@@ -118,27 +124,23 @@ bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
 
 void retain_memory::finish_ubatch(const llama_ubatch & ubatch) {
     if (gates) {
-        std::vector<float> log_beta;
+        const auto tokens = tokens_by_seq(ubatch);
+
+        std::vector<float> log_beta; // layer after layer [n_head_kv, n_tokens]
         for (size_t p = 0; p < pools.size(); ++p) {
             log_beta.resize(n_cell_lists_of(p)*ubatch.n_tokens);
-            ggml_backend_tensor_get(pools[p]->log_beta, log_beta.data(), 0, log_beta.size()*sizeof(float));
+            ggml_backend_tensor_get(pools[p]->get_log_beta(), log_beta.data(), 0, log_beta.size()*sizeof(float));
 
-            for (const auto & layer : layers) {
-                if (layer.pool != (int32_t) p) {
-                    continue;
-                }
-                const float * src = log_beta.data() + (size_t) layer.head_first*ubatch.n_tokens;
-
-                // from the last token back, since the cells of the ubatch are the last of their cell lists
-                std::vector<int64_t> n_after(seqs.size(), 0);
-                for (int64_t t = (int64_t) ubatch.n_tokens - 1; t >= 0; --t) {
-                    const llama_seq_id s = ubatch.seq_id[t][0];
-                    ++n_after[s];
-                    for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                        auto & cell_list = seqs[s].cell_lists[layer.list_first + h];
-                        cell_list.log_beta[cell_list.size() - n_after[s]] = src[t*layer.n_head_kv + h];
+            for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
+                const llama_seq_id s = ubatch.seq_id_unq[i];
+                for_each_cell_list(seqs[s], p, [&](const retain_layer & layer, int32_t h, retain_cell_list & cell_list) {
+                    // the cells of the ubatch are the last ones
+                    float       * dst = cell_list.log_beta.data() + cell_list.size() - tokens[s].size();
+                    const float * src = log_beta.data() + (size_t) layer.head_first*ubatch.n_tokens + h;
+                    for (const int32_t t : tokens[s]) {
+                        *dst++ = src[(size_t) t*layer.n_head_kv];
                     }
-                }
+                });
             }
         }
     }

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 void retain_cell_list::append(retain_pool & pool, int64_t n, const int32_t * positions) {
-    const int64_t n_pages = (size() + n + pool.page_size - 1)/pool.page_size;
+    const int64_t n_pages = (size() + n + pool.get_page_size() - 1)/pool.get_page_size();
     while ((int64_t) pages.size() < n_pages) {
         pages.push_back(pool.take());
     }
@@ -19,7 +19,7 @@ void retain_cell_list::truncate(retain_pool & pool, int64_t n) {
         shift.resize(n);
     }
 
-    const size_t n_pages = (n + pool.page_size - 1)/pool.page_size;
+    const size_t n_pages = (n + pool.get_page_size() - 1)/pool.get_page_size();
     while (pages.size() > n_pages) {
         pool.give_back(pages.back());
         pages.pop_back();
@@ -27,10 +27,10 @@ void retain_cell_list::truncate(retain_pool & pool, int64_t n) {
 }
 
 void retain_cell_list::read_keys(const retain_pool & pool, std::vector<float> & dst) const {
-    dst.resize(size()*pool.k->ne[0]);
+    dst.resize(size()*pool.get_k()->ne[0]);
     for (size_t i = 0; i < pages.size(); ++i) {
-        const int64_t first = i*pool.page_size;
-        pool.read_keys(pages[i], std::min<int64_t>(pool.page_size, size() - first), dst.data() + first*pool.k->ne[0]);
+        const int64_t first = i*pool.get_page_size();
+        pool.read_keys(pages[i], std::min<int64_t>(pool.get_page_size(), size() - first), dst.data() + first*pool.get_k()->ne[0]);
     }
 }
 

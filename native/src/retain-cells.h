@@ -27,7 +27,7 @@ struct retain_cell_list {
     int64_t size() const { return pos.size(); }
 
     retain_pool::place place(const retain_pool & pool, int64_t i) const {
-        return { pages[i/pool.page_size], (int32_t) (i%pool.page_size) };
+        return { pages[i/pool.get_page_size()], (int32_t) (i%pool.get_page_size()) };
     }
 
     // add n cells to the end, taking pages as needed
@@ -68,16 +68,20 @@ private:
 
 // one sequence: its cell lists in order of layer and head, and what its evictions need to know
 struct retain_seq {
+    llama_seq_id id = -1;
+
     std::vector<retain_cell_list> cell_lists;
 
-    int32_t   budget;                             // M
-    llama_pos pos_max       = -1;                 // last position seen, evicted or not
-    int64_t   evicted_at    = 0;                  // tokens seen when last something was evicted
-    bool      hold          = false;              // no eviction while a prompt is read
-    int64_t   n_open        = 0;                  // last cells of each cell list, whose graph has not run to its end
-    llama_pos pos_before    = -1;                 // pos_max without them
+    int32_t   budget     = 0;     // M
+    llama_pos pos_max    = -1;    // last position seen, evicted or not
+    int64_t   evicted_at = 0;     // tokens seen when last something was evicted
+    bool      hold       = false; // no eviction while a prompt is read
+    int64_t   n_open     = 0;     // last cells of each cell list, whose graph has not run to its end
+    llama_pos pos_before = -1;    // pos_max without them
+
     std::vector<std::pair<llama_pos, llama_pos>> pins; // [p0, p1)
-    retain_queries queries;                       // empty unless the policy needs them
+
+    retain_queries queries; // empty unless the policy needs them
 
     int64_t n_seen() const { return (int64_t) pos_max + 1; }
 

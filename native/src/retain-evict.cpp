@@ -15,18 +15,18 @@ static double seconds_since(int64_t t_start_us) {
 int64_t retain_memory::n_cell_lists_of(size_t pool) const {
     int64_t n = 0;
     for (const auto & layer : layers) {
-        n += layer.pool == (int32_t) pool ? layer.n_head_kv : 0;
+        if (layer.pool == (int32_t) pool) {
+            n += layer.n_head_kv;
+        }
     }
     return n;
 }
 
 int64_t retain_memory::n_cells_of(const retain_seq & seq, size_t pool) const {
     int64_t n = 0;
-    for (const auto & layer : layers) {
-        for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
-            n += seq.cell_lists[layer.list_first + h].size();
-        }
-    }
+    for_each_cell_list(seq, pool, [&](const retain_layer &, int32_t, const retain_cell_list & cell_list) {
+        n += cell_list.size();
+    });
     return n;
 }
 
@@ -92,14 +92,10 @@ void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
     t_select_s += seconds_since(t_start);
 
     size_t at = 0;
-    for (const auto & layer : layers) {
-        if (layer.pool != (int32_t) pool) {
-            continue;
-        }
-        for (int32_t h = 0; h < layer.n_head_kv; ++h, ++at) {
-            n_moved += seq.cell_lists[layer.list_first + h].retain_if(*pools[pool], [&](int64_t i) { return select.kept(at, i); });
-        }
-    }
+    for_each_cell_list(seq, pool, [&](const retain_layer &, int32_t, retain_cell_list & cell_list) {
+        n_moved += cell_list.retain_if(*pools[pool], [&](int64_t i) { return select.kept(at, i); });
+        ++at;
+    });
     t_move_s += seconds_since(t_selected);
 }
 
@@ -238,13 +234,13 @@ void retain_memory::get_stats(retain_stats & res) const {
     res.n_evicted    = n_evicted;
     res.n_evictions  = n_evictions;
     res.n_moved      = n_moved;
-    res.n_cell_lists    = n_cell_lists;
+    res.n_cell_lists = n_cell_lists;
     res.budget       = seqs[0].budget;
     res.page_size    = config.page_size;
     res.bytes_cell   = pools[0]->bytes_cell();
     res.bytes_full   = res.n_seen*n_cell_lists*res.bytes_cell;
     for (const auto & pool : pools) {
-        res.n_pages      += pool->n_pages;
+        res.n_pages      += pool->get_n_pages();
         res.n_pages_used += pool->n_pages_used();
         res.bytes_pool   += pool->bytes();
         res.bytes_used   += pool->n_pages_used()*pool->bytes_page();

@@ -6,6 +6,10 @@
 #include <fstream>
 #include <vector>
 
+[[noreturn]] static void refuse_damaged(const std::string & path) {
+    throw retain_error(retain_format("%s: a damaged or truncated GGUF file", path.c_str()));
+}
+
 retain_gguf::retain_gguf(const std::string & path) : path(path) {
     std::ifstream file(path, std::ios::binary);
     if (!file) {
@@ -25,21 +29,22 @@ retain_gguf::retain_gguf(const std::string & path) : path(path) {
     gguf.reset(gguf_init_from_file(path.c_str(), params));
     data.reset(ctx);
     if (!gguf) {
-        throw retain_error(retain_format("%s: a damaged or truncated GGUF file", path.c_str()));
+        refuse_damaged(path);
     }
 }
 
 // ggml aborts when it cannot get the memory that a file asks for, so no tensor may be larger than the file
 void retain_gguf::check_sizes(size_t n_file) const {
     const gguf_context_ptr header(gguf_init_from_file(path.c_str(), { /*.no_alloc =*/ true, /*.ctx =*/ nullptr }));
-    bool fits = header != nullptr && gguf_get_data_offset(header.get()) <= n_file;
-    for (int64_t i = 0; fits && i < gguf_get_n_tensors(header.get()); ++i) {
-        const size_t n_data = n_file - gguf_get_data_offset(header.get());
-        const size_t offset = gguf_get_tensor_offset(header.get(), i);
-        fits = offset <= n_data && gguf_get_tensor_size(header.get(), i) <= n_data - offset;
+    if (!header || gguf_get_data_offset(header.get()) > n_file) {
+        refuse_damaged(path);
     }
-    if (!fits) {
-        throw retain_error(retain_format("%s: a damaged or truncated GGUF file", path.c_str()));
+    const size_t n_data = n_file - gguf_get_data_offset(header.get());
+    for (int64_t i = 0; i < gguf_get_n_tensors(header.get()); ++i) {
+        const size_t offset = gguf_get_tensor_offset(header.get(), i);
+        if (offset > n_data || gguf_get_tensor_size(header.get(), i) > n_data - offset) {
+            refuse_damaged(path);
+        }
     }
 }
 

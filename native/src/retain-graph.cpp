@@ -37,37 +37,40 @@ retain_graph_input::retain_graph_input(const llama_hparams & hparams, const llam
 void retain_graph_input::build(ggml_context * ctx, int64_t n_tokens) {
     const auto & m = mem();
 
-    int64_t n_pages = 0;
-    for (const auto & pool : m.pools) {
-        n_pages += pool->n_pages;
+    pages      = new_input(ctx, GGML_TYPE_I32, m.n_pages(), 1, "retain_pages");
+    cell_lists = new_input(ctx, GGML_TYPE_I32, 2, m.n_seqs()*m.get_n_cell_lists(), "retain_cell_lists");
+    tokens     = new_input(ctx, GGML_TYPE_I32, 2, n_tokens, "retain_tokens");
+    k_rows     = new_input(ctx, GGML_TYPE_I64, m.get_n_cell_lists()*n_tokens, 1, "retain_k_rows");
+    v_rows     = new_input(ctx, GGML_TYPE_I64, m.get_n_cell_lists()*n_tokens, 1, "retain_v_rows");
+
+    if (m.get_n_rot_k() > 0) {
+        self_k_rot = new_input(ctx, GGML_TYPE_F32, m.get_n_rot_k(), m.get_n_rot_k(), "attn_inp_k_rot");
+        rot_k = retain_hadamard(m.get_n_rot_k());
+    }
+    if (m.get_n_rot_v() > 0) {
+        self_v_rot = new_input(ctx, GGML_TYPE_F32, m.get_n_rot_v(), m.get_n_rot_v(), "attn_inp_v_rot");
+        rot_v = retain_hadamard(m.get_n_rot_v());
     }
 
-    pages   = new_input(ctx, GGML_TYPE_I32, n_pages, 1, "retain_pages");
-    cell_lists = new_input(ctx, GGML_TYPE_I32, 2, m.seqs.size()*m.n_cell_lists, "retain_cell_lists");
-    tokens  = new_input(ctx, GGML_TYPE_I32, 2, n_tokens, "retain_tokens");
-    k_rows  = new_input(ctx, GGML_TYPE_I64, m.n_cell_lists*n_tokens, 1, "retain_k_rows");
-    v_rows  = new_input(ctx, GGML_TYPE_I64, m.n_cell_lists*n_tokens, 1, "retain_v_rows");
-
-    if (m.n_rot_k > 0) {
-        self_k_rot = new_input(ctx, GGML_TYPE_F32, m.n_rot_k, m.n_rot_k, "attn_inp_k_rot");
-        rot_k = retain_hadamard(m.n_rot_k);
-    }
-    if (m.n_rot_v > 0) {
-        self_v_rot = new_input(ctx, GGML_TYPE_F32, m.n_rot_v, m.n_rot_v, "attn_inp_v_rot");
-        rot_v = retain_hadamard(m.n_rot_v);
-    }
-
+    const uint32_t n_layer = m.get_model().hparams.n_layer_all;
+    gated.resize(n_layer, false);
     if (m.keeps_queries()) {
         query_tokens = new_input(ctx, GGML_TYPE_I32, m.n_query_rows(n_tokens), 1, "retain_query_tokens");
-        query_rows.resize(m.layers.size(), nullptr);
+        query_rows.resize(n_layer, nullptr);
     }
-
-    log_beta.resize(m.model.hparams.n_layer_all, nullptr);
 }
 
-ggml_tensor * retain_graph_input::rows_of(ggml_context * ctx, ggml_tensor * rows, const retain_layer & layer) const {
-    const int64_t n_tokens = tokens->ne[1];
-    return ggml_view_1d(ctx, rows, layer.n_head_kv*n_tokens, layer.list_first*n_tokens*ggml_element_size(rows));
+void retain_graph_input::build_gate(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * h) {
+    // the layers' log betas follow each other, so that one transfer brings them all to the host
+    ggml_tensor * all = mem().pool_of(layer).get_log_beta();
+    ggml_tensor * dst = ggml_view_2d(llm.ctx0, all, layer.n_head_kv, llm.n_tokens, layer.n_head_kv*sizeof(float),
+            layer.head_first*llm.n_tokens*sizeof(float));
+
+    ggml_tensor * cur = mem().get_gates()->build(llm.ctx0, layer.il, h, dst);
+    llm.cb(cur, "retention_log_beta", layer.il);
+
+    ggml_build_forward_expand(llm.gf, cur);
+    gated[layer.il] = true;
 }
 
 void retain_graph_input::build_queries(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * q, float kq_scale) {
@@ -83,7 +86,46 @@ void retain_graph_input::build_queries(const llm_graph_context & llm, const reta
 
     ggml_set_output(cur); // it is read after the graph has run
     ggml_build_forward_expand(llm.gf, cur);
-    query_rows[&layer - mem().layers.data()] = cur;
+    query_rows[layer.il] = cur;
+}
+
+void retain_graph_input::build_store(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * rows, ggml_tensor * cur, ggml_tensor * dst) const {
+    if (!ggml_is_contiguous(cur)) {
+        cur = ggml_cont(llm.ctx0, cur);
+    }
+    cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0], cur->ne[1]*cur->ne[2]);
+
+    const int64_t n_tokens = tokens->ne[1];
+    ggml_tensor * own = ggml_view_1d(llm.ctx0, rows, layer.n_head_kv*n_tokens, layer.list_first*n_tokens*ggml_element_size(rows));
+    ggml_build_forward_expand(llm.gf, ggml_set_rows(llm.ctx0, dst, cur, own));
+}
+
+ggml_tensor * retain_graph_input::build_attn(
+        const llm_graph_context & llm,
+        const retain_layer      & layer,
+        ggml_tensor             * q,
+        ggml_tensor             * k,
+        ggml_tensor             * v,
+        ggml_tensor             * sinks,
+        float                     kq_scale) const {
+    const auto & pool = mem().pool_of(layer);
+
+    build_store(llm, layer, k_rows, k, pool.get_k());
+    build_store(llm, layer, v_rows, v, pool.get_v());
+
+    ggml_retention_attn_params params = {};
+    pool.set_layout(params);
+    params.scale       = kq_scale;
+    params.softcap     = llm.hparams.attn_soft_cap ? llm.hparams.f_attn_logit_softcapping : 0.0f;
+    params.n_head_kv   = layer.n_head_kv;
+    params.list_first  = layer.list_first;
+    params.list_stride = mem().get_n_cell_lists();
+
+    ggml_tensor * cur = ggml_retention_attn(llm.ctx0, q, pool.get_k(), pool.get_v(), pages, cell_lists, tokens, sinks, &params);
+    cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0]*cur->ne[1], cur->ne[2]);
+    ggml_build_forward_expand(llm.gf, cur);
+
+    return cur;
 }
 
 bool retain_graph_input::can_reuse(const llm_graph_params & params) {
@@ -109,13 +151,13 @@ void retain_graph_input::set_input(const llama_ubatch * ubatch) {
         memcpy(self_v_rot->data, rot_v.data(), ggml_nbytes(self_v_rot));
     }
 
-    mem().t_input_s += (ggml_time_us() - t_start)*1e-6;
+    mem().add_input_time((ggml_time_us() - t_start)*1e-6);
 }
 
 void retain_graph_input::set_tokens(const llama_ubatch & ubatch) {
     int32_t * dst = (int32_t *) tokens->data;
 
-    std::vector<int32_t> n_new(mem().seqs.size(), 0);
+    std::vector<int32_t> n_new(mem().n_seqs(), 0);
     for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
         const llama_seq_id s = ubatch.seq_id[t][0];
         dst[2*t + 0] = s;
@@ -131,44 +173,36 @@ void retain_graph_input::set_tokens(const llama_ubatch & ubatch) {
 void retain_graph_input::set_cells(const llama_ubatch & ubatch) {
     const auto & m = mem();
 
-    std::vector<int64_t> n_new(m.seqs.size(), 0);
-    std::vector<int64_t> rank(ubatch.n_tokens); // of a token among those of its sequence
-    for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
-        rank[t] = n_new[ubatch.seq_id[t][0]]++;
-    }
+    const auto new_tokens = m.tokens_by_seq(ubatch);
 
-    int32_t * page   = (int32_t *) pages->data;
-    int32_t * cell_list = (int32_t *) cell_lists->data;
+    int32_t * page = (int32_t *) pages->data;
+    int32_t * list = (int32_t *) cell_lists->data;
+    int64_t * k    = (int64_t *) k_rows->data;
+    int64_t * v    = (int64_t *) v_rows->data;
 
     int64_t n_pages = 0;
     for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
         const llama_seq_id s = ubatch.seq_id_unq[i];
-        for (int64_t j = 0; j < m.n_cell_lists; ++j) {
-            const auto & src = m.seqs[s].cell_lists[j];
+        m.for_each_cell_list(m.get_seq(s), [&](const retain_layer & layer, int32_t h, const retain_cell_list & src) {
+            const int64_t j     = layer.list_first + h;
+            const int64_t n_old = src.size() - (int64_t) new_tokens[s].size();
 
-            cell_list[2*(s*m.n_cell_lists + j) + 0] = n_pages;
-            cell_list[2*(s*m.n_cell_lists + j) + 1] = src.size() - n_new[s];
+            list[2*((int64_t) s*m.get_n_cell_lists() + j) + 0] = n_pages;
+            list[2*((int64_t) s*m.get_n_cell_lists() + j) + 1] = n_old;
 
             std::copy(src.pages.begin(), src.pages.end(), page + n_pages);
             n_pages += src.pages.size();
-        }
-    }
 
-    for (const auto & layer : m.layers) {
-        const auto & pool = *m.pools[layer.pool];
-
-        int64_t * k = (int64_t *) k_rows->data + layer.list_first*(int64_t) ubatch.n_tokens;
-        int64_t * v = (int64_t *) v_rows->data + layer.list_first*(int64_t) ubatch.n_tokens;
-
-        for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
-            const llama_seq_id s = ubatch.seq_id[t][0];
-            for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                const auto & src = m.seqs[s].cell_lists[layer.list_first + h];
-                const auto   at  = src.place(pool, src.size() - n_new[s] + rank[t]);
-                *k++ = pool.k_row(at);
-                *v++ = pool.v_row(at);
+            // the new cells are the last ones, in the order of their tokens
+            const auto & pool = m.pool_of(layer);
+            int64_t cell = n_old;
+            for (const int32_t t : new_tokens[s]) {
+                const auto    at  = src.place(pool, cell++);
+                const int64_t row = layer.list_first*(int64_t) ubatch.n_tokens + t*layer.n_head_kv + h;
+                k[row] = pool.k_row(at);
+                v[row] = pool.v_row(at);
             }
-        }
+        });
     }
 }
 
@@ -177,7 +211,7 @@ void retain_graph_input::set_queries(const llama_ubatch & ubatch) {
     rows.resize(query_tokens->ne[0], 0); // of these nobody reads the queries
 
     memcpy(query_tokens->data, rows.data(), ggml_nbytes(query_tokens));
-    retain->mem->query_rows = query_rows;
+    mem().set_query_rows(query_rows);
 }
 
 // hooks
@@ -200,30 +234,18 @@ std::unique_ptr<llm_graph_input_attn_kv> retain_build_attn_inp(
 
 void retain_build_gate(const llm_graph_context & llm, ggml_tensor * h, int il) {
     const auto * retain = dynamic_cast<const retain_context *>(llm.mctx);
-    if (!retain || !retain->mem->gates) {
+    if (!retain || !retain->get_mem().get_gates()) {
         return;
     }
-    const retain_layer * layer = retain->mem->find_layer(il);
+    const retain_layer * layer = retain->get_mem().find_layer(il);
     if (!layer) {
         return;
     }
 
     for (const auto & any : llm.res->inputs) {
-        auto * inp = dynamic_cast<retain_graph_input *>(any.get());
-        if (!inp) {
-            continue;
+        if (auto * inp = dynamic_cast<retain_graph_input *>(any.get())) {
+            inp->build_gate(llm, *layer, h);
         }
-
-        // the layers' log betas follow each other, so that one transfer brings them all to the host
-        ggml_tensor * all = retain->mem->pools[layer->pool]->log_beta;
-        ggml_tensor * dst = ggml_view_2d(llm.ctx0, all, layer->n_head_kv, llm.n_tokens, layer->n_head_kv*sizeof(float),
-                layer->head_first*llm.n_tokens*sizeof(float));
-
-        ggml_tensor * cur = retain->mem->gates->build(llm.ctx0, il, h, dst);
-        llm.cb(cur, "retention_log_beta", il);
-
-        ggml_build_forward_expand(llm.gf, cur);
-        inp->log_beta[il] = cur;
     }
 }
 
@@ -245,45 +267,17 @@ ggml_tensor * retain_build_attn(
     const auto & mem   = inp->mem();
     const auto * layer = mem.find_layer(il);
 
-    const std::string arch = mem.model.arch_name();
+    const std::string arch = mem.get_model().arch_name();
     if (!layer || kq_b) {
         throw retain_error(retain_format("the attention of %s models is not supported: %s", arch.c_str(),
                     kq_b ? "it adds a bias to the logits" : "a layer attends without a cache of its own"));
     }
-    if (mem.gates && !inp->log_beta[il]) {
+    if (mem.get_gates() && !inp->has_gate(*layer)) {
         throw retain_error(retain_format("gates cannot read the input of attention in %s models; use policy window without gates", arch.c_str()));
     }
 
     inp->build_queries(llm, *layer, q, kq_scale);
-
-    const auto & pool = *mem.pools[layer->pool];
-
-    const auto store = [&](ggml_tensor * rows, ggml_tensor * cur, ggml_tensor * dst) {
-        if (!ggml_is_contiguous(cur)) {
-            cur = ggml_cont(llm.ctx0, cur);
-        }
-        cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0], cur->ne[1]*cur->ne[2]);
-        ggml_build_forward_expand(llm.gf, ggml_set_rows(llm.ctx0, dst, cur, inp->rows_of(llm.ctx0, rows, *layer)));
-    };
-    store(inp->k_rows, k, pool.k);
-    store(inp->v_rows, v, pool.v);
-
-    ggml_retention_attn_params params = {};
-    params.scale         = kq_scale;
-    params.softcap       = llm.hparams.attn_soft_cap ? llm.hparams.f_attn_logit_softcapping : 0.0f;
-    params.n_head_kv     = layer->n_head_kv;
-    params.page_size     = pool.page_size;
-    params.k_stride      = pool.k_stride;
-    params.v_stride      = pool.v_stride;
-    params.v_first       = pool.v_first;
-    params.list_first  = layer->list_first;
-    params.list_stride = mem.n_cell_lists;
-
-    ggml_tensor * cur = ggml_retention_attn(llm.ctx0, q, pool.k, pool.v, inp->pages, inp->cell_lists, inp->tokens, sinks, &params);
-    cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0]*cur->ne[1], cur->ne[2]);
-    ggml_build_forward_expand(llm.gf, cur);
-
-    return cur;
+    return inp->build_attn(llm, *layer, q, k, v, sinks, kq_scale);
 }
 
 bool retain_is_busy(const llama_memory_i * mem) {

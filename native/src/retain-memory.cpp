@@ -24,7 +24,10 @@ static int64_t rotation_side(ggml_type type, int64_t n_embd_head, bool largest) 
         return 0;
     }
     int64_t side = 64;
-    while (largest && n_embd_head % (2*side) == 0) {
+    if (!largest) {
+        return side;
+    }
+    while (n_embd_head % (2*side) == 0) {
         side *= 2;
     }
     return side;
@@ -34,12 +37,12 @@ static int64_t rotation_side(ggml_type type, int64_t n_embd_head, bool largest) 
 static bool supports_pages(ggml_backend_dev_t dev, ggml_type type_k, int64_t n_embd_k, ggml_type type_v, int64_t n_embd_v) {
     const ggml_context_ptr ctx(ggml_init({ 16*ggml_tensor_overhead(), nullptr, /*.no_alloc =*/ true }));
 
-    ggml_tensor * q       = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, n_embd_k, 1, 1);
-    ggml_tensor * k       = ggml_new_tensor_2d(ctx.get(), type_k, n_embd_k, 1);
-    ggml_tensor * v       = ggml_new_tensor_2d(ctx.get(), type_v, n_embd_v, 1);
-    ggml_tensor * pages   = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, 1);
+    ggml_tensor * q          = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, n_embd_k, 1, 1);
+    ggml_tensor * k          = ggml_new_tensor_2d(ctx.get(), type_k, n_embd_k, 1);
+    ggml_tensor * v          = ggml_new_tensor_2d(ctx.get(), type_v, n_embd_v, 1);
+    ggml_tensor * pages      = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, 1);
     ggml_tensor * cell_lists = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, 1);
-    ggml_tensor * tokens  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, 1);
+    ggml_tensor * tokens     = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, 1);
 
     ggml_retention_attn_params params = {};
     params.n_head_kv = 1;
@@ -71,7 +74,7 @@ retain_memory::retain_memory(
     init_pools(params, cparams);
 
     for (uint32_t s = 0; s < cparams.n_seq_max; ++s) {
-        seqs.push_back(make_seq());
+        seqs.push_back(make_seq(s));
     }
     check_protected(seqs[0]);
 
@@ -95,12 +98,12 @@ void retain_memory::init_layers(const layer_filter_cb & filter) {
         layer.n_head_kv    = hparams.n_head_kv(il);
         layer.n_embd_k     = hparams.n_embd_head_k(il);
         layer.n_embd_v     = hparams.n_embd_head_v(il);
-        layer.list_first = n_cell_lists;
+        layer.list_first   = n_cell_lists;
         layer.query_first  = n_query;
         layers.push_back(layer);
 
         n_cell_lists += layer.n_head_kv;
-        n_query   += (int64_t) layer.n_head*layer.n_embd_k;
+        n_query      += (int64_t) layer.n_head*layer.n_embd_k;
 
         if (layer.n_embd_k != layers[0].n_embd_k || layer.n_embd_v != layers[0].n_embd_v) {
             throw retain_error("this model's head size differs from layer to layer, which the pool cannot hold");
@@ -160,8 +163,17 @@ void retain_memory::init_pools(const llama_memory_params & params, const llama_c
     n_rot_v = rotation_side(params.type_v, n_embd_v, false);
 }
 
-retain_seq retain_memory::make_seq() const {
+int64_t retain_memory::n_pages() const {
+    int64_t n = 0;
+    for (const auto & pool : pools) {
+        n += pool->get_n_pages();
+    }
+    return n;
+}
+
+retain_seq retain_memory::make_seq(llama_seq_id seq_id) const {
     retain_seq seq;
+    seq.id = seq_id;
     seq.cell_lists.resize(n_cell_lists);
     seq.budget = config.budget;
     return seq;

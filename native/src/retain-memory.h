@@ -2,6 +2,19 @@
 //
 // Every sequence keeps budget*n_cell_lists cells. Cells of all the layers that share a pool compete; with one backend
 // that is the whole model. With several backends each pool keeps its own layers' share, since memory cannot move.
+//
+//     retain-memory.cpp    making it: layers, pools, sequences
+//     retain-batch.cpp     a batch on its way through it; retain_context
+//     retain-score.cpp     scores of the cells, and which are raised above them
+//     retain-evict.cpp     evictions; pins, budget, policy and statistics, which retain.h offers
+//     retain-seq.cpp       clear, remove, copy, keep, and the positions of a shift
+//     retain-shift.cpp     the keys of a shift
+//     retain-queries.cpp   the queries of the last tokens
+//     retain-state.cpp     save and restore
+//
+// What it is made of has files of its own: retain-cells (cell lists, sequences), retain-pool (pages), retain-select (which
+// cells stay), retain-policy and policies/ (scores), retain-gates (log betas). Around it are retain-create (which models get
+// one), retain-graph (attention over it), retain-params (its configuration) and retain-api (retain.h).
 
 #pragma once
 
@@ -75,9 +88,57 @@ public:
     int64_t              n_query_rows(int64_t n_tokens) const;            // most tokens of a ubatch that are kept
     std::vector<int32_t> query_tokens(const llama_ubatch & ubatch) const; // the last of each sequence, in order
 
-    // what retain.h offers
+    // of the graph that runs: per layer of the model the queries of query_tokens(), f32 [n_embd_k*n_head, n_query_rows()]
+    void set_query_rows(const std::vector<ggml_tensor *> & rows) { query_rows = rows; }
 
-    bool has_seq(llama_seq_id seq_id) const { return seq_id >= 0 && seq_id < (llama_seq_id) seqs.size(); }
+    // per sequence its tokens in the ubatch, in order
+    std::vector<std::vector<int32_t>> tokens_by_seq(const llama_ubatch & ubatch) const;
+
+    // call fn(layer, KV head, cell list) for the cell lists of a sequence, const or not, in order of layer and head
+    template <typename SEQ, typename F>
+    void for_each_cell_list(SEQ & seq, F fn) const {
+        for (const auto & layer : layers) {
+            for (int32_t h = 0; h < layer.n_head_kv; ++h) {
+                fn(layer, h, seq.cell_lists[layer.list_first + h]);
+            }
+        }
+    }
+
+    // the same for those in one pool
+    template <typename SEQ, typename F>
+    void for_each_cell_list(SEQ & seq, size_t pool, F fn) const {
+        for_each_cell_list(seq, [&](const retain_layer & layer, int32_t h, auto & cell_list) {
+            if (layer.pool == (int32_t) pool) {
+                fn(layer, h, cell_list);
+            }
+        });
+    }
+
+    const llama_model               & get_model()  const { return model; }
+    const std::vector<retain_layer> & get_layers() const { return layers; }
+    const retain_policy             & get_policy() const { return *policy; }
+    const retain_gates              * get_gates()  const { return gates.get(); } // null without a sidecar
+
+    const retain_layer * find_layer(int32_t il) const;
+    const retain_pool  & pool_of(const retain_layer & layer) const { return *pools[layer.pool]; }
+
+    int64_t n_pages() const; // of all pools
+
+    int32_t get_n_cell_lists() const { return n_cell_lists; } // of a sequence
+    int64_t get_n_query()      const { return n_query; }      // floats of a token's queries
+
+    // sides of the Hadamard matrices that stock attention turns quantised K and V with; 0: none
+    int64_t get_n_rot_k() const { return n_rot_k; }
+    int64_t get_n_rot_v() const { return n_rot_v; }
+
+    size_t             n_seqs()                     const { return seqs.size(); }
+    bool               has_seq(llama_seq_id seq_id) const { return seq_id >= 0 && seq_id < (llama_seq_id) seqs.size(); }
+    const retain_seq & get_seq(llama_seq_id seq_id) const { return seqs[seq_id]; }
+
+    // a sequence that holds nothing
+    retain_seq make_seq(llama_seq_id seq_id) const;
+
+    // what retain.h offers
 
     // whether the eviction hook is running: until it returns nothing may change; sets the last error
     bool is_busy() const;
@@ -101,38 +162,11 @@ public:
     // whether cells wait for shift_keys()
     bool has_shift() const;
 
-    const retain_layer * find_layer(int32_t il) const;
-
     // move the keys of all cells to their shifted positions; see retain-shift.cpp
     void shift_keys(llama_context * lctx);
 
-    const llama_model & model;
-
-    retain_config config; // as it was asked for, with what was left open filled in
-
-    const uint32_t n_ubatch;
-    const uint32_t n_ctx_seq;
-    const int64_t  n_max_per_list; // cells per cell list on average that the pools have room for, per sequence
-
-    const retain_policy * policy;
-    std::unique_ptr<retain_gates> gates; // null without a sidecar
-
-    int32_t n_cell_lists = 0;
-    std::vector<retain_layer>                 layers;
-    std::vector<std::unique_ptr<retain_pool>> pools;
-    std::vector<retain_seq>                   seqs;
-
-    int64_t n_query = 0; // floats of a token's queries
-
-    // of the graph that runs: per layer the queries of query_tokens(), f32 [n_embd_k*n_head, n_query_rows()]
-    std::vector<ggml_tensor *> query_rows;
-
-    // sides of the Hadamard matrices that stock attention turns quantised K and V with; 0: none
-    int64_t n_rot_k = 0;
-    int64_t n_rot_v = 0;
-
-    // seconds in filling graph inputs, added to by the graph input
-    mutable double t_input_s = 0.0;
+    // count the time that filling graph inputs took
+    void add_input_time(double seconds) { t_input_s += seconds; }
 
 private:
     void take_queries(const llama_ubatch & ubatch);
@@ -140,8 +174,7 @@ private:
     void init_layers(const layer_filter_cb & filter);
     void init_pools(const llama_memory_params & params, const llama_cparams & cparams);
 
-    retain_seq make_seq() const;
-    void       clear_seq(retain_seq & seq);
+    void clear_seq(retain_seq & seq);
 
     int64_t n_cell_lists_of(size_t pool) const;
     int64_t n_cells_of(const retain_seq & seq, size_t pool) const;
@@ -164,7 +197,7 @@ private:
     bool is_due(const retain_seq & seq) const;
 
     // whether cells are evicted at all
-    bool evicts() const { return policy->score || callback; }
+    bool evicts() const { return policy->score != nullptr || callback != nullptr; }
 
     // take back a ubatch whose graph failed
     void drop_open(retain_seq & seq);
@@ -179,6 +212,28 @@ private:
 
     int64_t n_cells_all() const;
 
+    const llama_model & model;
+
+    retain_config config; // as it was asked for, with what was left open filled in
+
+    const uint32_t n_ubatch;
+    const uint32_t n_ctx_seq;
+    const int64_t  n_max_per_list; // cells per cell list on average that the pools have room for, per sequence
+
+    const retain_policy         * policy = nullptr;
+    std::unique_ptr<retain_gates> gates;
+
+    std::vector<retain_layer>                 layers;
+    std::vector<std::unique_ptr<retain_pool>> pools;
+    std::vector<retain_seq>                   seqs;
+
+    int32_t n_cell_lists = 0;
+    int64_t n_query      = 0;
+    int64_t n_rot_k      = 0;
+    int64_t n_rot_v      = 0;
+
+    std::vector<ggml_tensor *> query_rows;
+
     retain_score_callback callback      = nullptr;
     void                * callback_data = nullptr;
     bool                  in_hook       = false;
@@ -192,6 +247,7 @@ private:
     int64_t n_cells_peak = 0;
     double  t_select_s   = 0.0;
     double  t_move_s     = 0.0;
+    double  t_input_s    = 0.0;
 };
 
 // one batch on its way through the memory
@@ -212,9 +268,10 @@ public:
 
     void finish();
 
-    retain_memory * mem = nullptr;
+    retain_memory & get_mem() const { return *mem; }
 
 private:
+    retain_memory * mem  = nullptr; // null: an error, or nothing to update
     llama_context * lctx = nullptr;
 
     std::vector<llama_ubatch> ubatches;

@@ -72,6 +72,13 @@ retain_pool::retain_pool(
     }
 }
 
+void retain_pool::set_layout(ggml_retention_attn_params & params) const {
+    params.page_size = page_size;
+    params.k_stride  = k_stride;
+    params.v_stride  = v_stride;
+    params.v_first   = v_first;
+}
+
 int32_t retain_pool::take() {
     GGML_ASSERT(!free_pages.empty());
 

@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <vector>
 
+struct ggml_retention_attn_params;
+
 class retain_pool {
 public:
     // where one cell is
@@ -49,20 +51,32 @@ public:
     size_t  bytes_cell()   const { return row_k + row_v; }
     int64_t n_pages_used() const { return n_pages - (int64_t) free_pages.size(); }
 
-    const ggml_backend_buffer_type_t buft;
+    int64_t get_n_pages()   const { return n_pages; }
+    int32_t get_page_size() const { return page_size; }
 
-    const int32_t page_size;
-    const int64_t n_pages;
+    ggml_backend_buffer_type_t get_buft() const { return buft; }
+
+    ggml_tensor * get_k()        const { return k; }        // [n_embd_k, n_pages*k_stride]
+    ggml_tensor * get_v()        const { return v; }        // [n_embd_v, n_pages*v_stride]
+    ggml_tensor * get_log_beta() const { return log_beta; } // f32 [n_log_beta]
+
+    // say where the cells of a page are
+    void set_layout(ggml_retention_attn_params & params) const;
+
+private:
+    ggml_backend_buffer_type_t buft;
+
+    int32_t page_size;
+    int64_t n_pages;
 
     int64_t k_stride; // K rows from page to page
     int64_t v_stride; // V rows from page to page
     int64_t v_first;  // V rows before the first V row of a page
 
-    ggml_tensor * k        = nullptr; // [n_embd_k, n_pages*k_stride]
-    ggml_tensor * v        = nullptr; // [n_embd_v, n_pages*v_stride]
-    ggml_tensor * log_beta = nullptr; // f32 [n_log_beta]
+    ggml_tensor * k        = nullptr;
+    ggml_tensor * v        = nullptr;
+    ggml_tensor * log_beta = nullptr;
 
-private:
     size_t row_k;
     size_t row_v;
     size_t page_bytes;

@@ -78,9 +78,9 @@ void retain_memory::take_queries(const llama_ubatch & ubatch) {
     for (size_t i = 0; i < tokens.size(); ++i) {
         const int32_t t = tokens[i];
         auto & query = seqs[ubatch.seq_id[t][0]].queries.push(ubatch.pos[t], n_query);
-        for (size_t l = 0; l < layers.size(); ++l) {
-            const size_t n_bytes = query_rows[l]->nb[1];
-            ggml_backend_tensor_get(query_rows[l], query.q.data() + layers[l].query_first, i*n_bytes, n_bytes);
+        for (const auto & layer : layers) {
+            const ggml_tensor * rows = query_rows[layer.il];
+            ggml_backend_tensor_get(rows, query.q.data() + layer.query_first, i*rows->nb[1], rows->nb[1]);
         }
     }
 }

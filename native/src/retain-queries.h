@@ -19,7 +19,7 @@ struct retain_query {
 // of one sequence, oldest first
 class retain_queries {
 public:
-    static constexpr int64_t N_WINDOW = 32;         // W: so many a policy looks at
+    static constexpr int64_t N_WINDOW = 32;         // W: so many a policy looks at, as in SnapKV's code; not measured
     static constexpr int64_t N_MAX    = 2*N_WINDOW; // with those that come back to it when W tokens are taken back
 
     // the queries of the next token, to be filled in: n floats; the oldest go when there are more than N_MAX

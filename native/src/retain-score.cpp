@@ -4,18 +4,6 @@
 
 #include "llama-model.h"
 
-#include <algorithm>
-
-// call fn(layer, head, cell list) for the cell lists of a pool, in order of layer and head
-template <typename F>
-static void for_each_cell_list(const retain_memory & mem, const retain_seq & seq, size_t pool, F fn) {
-    for (const auto & layer : mem.layers) {
-        for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
-            fn(layer, h, seq.cell_lists[layer.list_first + h]);
-        }
-    }
-}
-
 void retain_memory::score_pool(retain_seq & seq, size_t pool) {
     scores.assign(n_cells_of(seq, pool), 0.0f); // what a policy without scores leaves to the hook
 
@@ -29,7 +17,7 @@ void retain_memory::score_pool(retain_seq & seq, size_t pool) {
     select.clear();
 
     int64_t at = 0;
-    for_each_cell_list(*this, seq, pool, [&](const retain_layer &, int32_t, const retain_cell_list & cell_list) {
+    for_each_cell_list(seq, pool, [&](const retain_layer &, int32_t, const retain_cell_list & cell_list) {
         select.add_list(cell_list.size(), cell_list.pos.data(), scores.data() + at);
         for (int64_t i = 0; i < cell_list.size(); ++i) {
             const llama_pos p = cell_list.pos[i];
@@ -50,7 +38,7 @@ void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
     std::vector<float> keys, queries, sinks;
 
     int64_t at = 0;
-    for_each_cell_list(*this, seq, pool, [&](const retain_layer & layer, int32_t h, const retain_cell_list & cell_list) {
+    for_each_cell_list(seq, pool, [&](const retain_layer & layer, int32_t h, const retain_cell_list & cell_list) {
         retain_policy_input in = {};
         in.il        = layer.il;
         in.head      = h;
@@ -95,7 +83,7 @@ void retain_memory::score_by_hook(const retain_seq & seq, size_t pool) {
     std::vector<int32_t> il, head, pos, age;
     std::vector<float>   log_beta;
 
-    for_each_cell_list(*this, seq, pool, [&](const retain_layer & layer, int32_t h, const retain_cell_list & cell_list) {
+    for_each_cell_list(seq, pool, [&](const retain_layer & layer, int32_t h, const retain_cell_list & cell_list) {
         il.insert(il.end(), cell_list.size(), layer.il);
         head.insert(head.end(), cell_list.size(), h);
         pos.insert(pos.end(), cell_list.pos.begin(), cell_list.pos.end());
@@ -106,9 +94,8 @@ void retain_memory::score_by_hook(const retain_seq & seq, size_t pool) {
     }
 
     std::vector<float> own(scores);
-    const llama_seq_id seq_id = &seq - seqs.data();
     in_hook = true;
-    const bool replaced = callback(callback_data, seq_id, n_seen, pos.size(), il.data(), head.data(), pos.data(), log_beta.data(), age.data(), own.data());
+    const bool replaced = callback(callback_data, seq.id, n_seen, pos.size(), il.data(), head.data(), pos.data(), log_beta.data(), age.data(), own.data());
     in_hook = false;
     if (replaced) {
         scores.swap(own);

@@ -23,13 +23,11 @@ static void refuse(const std::string & message) {
 }
 
 void retain_memory::clear_seq(retain_seq & seq) {
-    for (auto & layer : layers) {
-        for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            seq.cell_lists[layer.list_first + h].truncate(*pools[layer.pool], 0);
-        }
-    }
+    for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
+        cell_list.truncate(*pools[layer.pool], 0);
+    });
 
-    retain_seq fresh = make_seq();
+    retain_seq fresh = make_seq(seq.id);
     fresh.budget = seq.budget;
     fresh.hold   = seq.hold;
     seq = std::move(fresh);
@@ -76,12 +74,9 @@ void retain_memory::drop_open(retain_seq & seq) {
     if (seq.n_open == 0) {
         return;
     }
-    for (auto & layer : layers) {
-        for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            auto & cell_list = seq.cell_lists[layer.list_first + h];
-            cell_list.truncate(*pools[layer.pool], cell_list.size() - seq.n_open);
-        }
-    }
+    for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
+        cell_list.truncate(*pools[layer.pool], cell_list.size() - seq.n_open);
+    });
     seq.pos_max = seq.pos_before;
     seq.n_open  = 0;
 }
@@ -92,7 +87,7 @@ bool retain_memory::can_remove(const retain_seq & seq, llama_pos p0, llama_pos p
         return true;
     }
     retain_error_set(retain_format("sequence %d cannot be cut back to %d tokens: what was evicted since then does not come back; "
-                "cut it back to %d or more, or remove all of it and read it again", (int) (&seq - seqs.data()), p0, rollback_limit(seq)));
+                "cut it back to %d or more, or remove all of it and read it again", seq.id, p0, rollback_limit(seq)));
     return false;
 }
 
@@ -105,12 +100,9 @@ void retain_memory::remove_range(retain_seq & seq, llama_pos p0, llama_pos p1) {
         return;
     }
 
-    for (auto & layer : layers) {
-        for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            auto & cell_list = seq.cell_lists[layer.list_first + h];
-            cell_list.retain_if(*pools[layer.pool], [&](int64_t i) { return cell_list.pos[i] < p0 || cell_list.pos[i] >= p1; });
-        }
-    }
+    for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
+        cell_list.retain_if(*pools[layer.pool], [&](int64_t i) { return cell_list.pos[i] < p0 || cell_list.pos[i] >= p1; });
+    });
 
     if (p1 > seq.pos_max) {
         seq.pos_max = p0 - 1;
@@ -169,26 +161,23 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
     clear_seq(dst);
 
     std::vector<uint8_t> cell(pools[0]->bytes_cell());
-    for (const auto & layer : layers) {
+    for_each_cell_list(src, [&](const retain_layer & layer, int32_t h, const retain_cell_list & from) {
+        auto & to   = dst.cell_lists[layer.list_first + h];
         auto & pool = *pools[layer.pool];
-        for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            const auto & from = src.cell_lists[layer.list_first + h];
-            auto       & to   = dst.cell_lists[layer.list_first + h];
 
-            for (int64_t i = 0; i < from.size(); ++i) {
-                if (from.pos[i] < p0 || from.pos[i] >= p1) {
-                    continue;
-                }
-                to.append(pool, 1, &from.pos[i]);
-                to.log_beta.back() = from.log_beta[i];
-                if (!from.shift.empty()) {
-                    to.shift.push_back(from.shift[i]);
-                }
-                pool.read (from.place(pool, i), cell.data());
-                pool.write(to.place(pool, to.size() - 1), cell.data());
+        for (int64_t i = 0; i < from.size(); ++i) {
+            if (from.pos[i] < p0 || from.pos[i] >= p1) {
+                continue;
             }
+            to.append(pool, 1, &from.pos[i]);
+            to.log_beta.back() = from.log_beta[i];
+            if (!from.shift.empty()) {
+                to.shift.push_back(from.shift[i]);
+            }
+            pool.read (from.place(pool, i), cell.data());
+            pool.write(to.place(pool, to.size() - 1), cell.data());
         }
-    }
+    });
 
     dst.pos_max    = std::min(src.pos_max, p1 - 1);
     dst.evicted_at = p0 > 0 ? dst.n_seen() : src.evicted_at;
@@ -240,7 +229,7 @@ llama_pos retain_memory::seq_pos_max(llama_seq_id seq_id) const {
 std::map<ggml_backend_buffer_type_t, size_t> retain_memory::memory_breakdown() const {
     std::map<ggml_backend_buffer_type_t, size_t> res;
     for (const auto & pool : pools) {
-        res[pool->buft] += pool->bytes() + ggml_nbytes(pool->log_beta);
+        res[pool->get_buft()] += pool->bytes() + ggml_nbytes(pool->get_log_beta());
     }
     return res;
 }
@@ -318,23 +307,19 @@ void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, lla
     }
 
     llama_pos pos_max = -1;
-    for (const auto & layer : layers) {
-        for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            auto & cell_list = seq.cell_lists[layer.list_first + h];
-
-            cell_list.shift.resize(cell_list.size(), 0);
-            for (int64_t i = 0; i < cell_list.size(); ++i) {
-                if (cell_list.pos[i] >= p0 && cell_list.pos[i] < p1) {
-                    cell_list.pos[i]   += shift;
-                    cell_list.shift[i] += shift;
-                }
-            }
-            cell_list.retain_if(*pools[layer.pool], [&](int64_t i) { return cell_list.pos[i] >= 0; });
-            for (const int32_t p : cell_list.pos) {
-                pos_max = std::max(pos_max, p);
+    for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
+        cell_list.shift.resize(cell_list.size(), 0);
+        for (int64_t i = 0; i < cell_list.size(); ++i) {
+            if (cell_list.pos[i] >= p0 && cell_list.pos[i] < p1) {
+                cell_list.pos[i]   += shift;
+                cell_list.shift[i] += shift;
             }
         }
-    }
+        cell_list.retain_if(*pools[layer.pool], [&](int64_t i) { return cell_list.pos[i] >= 0; });
+        for (const int32_t p : cell_list.pos) {
+            pos_max = std::max(pos_max, p);
+        }
+    });
     seq.pos_max    = pos_max;
     seq.evicted_at = seq.n_seen();
     seq.queries.forget(seq.n_seen()); // they would have to turn with the keys; those of the next tokens take their place

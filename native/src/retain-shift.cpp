@@ -14,7 +14,7 @@ namespace {
 
 // the cells of one layer that have a pending shift
 struct shifted_cells {
-    const retain_layer * layer;
+    const retain_layer * layer = nullptr;
     std::vector<int32_t> rows;
     std::vector<int32_t> shift;
 
@@ -22,8 +22,7 @@ struct shifted_cells {
     ggml_tensor * inp_shift = nullptr; // i32 [n]
 };
 
-class shift_input : public llm_graph_input_i {
-public:
+struct shift_input : public llm_graph_input_i {
     std::vector<shifted_cells> layers;
     std::vector<float>         hadamard;
     ggml_tensor *              rot = nullptr;
@@ -55,22 +54,24 @@ void retain_memory::shift_keys(llama_context * lctx) {
 
     auto input = std::make_unique<shift_input>();
 
-    for (const auto & layer : layers) {
-        shifted_cells cells;
-        cells.layer = &layer;
-        for (auto & seq : seqs) {
-            for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                auto & cell_list = seq.cell_lists[layer.list_first + h];
-                for (size_t i = 0; i < cell_list.shift.size(); ++i) {
-                    if (cell_list.shift[i] != 0) {
-                        cells.rows.push_back(pools[layer.pool]->k_row(cell_list.place(*pools[layer.pool], i)));
-                        cells.shift.push_back(cell_list.shift[i]);
-                    }
+    std::vector<shifted_cells> shifted(hparams.n_layer_all);
+    for (auto & seq : seqs) {
+        for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
+            const auto & pool  = *pools[layer.pool];
+            auto       & cells = shifted[layer.il];
+
+            cells.layer = &layer;
+            for (size_t i = 0; i < cell_list.shift.size(); ++i) {
+                if (cell_list.shift[i] != 0) {
+                    cells.rows.push_back(pool.k_row(cell_list.place(pool, i)));
+                    cells.shift.push_back(cell_list.shift[i]);
                 }
-                cell_list.shift.clear();
             }
-        }
-        if (!cells.rows.empty() && hparams.has_rope(layer.il)) {
+            cell_list.shift.clear();
+        });
+    }
+    for (auto & cells : shifted) {
+        if (!cells.rows.empty() && hparams.has_rope(cells.layer->il)) {
             input->layers.push_back(std::move(cells));
         }
     }
@@ -96,7 +97,7 @@ void retain_memory::shift_keys(llama_context * lctx) {
         cells.inp_rows  = new_input(ctx, GGML_TYPE_I32, n, 1);
         cells.inp_shift = new_input(ctx, GGML_TYPE_I32, n, 1);
 
-        ggml_tensor * k = ggml_get_rows(ctx, pool.k, cells.inp_rows); // f32 [n_embd_k, n]
+        ggml_tensor * k = ggml_get_rows(ctx, pool.get_k(), cells.inp_rows); // f32 [n_embd_k, n]
         if (input->rot) {
             k = llama_mul_mat_hadamard(ctx, k, input->rot);
         }
@@ -109,7 +110,7 @@ void retain_memory::shift_keys(llama_context * lctx) {
         if (input->rot) {
             k = llama_mul_mat_hadamard(ctx, k, input->rot);
         }
-        ggml_build_forward_expand(res->get_gf(), ggml_set_rows(ctx, pool.k, k, cells.inp_rows));
+        ggml_build_forward_expand(res->get_gf(), ggml_set_rows(ctx, pool.get_k(), k, cells.inp_rows));
     }
 
     auto * inputs = res->add_input(std::move(input));

@@ -16,13 +16,14 @@
 #include "llama-model.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
 namespace {
 
 constexpr uint32_t MAGIC   = 0x74726c72; // "rlrt"
 constexpr uint32_t VERSION = 2;
+
+constexpr size_t FIRST_STEP = 1u << 16; // bytes that are read at first: chosen to be little beside any state, not measured
 
 // a 64-bit hash that reads 8 bytes at a time: states are large, and only damage must be seen
 uint64_t checksum(const std::vector<uint8_t> & data) {
@@ -42,8 +43,7 @@ uint64_t checksum(const std::vector<uint8_t> & data) {
     return h;
 }
 
-class writer {
-public:
+struct writer {
     std::vector<uint8_t> data;
 
     void raw(const void * src, size_t n) {
@@ -113,29 +113,31 @@ struct header {
 
 // what one sequence of a state says, before it is taken over
 struct loaded_seq {
-    int32_t    id;
-    retain_seq seq;                        // cell lists without pages
-    std::vector<const uint8_t *> rows;     // per cell list: its cells' K and V rows
+    retain_seq seq;                    // cell lists without pages
+    std::vector<const uint8_t *> rows; // per cell list: its cells' K and V rows
 };
 
 // two caches of one shape can exchange states
 uint64_t shape_of(const retain_memory & mem) {
     writer w;
-    w.raw(mem.model.arch_name().data(), mem.model.arch_name().size());
-    w.put((int32_t) mem.pools[0]->k->type);
-    w.put((int32_t) mem.pools[0]->v->type);
-    w.put((int64_t) mem.n_rot_k);
-    w.put((int64_t) mem.n_rot_v);
-    w.put((int32_t) mem.model.hparams.n_embd);
-    w.put((int32_t) mem.model.vocab.n_tokens());
-    for (const auto & layer : mem.layers) {
+
+    const auto & model = mem.get_model();
+    const auto & pool  = mem.pool_of(mem.get_layers()[0]);
+    w.raw(model.arch_name().data(), model.arch_name().size());
+    w.put((int32_t) pool.get_k()->type);
+    w.put((int32_t) pool.get_v()->type);
+    w.put(mem.get_n_rot_k());
+    w.put(mem.get_n_rot_v());
+    w.put((int32_t) model.hparams.n_embd);
+    w.put((int32_t) model.vocab.n_tokens());
+    for (const auto & layer : mem.get_layers()) {
         w.put(layer.il);
         w.put(layer.n_head);
         w.put(layer.n_head_kv);
         w.put(layer.n_embd_k);
         w.put(layer.n_embd_v);
     }
-    w.put((uint8_t) (mem.gates != nullptr));
+    w.put((uint8_t) (mem.get_gates() != nullptr));
     return checksum(w.data);
 }
 
@@ -145,7 +147,7 @@ std::vector<uint8_t> read_payload(llama_io_read_i & io, uint64_t n_bytes) {
     std::vector<uint8_t> res;
     while (res.size() < n_bytes) {
         const size_t at = res.size();
-        const size_t n  = std::min<uint64_t>(n_bytes - at, std::max<size_t>(at, 1u << 16));
+        const size_t n  = std::min<uint64_t>(n_bytes - at, std::max(at, FIRST_STEP));
         res.resize(at + n);
         io.read(res.data() + at, n);
     }
@@ -153,7 +155,7 @@ std::vector<uint8_t> read_payload(llama_io_read_i & io, uint64_t n_bytes) {
 }
 
 void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
-    const auto & seq = mem.seqs[id];
+    const auto & seq = mem.get_seq(id);
 
     w.put((int32_t) id);
     w.put(seq.budget);
@@ -168,31 +170,28 @@ void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
     w.put(seq.queries.size());
     for (int64_t i = 0; i < seq.queries.size(); ++i) {
         w.put((int32_t) seq.queries[i].pos);
-        w.raw(seq.queries[i].q.data(), mem.n_query*sizeof(float));
+        w.raw(seq.queries[i].q.data(), mem.get_n_query()*sizeof(float));
     }
 
-    for (const auto & layer : mem.layers) {
-        const auto & pool = *mem.pools[layer.pool];
-        for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            const auto & cell_list = seq.cell_lists[layer.list_first + h];
+    mem.for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, const retain_cell_list & cell_list) {
+        const auto & pool = mem.pool_of(layer);
 
-            w.put(cell_list.size());
-            w.raw(cell_list.pos.data(),      cell_list.pos.size()*sizeof(int32_t));
-            w.raw(cell_list.log_beta.data(), cell_list.log_beta.size()*sizeof(float));
+        w.put(cell_list.size());
+        w.raw(cell_list.pos.data(),      cell_list.pos.size()*sizeof(int32_t));
+        w.raw(cell_list.log_beta.data(), cell_list.log_beta.size()*sizeof(float));
 
-            size_t at = w.data.size();
-            w.data.resize(at + cell_list.size()*pool.bytes_cell());
-            for (int64_t i = 0; i < cell_list.size(); ++i, at += pool.bytes_cell()) {
-                pool.read(cell_list.place(pool, i), w.data.data() + at);
-            }
+        size_t at = w.data.size();
+        w.data.resize(at + cell_list.size()*pool.bytes_cell());
+        for (int64_t i = 0; i < cell_list.size(); ++i, at += pool.bytes_cell()) {
+            pool.read(cell_list.place(pool, i), w.data.data() + at);
         }
-    }
+    });
 }
 
 loaded_seq read_seq(reader & r, const retain_memory & mem) {
     loaded_seq res;
 
-    res.id             = r.get<int32_t>();
+    res.seq            = mem.make_seq(r.get<int32_t>());
     res.seq.budget     = r.get<int32_t>();
     res.seq.pos_max    = r.get<int32_t>();
     res.seq.evicted_at = r.get<int64_t>();
@@ -211,35 +210,31 @@ loaded_seq read_seq(reader & r, const retain_memory & mem) {
         res.seq.pins.emplace_back(p0, p1);
     }
 
-    const int64_t n_queries = r.count(sizeof(int32_t) + mem.n_query*sizeof(float));
+    const size_t  n_bytes   = mem.get_n_query()*sizeof(float);
+    const int64_t n_queries = r.count(sizeof(int32_t) + n_bytes);
     for (int64_t i = 0; i < n_queries; ++i) {
         const int32_t pos = r.get<int32_t>();
         const int32_t min = i > 0 ? res.seq.queries[i - 1].pos : 0;
         if (n_queries > retain_queries::N_MAX || pos < min || pos > res.seq.pos_max) {
             throw retain_error("the state is damaged: a query is out of range");
         }
-        const size_t n_bytes = mem.n_query*sizeof(float);
-        memcpy(res.seq.queries.push(pos, mem.n_query).q.data(), r.raw(n_bytes), n_bytes);
+        memcpy(res.seq.queries.push(pos, mem.get_n_query()).q.data(), r.raw(n_bytes), n_bytes);
     }
 
-    for (const auto & layer : mem.layers) {
-        const size_t n_cell = mem.pools[layer.pool]->bytes_cell();
-        for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-            retain_cell_list cell_list;
+    mem.for_each_cell_list(res.seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
+        const size_t  n_cell = mem.pool_of(layer).bytes_cell();
+        const int64_t n      = r.count(sizeof(int32_t) + sizeof(float) + n_cell);
+        cell_list.pos      = r.list<int32_t>(n);
+        cell_list.log_beta = r.list<float>(n);
 
-            const int64_t n = r.count(sizeof(int32_t) + sizeof(float) + n_cell);
-            cell_list.pos      = r.list<int32_t>(n);
-            cell_list.log_beta = r.list<float>(n);
-
-            for (int64_t i = 0; i < n; ++i) {
-                if (cell_list.pos[i] < 0 || cell_list.pos[i] > res.seq.pos_max || !(cell_list.log_beta[i] <= 0.0f || std::isnan(cell_list.log_beta[i]))) {
-                    throw retain_error("the state is damaged: a cell is out of range");
-                }
+        for (int64_t i = 0; i < n; ++i) {
+            const bool in_range = cell_list.pos[i] >= 0 && cell_list.pos[i] <= res.seq.pos_max;
+            if (!in_range || cell_list.log_beta[i] > 0.0f) { // a log beta may be NaN
+                throw retain_error("the state is damaged: a cell is out of range");
             }
-            res.seq.cell_lists.push_back(std::move(cell_list));
-            res.rows.push_back(r.raw(n*n_cell));
         }
-    }
+        res.rows.push_back(r.raw(n*n_cell));
+    });
 
     return res;
 }
@@ -319,26 +314,27 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
     }
     for (int64_t i = 0; i < n_seqs; ++i) {
         loaded.push_back(read_seq(r, *this));
+        auto & seq = loaded.back().seq;
         if (seq_id >= 0) {
-            loaded.back().id = seq_id;
+            seq.id = seq_id;
         }
-        const auto same = [&](const loaded_seq & other) { return other.id == loaded.back().id; };
+        const auto same = [&](const loaded_seq & other) { return other.seq.id == seq.id; };
         if (std::any_of(loaded.begin(), loaded.end() - 1, same)) {
-            throw retain_error(retain_format("the state is damaged: it holds sequence %d twice", loaded.back().id));
+            throw retain_error(retain_format("the state is damaged: it holds sequence %d twice", seq.id));
         }
-        if (!has_seq(loaded.back().id)) {
-            throw retain_error(retain_format("sequence %d is out of range; the context has %zu", loaded.back().id, seqs.size()));
+        if (!has_seq(seq.id)) {
+            throw retain_error(retain_format("sequence %d is out of range; the context has %zu", seq.id, seqs.size()));
         }
-        if (loaded.back().seq.budget > config.budget) {
+        if (seq.budget > config.budget) {
             throw retain_error(retain_format("the state has a budget of %d, this context one of %d; make it at least as large",
-                        loaded.back().seq.budget, config.budget));
+                        seq.budget, config.budget));
         }
         for (size_t p = 0; p < pools.size(); ++p) {
-            if (n_cells_of(loaded.back().seq, p) > n_max_per_list*n_cell_lists_of(p)) {
+            if (n_cells_of(seq, p) > n_max_per_list*n_cell_lists_of(p)) {
                 throw retain_error("the state holds more cells than this context has room for; make its budget larger");
             }
         }
-        check_protected(loaded.back().seq);
+        check_protected(seq);
     }
     if (!r.at_end()) {
         throw retain_error("the state is damaged: bytes are left over");
@@ -349,7 +345,7 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         clear(false);
     }
     for (const auto & l : loaded) {
-        auto & seq = seqs[l.id];
+        auto & seq = seqs[l.seq.id];
         clear_seq(seq);
 
         seq.budget     = l.seq.budget;
@@ -360,18 +356,16 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
             seq.queries = l.seq.queries;
         }
 
-        for (const auto & layer : layers) {
-            auto & pool = *pools[layer.pool];
-            for (int32_t h = 0; h < layer.n_head_kv; ++h) {
-                const int32_t at = layer.list_first + h;
-                auto & cell_list = seq.cell_lists[at];
+        for_each_cell_list(seq, [&](const retain_layer & layer, int32_t h, retain_cell_list & cell_list) {
+            const auto & from = l.seq.cell_lists[layer.list_first + h];
+            const auto * rows = l.rows[layer.list_first + h];
+            auto       & pool = *pools[layer.pool];
 
-                cell_list.append(pool, l.seq.cell_lists[at].size(), l.seq.cell_lists[at].pos.data());
-                cell_list.log_beta = l.seq.cell_lists[at].log_beta;
-                for (int64_t i = 0; i < cell_list.size(); ++i) {
-                    pool.write(cell_list.place(pool, i), l.rows[at] + i*pool.bytes_cell());
-                }
+            cell_list.append(pool, from.size(), from.pos.data());
+            cell_list.log_beta = from.log_beta;
+            for (int64_t i = 0; i < cell_list.size(); ++i) {
+                pool.write(cell_list.place(pool, i), rows + i*pool.bytes_cell());
             }
-        }
+        });
     }
 }

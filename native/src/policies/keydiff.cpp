@@ -38,8 +38,10 @@ static void score(const retain_policy_input & in, float * scores) {
     for (int64_t i = 0; i < in.n_cells; ++i) {
         const float * k = in.keys + i*n;
         norms[i] = norm(k, n);
-        for (int64_t j = 0; j < n && norms[i] > 0.0; ++j) {
-            sum[j] += k[j]/norms[i];
+        if (norms[i] > 0.0) {
+            for (int64_t j = 0; j < n; ++j) {
+                sum[j] += k[j]/norms[i];
+            }
         }
     }
     for (const double x : sum) {

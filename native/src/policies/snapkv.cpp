@@ -18,7 +18,7 @@
 #include <numeric>
 #include <vector>
 
-static constexpr int64_t N_POOL    = 5;
+static constexpr int64_t N_POOL    = 5;    // neighbours that are averaged, as in the authors' code; not measured
 static constexpr float   IN_WINDOW = 2.0f; // above every mean of probabilities
 
 // the cells in order of position
