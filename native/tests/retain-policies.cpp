@@ -137,7 +137,10 @@ static void test_keys() {
     for (int64_t i = 0; i < n; ++i) {
         const float * k = m.keys.data() + i*24;
         knorm[i] = -std::sqrt(std::inner_product(k, k + 24, k, 0.0));
-        for (int64_t j = 0; j < 24 && knorm[i] != 0.0f; ++j) {
+        if (knorm[i] == 0.0f) {
+            continue;
+        }
+        for (int64_t j = 0; j < 24; ++j) {
             anchor[j] -= k[j]/knorm[i]/n;
         }
     }
