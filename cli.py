@@ -13,7 +13,7 @@ from retain_local.commands import options as o
 from retain_local.commands import parts
 from retain_local.commands.app import run_app
 from retain_local.commands.gates import gates_app
-from retain_local.commands.help import Version, command
+from retain_local.commands.help import Version, command, show_help_alone
 from retain_local.commands.options import takes
 from retain_local.evaluation.options import EvalOptions, TaskOptions
 from retain_local.model_options import ModelOptions
@@ -22,7 +22,7 @@ from retain_local.report.options import ReportOptions
 
 app = typer.Typer(
     name="retain-local",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -31,8 +31,9 @@ app.add_typer(gates_app, name="gates")
 
 
 @app.callback()
-def root(version: Version = False) -> None:
+def root(ctx: typer.Context, version: Version = False) -> None:
     """Run GGUF models with a KV cache of fixed size."""
+    show_help_alone(ctx)
 
 
 @command(

@@ -189,8 +189,12 @@ class RetentionOptions:
             return None
         if os.fspath(self.gates) != AUTO_GATES:
             path = Path(self.gates)
-            if not path.is_file():
+            if not path.exists():
                 raise RetainError(f"{path}: no such gate sidecar")
+            if not path.is_file():
+                raise RetainError(
+                    f"{path} is {'a folder' if path.is_dir() else 'no ordinary file'}; name a gate sidecar"
+                )
             return path
         # scoring costs time in every layer: a policy that does not use it is not given gates it did not ask for
         path = model.sidecar_path()

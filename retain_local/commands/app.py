@@ -27,9 +27,7 @@ def run_app(app: typer.Typer) -> NoReturn:
         status = app(prog_name="retain-local", standalone_mode=False) or 0
         flush_output()
     except typer.TyperException as error:
-        # without a message it has printed the help
-        message = error.format_message()
-        status = _say(f"{message} (--help tells more)", USAGE) if message else USAGE
+        status = _say(f"{error.format_message()} (--help tells more)", USAGE)
     except UsageError as error:
         status = _say(str(error), USAGE)
     except RetainError as error:

@@ -9,10 +9,15 @@ import typer
 
 from ..gates.train.options import TrainOptions
 from . import options as o
-from .help import command
+from .help import command, show_help_alone
 from .model_name import find_model, find_sidecar
 
-gates_app = typer.Typer(help="Train, export, inspect and verify gates.", no_args_is_help=True, rich_markup_mode=None)
+gates_app = typer.Typer(
+    help="Train, export, inspect and verify gates.",
+    callback=show_help_alone,
+    invoke_without_command=True,
+    rich_markup_mode=None,
+)
 
 
 @command(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
@@ -56,6 +57,13 @@ class Command(TyperCommand):
 
     def get_short_help_str(self, limit: int = 0) -> str:
         return (self.help or "").partition("\n")[0]
+
+
+def show_help_alone(ctx: typer.Context) -> None:
+    """What a group of commands does where none of them is named."""
+    if ctx.invoked_subcommand is None:
+        print(ctx.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
 
 
 def _show_version(ctx: typer.Context, wanted: bool) -> None:

@@ -74,9 +74,11 @@ def find_model(name: str) -> tuple[Path, Path | None]:
 
     Raises
     ------
-    UsageError : an address that is not that of a model on the Hub.
+    UsageError : no name, or an address that is not that of a model on the Hub.
     RetainError : it cannot be fetched.
     """
+    if not name:
+        raise UsageError("the model's name is empty")
     if Path(name).exists():
         return Path(name), None
     if name == BUNDLED:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 from ..errors import RetainError, UsageError
+
+_LONGEST = 1 << 28  # bytes; a device such as /dev/zero has no end
 
 
 def read_prompt(prompt: str | None, file: Path | None) -> str:
@@ -34,12 +37,16 @@ def read_text(file: Path) -> str:
 
     Raises
     ------
-    RetainError : it cannot be read, or is not UTF-8.
+    RetainError : it cannot be read, has no end, or is not UTF-8.
     """
     from_stdin = str(file) == "-"
     source = "stdin" if from_stdin else str(file)
     try:
-        return (sys.stdin.buffer.read() if from_stdin else file.read_bytes()).decode("utf-8")
+        with nullcontext(sys.stdin.buffer) if from_stdin else file.open("rb") as opened:
+            content = opened.read(_LONGEST + 1)
+        if len(content) > _LONGEST:
+            raise RetainError(f"{source} is longer than {_LONGEST >> 20} MiB, the most that is read as one text")
+        return content.decode("utf-8")
     except OSError as error:
         raise RetainError(f"{source} cannot be read: {error.strerror or error}") from None
     except UnicodeDecodeError as error:

@@ -36,6 +36,10 @@ from support.command_line import run
         (["run", "absent.gguf", "-p", "a"], 1, "absent.gguf: no such file"),
         (["run", ".", "-p", "a"], 1, "is a folder"),
         (["run", "latin1.txt", "-p", "a"], 1, "not a GGUF file"),
+        (["run", "", "-p", "a"], 2, "name is empty"),
+        (["run", "MODEL", "-f", "/dev/zero"], 1, "/dev/zero is longer than 256 MiB"),
+        (["run", "MODEL", "-p", "a", "--gates", "."], 1, ". is a folder; name a gate sidecar"),
+        (["run", "MODEL", "-p", "a", "--gates", "/dev/zero"], 1, "/dev/zero is no ordinary file"),
         (["run", "GATES", "-p", "a"], 1, "gate sidecar, not a model"),
         (["run", "MODEL", "-p", "a", "--gates", "absent.gguf"], 1, "no such gate sidecar"),
         (["run", "MODEL", "-p", "a", "--gates", "OTHER_GATES"], 1, "qwen3"),
@@ -74,6 +78,13 @@ def test_libraries_that_are_not_there(tmp_path: Path, tiny: TinyFiles) -> None:
     done = run(tmp_path, "run", tiny.model("llama"), "-p", "a", LLAMA_CPP_LIB_PATH=str(tmp_path))
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "the native libraries are not there" in done.stderr and "unset LLAMA_CPP_LIB_PATH" in done.stderr
+
+
+@pytest.mark.parametrize("group", [[], ["gates"]], ids=["all", "gates"])
+def test_a_group_alone_shows_its_help(tmp_path: Path, group: list[str]) -> None:
+    done = run(tmp_path, *group)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == run(tmp_path, *group, "--help").stdout
 
 
 WITHOUT_EXAMPLE = ([], ["gates"], ["doctor"])
