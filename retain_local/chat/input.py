@@ -43,7 +43,7 @@ class ChatInput:
         return self._edited_entries() if self._edits else entries_of_lines(_piped_lines())
 
     def confirm(self, question: str, *, usual: bool = False, unasked: bool = True) -> bool:
-        """Whether the user says yes to a question.
+        """Whether the user says yes to a question, which is asked until it is answered.
 
         Parameters
         ----------
@@ -56,10 +56,12 @@ class ChatInput:
         from prompt_toolkit.output import create_output
 
         session: PromptSession[str] = PromptSession(output=create_output(always_prefer_tty=True))
-        try:
-            answer = session.prompt(f"{question} {'[Y/n]' if usual else '[y/N]'} ").strip().lower()
-        except (KeyboardInterrupt, EOFError):
-            return False
+        answer = None
+        while answer not in ("", "y", "yes", "n", "no"):  # a message that was typed ahead is no answer
+            try:
+                answer = session.prompt(f"{question} {'[Y/n]' if usual else '[y/N]'} ").strip().lower()
+            except (KeyboardInterrupt, EOFError):
+                return False
         return answer in ("y", "yes") or (usual and not answer)
 
     def _edited_entries(self) -> Iterator[Entry]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ..errors import RetainError
+from ..files import check_writable, opened
 from ..kv_types import kv_type
 from ..terminal.byte_format import format_bytes
 from .cache_map import render_cache_map
@@ -56,7 +57,7 @@ def run_command(ui: ChatUI, line: str) -> None:
     command = _BY_NAME.get(name)
     if command is None:
         near = difflib.get_close_matches(name, _BY_NAME, n=1)
-        meant = f"did you mean {near[0]}?" if near else "/help lists them;"
+        meant = f"did you mean {_BY_NAME[near[0]].name}?" if near else "/help lists them."
         raise RetainError(f"there is no command {name}; {meant} A space before the slash sends the line as a message.")
     command.run(ui, argument[0] if argument else "")
 
@@ -101,9 +102,10 @@ def _ctx(ui: ChatUI, argument: str) -> None:
         if not argument.isdecimal():
             raise RetainError(f"{argument!r} is no number of tokens, as in /ctx {2 * llm.n_ctx()}")
         n_ctx = int(argument) or n_train
-        if goes_beyond_training(llm, n_ctx):
-            ui.warn(f"the model was trained for {n_train:,} tokens; expect worse text beyond")
+        goes_beyond = goes_beyond_training(llm, n_ctx)
         change_context(llm, n_ctx=n_ctx)
+        if goes_beyond:
+            ui.warn(f"the model was trained for {n_train:,} tokens; expect worse text beyond")
     ui.note(f"context: {llm.n_tokens:,} of {llm.n_ctx():,} tokens; the model was trained for {n_train:,}")
 
 
@@ -121,6 +123,7 @@ def _cache(ui: ChatUI, argument: str) -> None:
 
 def _save(ui: ChatUI, argument: str) -> None:
     path = _file_name(argument, "/save")
+    check_writable(path)
     if path.exists() and path != ui.saved_as and not ui.input.confirm(f"{path} is there already. Replace it?"):
         return
     size = ui.session.save(path)
@@ -130,6 +133,8 @@ def _save(ui: ChatUI, argument: str) -> None:
 
 def _load(ui: ChatUI, argument: str) -> None:
     path = _file_name(argument, "/load")
+    with opened(path):  # before anybody is asked to drop a conversation for it
+        pass
     if not ui.may_drop_conversation():
         return
     ui.session.load(path)

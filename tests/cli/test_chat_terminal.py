@@ -115,6 +115,8 @@ def test_a_message_may_begin_with_a_slash(chat: pexpect.spawn) -> None:
 
 def test_the_nearest_command(chat: pexpect.spawn) -> None:
     assert "there is no command /stat; did you mean /stats?" in say(chat, "/stat", "as a message")
+    assert "there is no command /; did you mean /help?" in say(chat, "/", "as a message")
+    assert "there is no command /nothing; /help lists them. A space" in say(chat, "/nothing", "as a message")
 
 
 def test_a_block_is_sent_when_it_ends(chat: pexpect.spawn) -> None:
@@ -138,6 +140,8 @@ def test_saving_asks_before_it_replaces(chat: pexpect.spawn, tmp_path: Path) -> 
     say(chat, "hello", "reply 30 tok")
     chat.send('/save "other file"\r')
     chat.expect(r"is there already. Replace it\? \[y/N\]")
+    chat.send("yesterday\r")  # typed ahead: no answer
+    chat.expect(r"is there already. Replace it\? \[y/N\]")
     chat.send("\r")
     chat.expect(PROMPT)
     assert other.read_text() == "precious"
@@ -148,12 +152,15 @@ def test_saving_asks_before_it_replaces(chat: pexpect.spawn, tmp_path: Path) -> 
     chat.expect(PROMPT)
     say(chat, "more", "reply 30 tok")
     say(chat, "/save other file", "saved other file")  # the file is this conversation's own by now
+    say(chat, "/save /", "cannot be written: it is a folder")
 
 
 def test_a_conversation_is_not_dropped_unasked(chat: pexpect.spawn, tmp_path: Path) -> None:
     say(chat, "/system be a cat", "begins anew")  # there is none yet
     say(chat, "hello", "reply 30 tok")
-    for command in ("/system be a dog", "/load a.session"):
+    say(chat, "/load absent", "cannot be read: No such file")  # nothing to ask about
+    (tmp_path / "b.session").touch()
+    for command in ("/system be a dog", "/load b.session"):
         chat.send(f"{command}\r")
         chat.expect(r"This drops the conversation. Go on\? \[y/N\]")
         chat.send("n\r")
@@ -234,6 +241,7 @@ def test_a_full_context_is_no_dead_end(tmp_path: Path, tiny: TinyFiles) -> None:
     child.expect(PROMPT)
     say(child, "/ctx 5000", "expect worse text beyond")
     say(child, "/ctx", r"of 5,120 tokens; the model was trained for 4,096")
+    assert "worse" not in say(child, "/ctx 9999999999", "out of range")
     child.close(force=True)
 
 
