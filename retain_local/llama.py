@@ -124,6 +124,7 @@ class Llama(GuardedLlama):
             "verbose": model.verbose,
         }
         if vocab_only:
+            self.options = options  # without a cache there is nothing to resolve them for
             parent["n_ctx"] = n_ctx or _VOCAB_ONLY_CTX  # such a file is loaded without the context of its training
             with self._usage.step(), self._reported(model_path):
                 super().__init__(os.fspath(model_path), **parent)

@@ -295,7 +295,13 @@ class Retention:
             finite scores, [n_cells]; the cells with the highest stay. None leaves them to the policy. What it raises
             comes out of the call that made the eviction run, and that eviction uses the policy's own scores. It cannot
             use this cache, or close the model.
+
+        Raises
+        ------
+        UsageError : the scorer cannot be called.
         """
+        if scorer is not None and not callable(scorer):
+            raise UsageError(f"a scorer is a function or None, not {type(scorer).__name__}")
         callback = retain_h.ScoreCallback() if scorer is None else retain_h.ScoreCallback(self._call_scorer(scorer))
         retain_h.check(retain_h.set_callback(self._ctx, callback, None))
         self._callback = callback  # the library calls it: it must live as long as it is installed
@@ -321,7 +327,8 @@ class Retention:
                     return False
                 scores = np.asarray(returned, dtype=np.float32)
                 if scores.shape != (n,) or not np.isfinite(scores).all():
-                    raise UsageError(f"a scorer must return {n} finite scores; it returned shape {list(scores.shape)}")
+                    found = f"shape {list(scores.shape)}" if scores.shape != (n,) else "some that are not"
+                    raise UsageError(f"a scorer must return {n} finite scores; it returned {found}")
                 np.ctypeslib.as_array(out, (n,))[:] = scores
                 return True
             except BaseException as error:  # an exception cannot pass through C

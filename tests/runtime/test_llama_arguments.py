@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import pickle
@@ -231,8 +232,16 @@ def test_an_odd_context_has_room_to_its_end(tiny: TinyFiles) -> None:
 def test_vocab_only_has_no_cache(tiny: TinyFiles) -> None:
     llm = Llama(tiny.model("llama"), vocab_only=True)
     assert llm.tokenize(b"ab")
-    with pytest.raises(RetainError, match="vocab_only"):
-        llm.retention.stats()
+    chat = [{"role": "user", "content": "ab"}]
+    for use in (
+        lambda: llm.retention.stats(),
+        lambda: llm("ab", max_tokens=1),
+        lambda: llm.create_chat_completion(chat, max_tokens=1),
+        lambda: list(llm.generate([1])),
+    ):
+        with pytest.raises(RetainError, match="vocab_only"):
+            use()
+    assert copy.copy(llm).tokenize(b"ab") == llm.tokenize(b"ab")
 
 
 def test_a_closed_model(tiny: TinyFiles) -> None:

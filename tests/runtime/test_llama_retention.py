@@ -15,7 +15,7 @@ def small(tiny: TinyFiles, **options):
     return load(tiny.model("llama"), gates=tiny.gates("llama"), **{"budget": 48, "buffer": 16, **options})
 
 
-def test_streams(tiny: TinyFiles) -> None:
+def test_cell_lists(tiny: TinyFiles) -> None:
     llm = small(tiny)
     llm.eval(prompt(llm, 200))
     retention = llm.retention
@@ -36,7 +36,7 @@ def test_arrays(tiny: TinyFiles) -> None:
     assert (log_beta <= 0).all() and len(np.unique(log_beta)) > 1
 
 
-def test_there_is_no_such_stream(tiny: TinyFiles) -> None:
+def test_there_is_no_such_cell_list(tiny: TinyFiles) -> None:
     llm = small(tiny)
     retention = llm.retention
     with pytest.raises(UsageError, match="layer 7 has no KV cache; the layers that have one are 0-2"):
@@ -133,6 +133,15 @@ def test_a_scorer_decides(tiny: TinyFiles) -> None:
     for llm in (scored, window):
         llm.eval(prompt(llm, 300))
     assert kept(scored) == kept(window)
+
+
+def test_a_scorer_that_is_none(tiny: TinyFiles) -> None:
+    llm = small(tiny)
+    with pytest.raises(UsageError, match="a scorer is a function or None, not int"):
+        llm.retention.set_scorer(3)
+    llm.retention.set_scorer(lambda layer, head, pos, log_beta, age: pos * np.nan)
+    with pytest.raises(UsageError, match="it returned some that are not"):
+        llm.eval([5] * 300)
 
 
 def test_what_a_scorer_gets(tiny: TinyFiles) -> None:
