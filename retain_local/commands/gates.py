@@ -153,6 +153,7 @@ def gates_train(
         typer.Option(
             help="What to train on: a text file, JSON lines with 'messages' or 'text', a folder of data files, or"
             " NAME[:SPLIT] of a data set on the Hub. It may be given several times.",
+            metavar="SOURCE",
             show_default=False,
         ),
     ] = None,

@@ -40,13 +40,19 @@ class Command(TyperCommand):
             record = parameter.get_help_record(ctx)
             if record is None or (parameter.name in RARE and not everything):
                 continue
-            title = "Arguments" if parameter.param_type_name == "argument" else "Options"
+            title = "Options"
+            if parameter.param_type_name == "argument":
+                title, record = "Arguments", (parameter.metavar or record[0], record[1])
             if everything:
                 title = getattr(parameter, "rich_help_panel", None) or title
             sections.setdefault(title, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        arguments = [p.metavar or "" for p in self.get_params(ctx) if p.param_type_name == "argument"]
+        return ["[OPTIONS]", *arguments]
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         lines = [line.strip() for line in (self.epilog or "").splitlines() if line.strip()]

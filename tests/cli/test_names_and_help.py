@@ -129,6 +129,7 @@ def test_help_is_a_screen(monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...]
     assert short == shown("--help") and short.startswith("Usage: retain-local " + " ".join(path))
     assert len(short.splitlines()) <= 50
     assert all(len(line) <= 80 for line in short.splitlines()), short
+    assert "list[" not in short and "{" not in short
     names = {option for parameter in COMMANDS[path].params for option in parameter.opts if option.startswith("--")}
     if "--help-all" not in names:
         assert all(option in short for option in names)
