@@ -174,12 +174,12 @@ def _exit(ui: ChatUI, argument: str) -> None:
 
 
 COMMANDS = (
-    Command("/help", "list the commands", _help, ("/?",)),
+    Command("/help", "list the commands and keys", _help, ("/?",)),
     Command("/system [TEXT]", "show the system message, or set it and begin anew", _system),
     Command("/budget [N]", "show the budget, or change it: cells, 1/4, 25%, 512MiB or auto", _budget),
     Command("/ctx [N]", "show the context, or change its length in tokens; the conversation goes on", _ctx),
-    Command("/stats", "what the cache holds, and what keeping it so took", _stats),
-    Command("/cache", "draw what is kept, by layer, head and position", _cache),
+    Command("/stats", "show what the cache holds, and how long evictions took", _stats),
+    Command("/cache", "draw which cells are kept, by layer, head and position", _cache),
     Command("/save FILE", "write the conversation and its cache to a file", _save),
     Command("/load FILE", "go on with a saved conversation", _load),
     Command("/clear", "begin anew with the same system message", _clear),
