@@ -30,7 +30,7 @@ class Command(TyperCommand):
                 try:
                     parameter.help = LATE_HELP[parameter.name]()
                 except RetainError as error:
-                    parameter.help = f"What there is, the native library knows; {error}."
+                    parameter.help = f"The native library, which knows the choices, cannot be loaded: {error}."
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         self.complete_help()
