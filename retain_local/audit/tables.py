@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ..report.style import shown, shown_token
 from ..terminal.byte_format import format_bytes
+from ..terminal.whole_table import print_whole
 from .result import Audit, BudgetAudit
 from .verdict import Bound
 from .worst import worst_places
@@ -33,13 +34,13 @@ _BETTER = 0.98  # a perplexity ratio below it is no accident
 def print_audit(console: Console, audit: Audit, bound: Bound, n_worst: int, piece: Callable[[int], str]) -> None:
     """Print what was audited, each budget, each file where there are several, and the worst places."""
     console.print(Text(heading(audit)))
-    console.print(_budget_table(audit, bound))
+    print_whole(console, _budget_table(audit, bound))
     if remark := note(audit):
         console.print(Text(remark, "yellow"))
     if len(audit.budgets[0].files) > 1:
-        console.print(_file_table(audit, bound))
+        print_whole(console, _file_table(audit, bound))
     if n_worst and audit.evicts:
-        console.print(_worst_table(audit, n_worst, piece))
+        print_whole(console, _worst_table(audit, n_worst, piece))
 
 
 def heading(audit: Audit) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..terminal.byte_format import format_bytes
+from ..terminal.whole_table import print_whole
 from .measure import OURS, STOCK, Depth
 from .summary import Row, Spread
 
@@ -20,9 +21,9 @@ def print_tables(console: Console, found: Sequence[Depth], rows: Sequence[Row], 
     read_rate : bytes a second that the machine reads in one run.
     """
     has_stock = STOCK in rows[0].read
-    console.print(_speeds(rows, has_stock))
-    console.print(_memory(found, has_stock))
-    console.print(_shares(rows, read_rate))
+    print_whole(console, _speeds(rows, has_stock))
+    print_whole(console, _memory(found, has_stock))
+    print_whole(console, _shares(rows, read_rate))
     if any(depth.sides[STOCK].is_estimated for depth in found if has_stock):
         console.print("[dim]≈ from ubatches at each depth, of a cache that was filled without prefill[/]")
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from ..tasks import Question
 from ..tasks.compose import SMALL_TALK
 from ..terminal.byte_format import format_bytes
+from ..terminal.whole_table import print_whole
 from .conversation import Conversation
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def _noise(n: int) -> Text:
 
 def show_results(console: Console, conversation: Conversation, results: Sequence[ArmResult]) -> None:
     """Replies side by side, what each cache took, and a map of what the second one kept."""
-    console.print(_reply_table(conversation.item.questions, results))
-    console.print(_cost_table(results))
+    print_whole(console, _reply_table(conversation.item.questions, results))
+    print_whole(console, _cost_table(results))
     console.print(f"\nWhat is kept of the conversation ({results[1].label}):")
     console.print(results[1].cache_map)
 

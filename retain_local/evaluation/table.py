@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..terminal.byte_format import format_bytes
+from ..terminal.whole_table import print_whole
 from .figures import percent, signed, signed_span, span
 from .merge import Results
 from .points import Point, points_by_task, points_together
@@ -39,7 +40,7 @@ def print_results(console: Console, results: Results, titles: dict[str, str]) ->
     tables += [_divergences(text_title(titles.get(task, task), points), points) for task, points in texts.items()]
     for table in [*tables, _costs(together)]:
         console.print()
-        console.print(table)
+        print_whole(console, table)
 
 
 def title_of_several(tasks: list[str], n_all: int) -> str:

@@ -30,8 +30,11 @@ STOCK_LIBRARIES = os.environ.get(STOCK_VARIABLE)
 
 def bench(tiny: TinyFiles, folder: Path, *more: str) -> dict:
     out = folder / "bench.json"
-    done = run(folder, "bench", tiny.model(ARCH), "--gates", tiny.gates(ARCH), *OPTIONS, "--json", out, *more)
+    done = run(
+        folder, "bench", tiny.model(ARCH), "--gates", tiny.gates(ARCH), *OPTIONS, "--json", out, *more, COLUMNS="44"
+    )
     assert done.returncode == 0, done.stderr
+    assert "…" not in done.stdout  # a figure that is cut says nothing
     assert "Tokens each second" in done.stdout and "Memory" in done.stdout
     return json.loads(out.read_text())
 
