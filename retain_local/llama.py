@@ -37,7 +37,6 @@ mends.install()
 logger = logging.getLogger("retain_local")
 
 _VOCAB_ONLY_CTX = 512
-_BATCH = 512
 
 
 class RetainedState(llama_cpp.llama.LlamaState):
@@ -107,11 +106,7 @@ class Llama(GuardedLlama):
         self.control_tokens_in_messages = model.control_tokens_in_messages
         types = kv_type(model.type_k), kv_type(model.type_v)
         vocab_only, embedding = bool(kwargs.get("vocab_only")), bool(kwargs.get("embedding"))
-        n_ctx, n_batch = model.n_ctx, model.n_batch or max(_BATCH, options.n_ubatch or 0)
-        if options.n_ubatch is not None and options.n_ubatch > n_batch:
-            raise UsageError(
-                f"ubatch is {options.n_ubatch}, more than the batch of {n_batch} tokens that it is a part of"
-            )
+        n_ctx, n_batch = model.n_ctx, model.batch_of(options.n_ubatch or 0)
         parent = checked_numbers(kwargs) | {
             "n_ctx": n_ctx,
             "n_batch": n_batch,
@@ -381,8 +376,11 @@ def _described(model: ModelFile, overrides: Mapping[str, Any] | None) -> ModelFi
 
     Raises
     ------
+    UsageError : the overrides are none.
     RetainError : nobody says how long the context of the training was.
     """
+    if not isinstance(overrides, Mapping | None):
+        raise UsageError(f"kv_overrides is a dictionary from keys to values, not {type(overrides).__name__}")
     key = f"{model.architecture}.context_length"
     said = (overrides or {}).get(key)
     if isinstance(said, int) and not isinstance(said, bool):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .errors import UsageError
 from .kv_types import KV_TYPES
 from .option_table import check, option
 
 _CACHE, _MACHINE, _CHAT = "Cache", "Machine", "Chat"
+_BATCH = 512  # tokens
 _TYPES = f"{', '.join(list(KV_TYPES)[:-1])} or {list(KV_TYPES)[-1]}"
 
 
@@ -65,3 +67,15 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         check(self)
+
+    def batch_of(self, n_ubatch: int) -> int:
+        """Tokens of a batch whose ubatch is given; 0 where that is not decided yet.
+
+        Raises
+        ------
+        UsageError : the ubatch is larger than its batch.
+        """
+        n_batch = self.n_batch or max(_BATCH, n_ubatch)
+        if n_ubatch > n_batch:
+            raise UsageError(f"ubatch is {n_ubatch}, more than the batch of {n_batch} tokens that it is a part of")
+        return n_batch

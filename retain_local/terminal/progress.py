@@ -32,13 +32,20 @@ class _Rate(ProgressColumn):
 
 
 class _Bar:
-    """A bar on stderr that vanishes when it is done; nothing where stderr is not a terminal."""
+    """A bar on stderr that vanishes when it is done, with columns behind it; nothing where stderr is not a terminal."""
 
-    def __init__(self, console: BarConsole, *columns: ProgressColumn) -> None:
+    def __init__(self, *columns: ProgressColumn) -> None:
+        self._console = BarConsole(stderr=True, highlight=False, emoji=False)
         self._progress = Progress(
-            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            *columns,
+            console=self._console,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
-        self._console = console
         self._shown = ExitStack()
         self._task: TaskID | None = None
 
@@ -66,13 +73,7 @@ class LoadProgress:
         self._name = name
 
     def __enter__(self) -> LoadProgress:
-        self._bar = _Bar(
-            BarConsole(stderr=True, highlight=False, emoji=False),
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:.0f}%"),
-        )
+        self._bar = _Bar(TextColumn("{task.percentage:.0f}%"))
         self(0.0)
         return self
 
@@ -87,14 +88,7 @@ class PromptProgress:
     """Shows a long prompt being read: call it with (tokens read, tokens to read); it vanishes with the last one."""
 
     def __init__(self) -> None:
-        self._bar = _Bar(
-            BarConsole(stderr=True, highlight=False, emoji=False),
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            _Rate(),
-        )
+        self._bar = _Bar(MofNCompleteColumn(), _Rate())
 
     def __call__(self, done: int, total: int) -> None:
         if done < total and total >= _SHORT_PROMPT:
@@ -115,10 +109,6 @@ class AuditProgress:
 
     def __enter__(self) -> AuditProgress:
         self._bar = _Bar(
-            BarConsole(stderr=True, highlight=False, emoji=False),
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
             TextColumn("{task.percentage:.0f}%"),
             _Rate(),
             TimeRemainingColumn(),

@@ -98,6 +98,7 @@ def test_a_type_may_be_a_number_of_the_bindings(tiny: TinyFiles) -> None:
         ({"n_thread": 1}, "no argument 'n_thread'; did you mean 'n_threads'"),
         ({"zzz": 1}, "no argument 'zzz'; docs/python.md"),
         ({"embedding": True}, "use llama_cpp.Llama"),
+        ({"kv_overrides": 3}, "kv_overrides is a dictionary from keys to values, not int"),
         ({"draft_model": lambda tokens: tokens, "policy": "window"}, "needs the policy 'none'"),
     ],
 )
