@@ -22,7 +22,7 @@ from ..errors import RetainError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-MAX_DIMS, MAX_NAME, MAX_ARRAY = 4, 63, 1 << 30
+MAX_DIMS, MAX_NAME = 4, 63
 
 STRING, ARRAY = 8, 9
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}

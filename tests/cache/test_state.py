@@ -230,7 +230,7 @@ def test_the_last_tokens_can_be_taken_back_and_written_again(tiny: TinyFiles, mo
             kept[session.n_seen()] = positions(session)
         n, limit = session.n_seen(), session.rollback_limit()
         assert 10 <= n - limit < BUFFER
-        assert kept[limit - 1] != [[p for p in stream if p < limit - 1] for stream in kept[n]]
+        assert kept[limit - 1] != [[p for p in positions if p < limit - 1] for positions in kept[n]]
 
         before = session.state()
         assert not session.try_remove(limit - 1, -1) and "cannot be cut back" in retain_h.error_text()

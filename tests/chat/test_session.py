@@ -133,7 +133,7 @@ def test_the_system_message_is_pinned(tiny: TinyFiles) -> None:
     say(session, text(300))
     (pin,) = session.llm.retention.pins
     assert session.llm.detokenize(session.tokens[: pin.stop]).decode().endswith("be a cat")
-    assert all(set(range(pin.stop)) <= set(stream) for stream in kept(session.llm))
+    assert all(set(range(pin.stop)) <= set(positions) for positions in kept(session.llm))
 
 
 def test_saved_and_gone_on_with(tiny: TinyFiles, tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def test_pins_are_saved(tiny: TinyFiles, tmp_path: Path) -> None:
     other.load(tmp_path / "s")
     assert other.llm.retention.pins == ((30, 40),)
     say(other, text(200, seed=1))
-    assert all(set(range(30, 40)) <= set(stream) for stream in kept(other.llm))
+    assert all(set(range(30, 40)) <= set(positions) for positions in kept(other.llm))
 
 
 def test_nothing_to_save(tiny: TinyFiles, tmp_path: Path) -> None:

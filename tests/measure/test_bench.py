@@ -51,18 +51,18 @@ def test_numbers(tiny: TinyFiles, tmp_path: Path) -> None:
     assert [depth["depth"] for depth in numbers["depths"]] == [48, 300]
     assert [row["depth"] for row in numbers["rows"]] == [48, 300]
     shape = TINY_MODELS[ARCH]
-    streams = shape.n_layer * shape.n_head_kv
+    n_cell_lists = shape.n_layer * shape.n_head_kv
     for depth in numbers["depths"]:
         assert set(depth["sides"]) == {OURS, PLAIN}
         assert len(depth["shallow_seconds"]) == 2 and min(depth["shallow_seconds"]) > 0
         ours = depth["sides"][OURS]
         assert len(ours["read_seconds"]) == len(ours["write_seconds"]) == 2
         assert min(*ours["read_seconds"], *ours["write_seconds"], ours["first_token_seconds"]) > 0
-        assert ours["stats"]["n_cells_peak"] <= streams * (BUDGET + max(BUFFER, UBATCH))
+        assert ours["stats"]["n_cells_peak"] <= n_cell_lists * (BUDGET + max(BUFFER, UBATCH))
         assert ours["stats"]["resident"] > 0
     shallow, deep = (depth["sides"][OURS]["stats"] for depth in numbers["depths"])
-    assert shallow["n_evictions"] == 0 and shallow["n_cells"] == streams * (48 + 12)  # went back before each time
-    assert deep["n_evictions"] > 0 and streams * BUDGET <= deep["n_cells"] < streams * (BUDGET + BUFFER)
+    assert shallow["n_evictions"] == 0 and shallow["n_cells"] == n_cell_lists * (48 + 12)  # went back before each time
+    assert deep["n_evictions"] > 0 and n_cell_lists * BUDGET <= deep["n_cells"] < n_cell_lists * (BUDGET + BUFFER)
     shares = [row["gate_bytes_share"] * row["write"][OURS] ** -1 * numbers["read_rate"] for row in numbers["rows"]]
     assert shares == pytest.approx([weight_bytes(tiny.gates(ARCH))] * 2)
     assert (

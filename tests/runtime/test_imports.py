@@ -83,13 +83,14 @@ def test_bindings_without_libraries_find_ours(tiny: TinyFiles) -> None:
 
 def test_a_class_of_ours_may_stand_in_for_the_bindings(tiny: TinyFiles) -> None:
     program = """
+import copy
 import sys
 import llama_cpp
 from retain_local import Llama
 
 class Budgeted(Llama):
-    def __init__(self, *args, **options):
-        super().__init__(*args, budget=64, policy="window", **options)
+    def __init__(self, *args, budget=64, policy="window", **options):
+        super().__init__(*args, budget=budget, policy=policy, **options)
 
 llama_cpp.Llama = Budgeted
 from llama_cpp import Llama as Theirs
@@ -99,5 +100,6 @@ messages = [{"role": "user", "content": "hello " * 50}]
 reply = llm.create_chat_completion(messages, max_tokens=3)
 chunks = list(Theirs.create_chat_completion(llm, messages, max_tokens=3, stream=True))
 print(reply["usage"]["completion_tokens"], len(chunks) > 2, llm.retention.budget, llm.retention.stats().evictions > 0)
+print(copy.copy(llm).retention.budget)
 """
-    assert run(tiny, program) == (0, "3 True 64 True\n", "")
+    assert run(tiny, program) == (0, "3 True 64 True\n64\n", "")

@@ -51,7 +51,7 @@ def test_pins_survive_every_eviction(tiny: TinyFiles) -> None:
     llm = small(tiny, sinks=0)
     llm.retention.pin(20, 30)
     greedy(llm, prompt(llm, 300), 50)
-    assert all(set(range(20, 30)) <= set(stream) for stream in kept(llm))
+    assert all(set(range(20, 30)) <= set(positions) for positions in kept(llm))
 
 
 def test_pins_stay_for_another_prompt(tiny: TinyFiles) -> None:
@@ -59,7 +59,7 @@ def test_pins_stay_for_another_prompt(tiny: TinyFiles) -> None:
     llm.retention.pin(20, 30)
     greedy(llm, prompt(llm, 200), 5)
     greedy(llm, prompt(llm, 200, seed=1), 5)
-    assert all(set(range(20, 30)) <= set(stream) for stream in kept(llm))
+    assert all(set(range(20, 30)) <= set(positions) for positions in kept(llm))
 
 
 def test_unpinned_positions_go(tiny: TinyFiles) -> None:
@@ -108,7 +108,7 @@ def test_policies_switch(tiny: TinyFiles) -> None:
     assert llm.retention.policy == "gate"
     llm.retention.policy = "window"
     llm.eval(prompt(llm, 200))
-    assert all(stream == kept(llm)[0] for stream in kept(llm))
+    assert all(positions == kept(llm)[0] for positions in kept(llm))
     with pytest.raises(UsageError, match="'best' is not one of"):
         llm.retention.policy = "best"
     without = load(tiny.model("llama"), policy="window", budget=48)
@@ -202,8 +202,8 @@ def test_the_system_message_is_pinned(tiny: TinyFiles) -> None:
     (pin,) = pinned.retention.pins
     head = pinned.detokenize(pinned.input_ids[: pin.stop].tolist(), special=True).decode()
     assert pin.start == 0 and head.endswith(system)
-    assert all(set(range(pin.stop)) <= set(stream) for stream in kept(pinned))
-    assert not all(set(range(pin.stop)) <= set(stream) for stream in kept(plain))
+    assert all(set(range(pin.stop)) <= set(positions) for positions in kept(pinned))
+    assert not all(set(range(pin.stop)) <= set(positions) for positions in kept(plain))
 
 
 def test_the_pin_follows_the_system_message(tiny: TinyFiles) -> None:

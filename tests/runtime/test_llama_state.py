@@ -47,7 +47,7 @@ def test_pins_travel_with_a_state(tiny: TinyFiles) -> None:
     other.load_state(llm.save_state())
     assert other.retention.pins == ((20, 30),)
     other.eval(prompt(llm, 100, seed=1))
-    assert all(set(range(20, 30)) <= set(stream) for stream in kept(other))
+    assert all(set(range(20, 30)) <= set(positions) for positions in kept(other))
 
 
 def test_a_fresh_process_goes_on_with_the_same_tokens(tiny: TinyFiles, tmp_path: Path) -> None:
