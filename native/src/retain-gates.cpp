@@ -28,14 +28,14 @@ struct gate_header {
         const auto same_string = [&](const char * key, const std::string & want) {
             const std::string have = file.get_string(key);
             if (have != want) {
-                throw retain_error(retain_format("%s: %s is '%s', must be '%s'", file.path.c_str(), key, have.c_str(), want.c_str()));
+                throw retain_error(retain_format("%s: %s is '%s', must be '%s'", file.get_path().c_str(), key, have.c_str(), want.c_str()));
             }
         };
         const auto same_number = [&](const char * key, const char * what, uint32_t want) {
             const uint32_t have = file.get_u32(key);
             if (have != want) {
                 throw retain_error(retain_format("%s: the gates are for a model with %s %u, this one has %u",
-                            file.path.c_str(), what, have, want));
+                            file.get_path().c_str(), what, have, want));
             }
         };
 
@@ -45,13 +45,13 @@ struct gate_header {
         const uint32_t version = file.get_u32("retention_gate.version");
         if (version != 1) {
             throw retain_error(retain_format("%s: retention_gate.version is %u, this program reads version 1; update it",
-                        file.path.c_str(), version));
+                        file.get_path().c_str(), version));
         }
 
         const std::string arch = file.get_string("general.architecture");
         if (arch != model.arch_name()) {
             throw retain_error(retain_format("%s: the gates are for a %s model, this one is %s",
-                        file.path.c_str(), arch.c_str(), model.arch_name().c_str()));
+                        file.get_path().c_str(), arch.c_str(), model.arch_name().c_str()));
         }
 
         same_number("retention_gate.block_count",      "block_count",      hparams.n_layer());
@@ -63,7 +63,7 @@ struct gate_header {
             const std::string want = retain_model_fingerprint(model);
             if (have != want) {
                 throw retain_error(retain_format("%s: the gates were made for another model: its fingerprint is %s, this one's %s",
-                            file.path.c_str(), have.c_str(), want.c_str()));
+                            file.get_path().c_str(), have.c_str(), want.c_str()));
             }
         }
 
@@ -81,17 +81,17 @@ struct gate_header {
 
         const std::string variant = file.get_string("retention_gate.variant");
         if (variant != "rg10" && variant != "rg") {
-            throw retain_error(retain_format("%s: unknown variant '%s' (rg10 or rg)", file.path.c_str(), variant.c_str()));
+            throw retain_error(retain_format("%s: unknown variant '%s' (rg10 or rg)", file.get_path().c_str(), variant.c_str()));
         }
         rg10 = variant == "rg10";
         tied = file.get_bool("retention_gate.tied");
         if (tied && !rg10) {
-            throw retain_error(retain_format("%s: variant rg cannot be tied", file.path.c_str()));
+            throw retain_error(retain_format("%s: variant rg cannot be tied", file.get_path().c_str()));
         }
 
         n_ff = file.get_u32("retention_gate.feed_forward_length");
         if (n_ff == 0 || n_ff > (1u << 16)) {
-            throw retain_error(retain_format("%s: feed_forward_length %u is out of range", file.path.c_str(), n_ff));
+            throw retain_error(retain_format("%s: feed_forward_length %u is out of range", file.get_path().c_str(), n_ff));
         }
         activation = activation_from_name(file.get_string("retention_gate.activation"));
     }
@@ -136,16 +136,16 @@ static std::vector<gate_slot> list_slots(const gate_header & head, const llama_m
 static void check_slot(const retain_gguf & file, const gate_slot & slot) {
     const ggml_tensor * t = file.find(slot.name);
     if (!t) {
-        throw retain_error(retain_format("%s: tensor %s is missing", file.path.c_str(), slot.name.c_str()));
+        throw retain_error(retain_format("%s: tensor %s is missing", file.get_path().c_str(), slot.name.c_str()));
     }
     if (t->ne[0] != slot.ne[0] || t->ne[1] != slot.ne[1] || t->ne[2] != 1 || t->ne[3] != 1) {
-        throw retain_error(retain_format("%s: tensor %s has shape [%lld, %lld], must be [%lld, %lld]", file.path.c_str(), slot.name.c_str(),
+        throw retain_error(retain_format("%s: tensor %s has shape [%lld, %lld], must be [%lld, %lld]", file.get_path().c_str(), slot.name.c_str(),
                     (long long) t->ne[0], (long long) t->ne[1], (long long) slot.ne[0], (long long) slot.ne[1]));
     }
 
     const bool ok = t->type == GGML_TYPE_F32 || (!slot.bias && (t->type == GGML_TYPE_F16 || t->type == GGML_TYPE_Q8_0));
     if (!ok) {
-        throw retain_error(retain_format("%s: tensor %s has type %s, must be %s", file.path.c_str(), slot.name.c_str(),
+        throw retain_error(retain_format("%s: tensor %s has type %s, must be %s", file.get_path().c_str(), slot.name.c_str(),
                     ggml_type_name(t->type), slot.bias ? "f32" : "f32, f16 or q8_0"));
     }
 }

@@ -22,12 +22,13 @@ public:
     // throws when a float tensor (f32 or f16) holds a NaN or an infinity
     void check_finite() const;
 
-    const std::string path;
+    const std::string & get_path() const { return path; }
 
 private:
     void    check_sizes(size_t n_file) const;
     int64_t require(const char * key, gguf_type type, const char * type_name) const;
 
+    std::string      path;
     gguf_context_ptr gguf;
     ggml_context_ptr data;
 };

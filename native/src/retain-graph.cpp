@@ -89,14 +89,20 @@ void retain_graph_input::build_queries(const llm_graph_context & llm, const reta
     query_rows[layer.il] = cur;
 }
 
-void retain_graph_input::build_store(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * rows, ggml_tensor * cur, ggml_tensor * dst) const {
+void retain_graph_input::build_store(
+        const llm_graph_context & llm,
+        const retain_layer      & layer,
+        ggml_tensor             * rows,
+        ggml_tensor             * cur,
+        ggml_tensor             * dst) const {
     if (!ggml_is_contiguous(cur)) {
         cur = ggml_cont(llm.ctx0, cur);
     }
     cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0], cur->ne[1]*cur->ne[2]);
 
     const int64_t n_tokens = tokens->ne[1];
-    ggml_tensor * own = ggml_view_1d(llm.ctx0, rows, layer.n_head_kv*n_tokens, layer.list_first*n_tokens*ggml_element_size(rows));
+    ggml_tensor * own = ggml_view_1d(llm.ctx0, rows, layer.n_head_kv*n_tokens,
+            layer.list_first*n_tokens*ggml_element_size(rows));
     ggml_build_forward_expand(llm.gf, ggml_set_rows(llm.ctx0, dst, cur, own));
 }
 

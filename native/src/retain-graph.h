@@ -39,7 +39,12 @@ public:
 
 private:
     // write cur, the layer's new K or V, to those rows of the pool's tensor dst
-    void build_store(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * rows, ggml_tensor * cur, ggml_tensor * dst) const;
+    void build_store(
+            const llm_graph_context & llm,
+            const retain_layer      & layer,
+            ggml_tensor             * rows,
+            ggml_tensor             * cur,
+            ggml_tensor             * dst) const;
 
     void set_cells  (const llama_ubatch & ubatch);
     void set_tokens (const llama_ubatch & ubatch);
