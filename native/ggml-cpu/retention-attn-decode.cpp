@@ -193,9 +193,9 @@ void dot_cells(const float * q, int64_t n_rows, int64_t n, const char * k, size_
     constexpr int CB4 = VF == 8 ? (ROWS::STEP > 1 ? 1 : 2) : CB;
 
     int64_t r = 0;
-    for (; r + 4 <= n_rows; r += 4) { dot_rows<ROWS, 4, CB4>(q + r*n, n, k, nb, n_cells, s + r*RUN, r == 0 ? ahead : nullptr); }
-    for (; r + 2 <= n_rows; r += 2) { dot_rows<ROWS, 2, CB> (q + r*n, n, k, nb, n_cells, s + r*RUN, r == 0 ? ahead : nullptr); }
-    for (; r     <  n_rows; r += 1) { dot_rows<ROWS, 1, CB> (q + r*n, n, k, nb, n_cells, s + r*RUN, r == 0 ? ahead : nullptr); }
+    for (; r + 4 <= n_rows; r += 4) { dot_rows<ROWS, 4, CB4>(q + r*n, n, k, nb, n_cells, s + r*RUN, r ? nullptr : ahead); }
+    for (; r + 2 <= n_rows; r += 2) { dot_rows<ROWS, 2, CB> (q + r*n, n, k, nb, n_cells, s + r*RUN, r ? nullptr : ahead); }
+    for (; r     <  n_rows; r += 1) { dot_rows<ROWS, 1, CB> (q + r*n, n, k, nb, n_cells, s + r*RUN, r ? nullptr : ahead); }
 }
 
 // weighted values of up to CELLS cells
@@ -203,9 +203,9 @@ template <typename ROWS>
 void add_cells(const float * s, int64_t n_rows, int64_t n, const char * v, size_t nb, int64_t n_cells, float * acc, int64_t stride,
         const read_ahead * ahead) {
     int64_t r = 0;
-    for (; r + 4 <= n_rows; r += 4) { add_rows<ROWS, 4>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r == 0 ? ahead : nullptr); }
-    for (; r + 2 <= n_rows; r += 2) { add_rows<ROWS, 2>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r == 0 ? ahead : nullptr); }
-    for (; r     <  n_rows; r += 1) { add_rows<ROWS, 1>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r == 0 ? ahead : nullptr); }
+    for (; r + 4 <= n_rows; r += 4) { add_rows<ROWS, 4>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r ? nullptr : ahead); }
+    for (; r + 2 <= n_rows; r += 2) { add_rows<ROWS, 2>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r ? nullptr : ahead); }
+    for (; r     <  n_rows; r += 1) { add_rows<ROWS, 1>(s + r*RUN, v, nb, n_cells, n, acc + r*stride, stride, r ? nullptr : ahead); }
 }
 
 // call fn(reader, rows, bytes from row to row, read_ahead or null, first cell, cells) for a run of rows, CELLS at a time
@@ -218,10 +218,7 @@ void for_each_group(const ggml_tensor * t, const char * rows, int64_t n_cells, c
             fn(reader, rows + c*nb, nb, &ahead, c, std::min(CELLS, n_cells - c));
         }
     });
-    if (known) {
-        return;
-    }
-    for (int64_t c = 0; c < n_cells; c += CELLS) {
+    for (int64_t c = 0; !known && c < n_cells; c += CELLS) {
         const int64_t n = std::min(CELLS, n_cells - c);
         ggml_get_type_traits(t->type)->to_float(rows + c*nb, x, n*t->ne[0]);
         fn(rows_of<float>(), (const char *) x, t->ne[0]*sizeof(float), nullptr, c, n);
