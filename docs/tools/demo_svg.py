@@ -58,8 +58,11 @@ def record() -> list[Text]:
 
 
 def same_everywhere(text: str) -> str:
-    """What is printed but for the speeds, which are another machine's, and the map, where rounding moves single cells."""
-    return re.sub(r"[\d,]+ tok/s *", "", text[: text.index(MAP)])
+    """What is printed but for the speeds, which are another machine's, and the map, where rounding moves single cells.
+
+    The columns of a table are as wide as the speeds in it.
+    """
+    return re.sub(r"([━─])\1+", r"\1", re.sub(r"[\d,]+ tok/s *", "", text[: text.index(MAP)]))
 
 
 def texts_of(svg: str) -> str:
