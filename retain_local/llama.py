@@ -140,6 +140,7 @@ class Llama(GuardedLlama):
                 self._check_adapter()
             self._retention, self._history, self._n_evictions = Retention(self.ctx, self._usage), CacheHistory(), 0
             self._fit_buffers()
+            self._usage.n_threads = max(self.n_threads, self.n_threads_batch)
             self._tell(context, options)
         if kwargs.get("tokenizer") is None:
             self.tokenizer_ = SafeTokenizer(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ _A_MOMENT = 1e-4  # seconds, enough for a thread that waits to be woken
 _everyone: weakref.WeakSet[Usage] = weakref.WeakSet()
 _everyone_lock = threading.Lock()
 _leaver: int | None = None  # the thread that ends the interpreter, once it does
+_ran_in_threads = False  # a model has computed in several threads, in this process or one that it was forked from
+_lost_threads = False  # and those threads did not come along into this process, which would wait for them for ever
 
 
 class Usage:
@@ -43,15 +46,18 @@ class Usage:
     ----------
     changes : int
         Goes up whenever the text in the cache changes.
+    n_threads : int
+        Threads that the model computes in.
 
     Raises
     ------
-    RetainError : from each, when the model is closed.
+    RetainError : from each, when the model is closed; from a step, in a process that was forked without the threads.
     UsageError : from a turn or the end inside a callback, and from a step inside an eviction hook.
     """
 
     def __init__(self) -> None:
         self.changes = 0
+        self.n_threads = 1
         self._turn, self._step = threading.RLock(), threading.Condition()
         self._readers, self._no_reader = 0, threading.Condition()
         self._closed = False
@@ -77,6 +83,7 @@ class Usage:
             raise SystemExit  # ends this thread, without a word
         with self._step:
             self._check_open()
+            self._check_threads()
             yield
 
     def give_way(self) -> None:
@@ -146,6 +153,16 @@ class Usage:
         if self._closed:
             raise RetainError("the model is closed")
 
+    def _check_threads(self) -> None:
+        global _ran_in_threads
+        if self.n_threads > 1:
+            if _lost_threads:
+                raise RetainError(
+                    "this process was forked after a model ran in several threads, which it did not get: start it by"
+                    " 'spawn' (multiprocessing.get_context), or load the model with n_threads=1 and n_threads_batch=1"
+                )
+            _ran_in_threads = True
+
     def _refuse_inside(self, *kinds: Callback) -> None:
         kind = getattr(self._here, "callback", None)
         if kind in kinds:
@@ -177,6 +194,15 @@ def in_step(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[An
 def _another_thread_leaves() -> bool:
     """Whether the interpreter ends: native code of other threads must not run when the process does."""
     return _leaver not in (None, threading.get_ident())
+
+
+def _after_fork() -> None:
+    global _lost_threads
+    _lost_threads = _ran_in_threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @atexit.register
