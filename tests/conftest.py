@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # Threads of a computation that wait for each other sleep instead of spinning, which takes ten times as long on a busy
@@ -25,6 +26,10 @@ try:
     library.load()
 except RetainError as error:
     pytest.exit(f"the native libraries cannot be used: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+
+# A shell without job control starts what runs in the background deaf to Ctrl-C, and programs that are started from there
+# would inherit it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No deadlines: shared machines stall. Under CI the examples are the same in every run.
 settings.register_profile("default", deadline=None, print_blob=True)

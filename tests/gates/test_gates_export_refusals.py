@@ -139,7 +139,7 @@ def source(tmp_path: Path) -> Path:
         (["c", "there.gguf", "--base", "there.gguf", "--force"], 2, "there.gguf is the base model"),
         (["c", "absent/out.gguf"], 1, "absent/out.gguf cannot be written: No such file or directory"),
         (["c", "out.gguf", "--base", "absent.gguf"], 1, "absent.gguf: no such file"),
-        (["c", "out.gguf", "--base", ""], 1, "is a folder"),
+        (["c", "out.gguf", "--base", ""], 2, "the model's name is empty"),
         (["c", "out.gguf", "--base", "LLAMA"], 1, "as layers"),
         (["c", "out.gguf", "--base", "there.gguf"], 1, "not a GGUF file"),
         (["c", "out.gguf", "--base", "TWIN"], 1, "is for another model: qwen3, and"),
