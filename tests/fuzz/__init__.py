@@ -17,5 +17,8 @@ With AddressSanitizer and UBSan, which find what does not crash:
 
     python native/builder libs --sanitize --out DIR
     cd tests && LLAMA_CPP_LIB_PATH=DIR LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \\
-        ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1 python -m fuzz.NAME --seconds 600
+        ASAN_OPTIONS=detect_leaks=0:quarantine_size_mb=16 UBSAN_OPTIONS=halt_on_error=1 \\
+        python -m fuzz.NAME --seconds 600
+
+(The quarantine of freed memory is small, since some fuzzers bound the memory of the process.)
 """
