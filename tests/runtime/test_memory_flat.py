@@ -15,9 +15,9 @@ TINIEST = TinyModel("llama", n_layer=1, n_embd=32, n_head=2, n_head_kv=1, n_ff=3
 N_TOKENS, N_BATCH = 200_000, 512
 BUDGET = 256
 WARM_UP = 80  # batches
-WINDOW = 80  # batches whose least is compared: logits of a batch come and go
-GROWTH = 2**18  # bytes: less than two for each token of the stream
-SPREAD = 2**22  # bytes: of the logits
+APART = 80  # batches between the sizes that are compared
+GROWTH = 2 * APART * N_BATCH  # bytes: two a token
+SPREAD = 2**22  # bytes: the logits of a batch come and go
 
 
 def test_resident_memory_is_flat_over_200_000_tokens(tmp_path: Path) -> None:
@@ -33,6 +33,7 @@ def test_resident_memory_is_flat_over_200_000_tokens(tmp_path: Path) -> None:
     resident, cells = arrays["0.0.resident"], arrays["0.0.cells"]
     assert len(resident) == -(-N_TOKENS // N_BATCH)
     settled = resident[WARM_UP:]
-    assert settled[-WINDOW:].min() - settled[:WINDOW].min() <= GROWTH, resident
+    # the median, as the allocator may once keep what it gave back before
+    assert np.median(settled[APART:] - settled[:-APART]) <= GROWTH, resident
     assert np.ptp(settled) <= SPREAD, resident
     assert cells.max() == BUDGET + N_BATCH
