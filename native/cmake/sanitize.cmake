@@ -22,6 +22,9 @@ foreach (source ${sources})
     get_filename_component(source ${source} ABSOLUTE BASE_DIR ${directory})
     set_property(SOURCE ${source} TARGET_DIRECTORY llama APPEND PROPERTY COMPILE_OPTIONS ${flags})
 endforeach()
+# its reader copies an empty string of a damaged state to nowhere
+set_property(SOURCE ${directory}/llama-context.cpp TARGET_DIRECTORY llama APPEND
+             PROPERTY COMPILE_OPTIONS -fno-sanitize=nonnull-attribute)
 target_compile_options(llama PRIVATE -O0 -g0)
 
 # the tests, defined after this
