@@ -167,11 +167,9 @@ def test_a_model_without_a_template(tmp_path: Path, tiny: TinyFiles) -> None:
     assert len(said) == 1
 
 
-@pytest.fixture
-def terminal(tmp_path: Path, tiny: TinyFiles) -> Iterator[pexpect.spawn]:
-    arguments = [*COMMAND[1:], "chat", *model_options(tiny)]
-    arguments[arguments.index("--max-tokens") + 1] = "400"
-    child = pexpect.spawn(
+def spawn(tmp_path: Path, arguments: list[str]) -> pexpect.spawn:
+    """The program at a terminal of its own."""
+    return pexpect.spawn(
         sys.executable,
         arguments,
         env=environment(tmp_path, TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1"),
@@ -180,6 +178,13 @@ def terminal(tmp_path: Path, tiny: TinyFiles) -> Iterator[pexpect.spawn]:
         timeout=TIMEOUT_S,
         encoding="utf-8",
     )
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, tiny: TinyFiles) -> Iterator[pexpect.spawn]:
+    arguments = [*COMMAND[1:], "chat", *model_options(tiny)]
+    arguments[arguments.index("--max-tokens") + 1] = "400"
+    child = spawn(tmp_path, arguments)
     yield child
     child.close(force=True)
 
@@ -210,15 +215,7 @@ def test_at_a_terminal(terminal: pexpect.spawn, tmp_path: Path) -> None:
 
 def test_ctrl_c_stops_a_reply_and_keeps_the_session(tmp_path: Path, tiny: TinyFiles) -> None:
     arguments = [*COMMAND[1:], "chat", *model_options(tiny), "--max-tokens", "100000", "--ctx", "200000"]
-    child = pexpect.spawn(
-        sys.executable,
-        arguments,
-        env=environment(tmp_path, TERM="xterm", PROMPT_TOOLKIT_NO_CPR="1"),
-        cwd=str(tmp_path),
-        dimensions=(40, 140),
-        timeout=TIMEOUT_S,
-        encoding="utf-8",
-    )
+    child = spawn(tmp_path, arguments)
     child.expect(PROMPT)
     child.send("hello\r")
     child.expect("[a-z ]{50}")
