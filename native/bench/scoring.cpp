@@ -60,7 +60,7 @@ struct gates_graph : graph {
 
             ggml_tensor * dst = ggml_view_2d(ctx.get(), out, c.n_head, c.n_tokens, out->nb[1], il*c.n_tokens*out->nb[1]);
             ggml_tensor * b   = ggml_view_1d(ctx.get(), bias, c.n_head, 0);
-            ggml_build_forward_expand(gf, ggml_retention_gate(ctx.get(), dst, x, matrix(c.n_ff, c.n_head), b));
+            ggml_build_forward_expand(gf, ggml_retention_gate(ctx.get(), dst, x, matrix(c.n_ff, c.n_head), b, GGML_RETENTION_GATE_LOG_BETA));
         }
         allocate(backend);
 

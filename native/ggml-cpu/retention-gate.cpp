@@ -1,4 +1,4 @@
-// retention-gate.cpp - GGML_OP_RETENTION_GATE on the CPU: log beta = logsigmoid(W3*a + b)
+// retention-gate.cpp - GGML_OP_RETENTION_GATE on the CPU: W*a + b, or its logsigmoid
 
 #include "retention-cpu.h"
 #include "retention-simd.h"
@@ -44,6 +44,8 @@ void ggml_compute_forward_retention_gate(const ggml_compute_params * params, ggm
     const int64_t n_head   = w->ne[1];
     const int64_t n_tokens = a->ne[1];
 
+    const bool is_score = dst->op_params[0] == GGML_RETENTION_GATE_SCORE;
+
     // tokens are split over the threads; the projection is small, so each thread unpacks it for itself
     const int64_t per_thread = (n_tokens + params->nth - 1)/params->nth;
     const int64_t t0 = std::min<int64_t>(n_tokens, per_thread*params->ith);
@@ -64,7 +66,8 @@ void ggml_compute_forward_retention_gate(const ggml_compute_params * params, ggm
         float       * y = (float       *) ((char *) dst->data + t*dst->nb[1]);
 
         for (int64_t h = 0; h < n_head; ++h) {
-            y[h] = logsigmoid(dot(n_ff, weight + h*n_ff, x) + ((const float *) b->data)[h]);
+            const float u = dot(n_ff, weight + h*n_ff, x) + ((const float *) b->data)[h];
+            y[h] = is_score ? u : logsigmoid(u);
         }
     }
 }

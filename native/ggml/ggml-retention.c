@@ -7,7 +7,8 @@ struct ggml_tensor * ggml_retention_gate(
         struct ggml_tensor  * dst,
         struct ggml_tensor  * a,
         struct ggml_tensor  * w,
-        struct ggml_tensor  * b) {
+        struct ggml_tensor  * b,
+        enum ggml_retention_gate_output output) {
     GGML_ASSERT(a->type == GGML_TYPE_F32 && b->type == GGML_TYPE_F32 && dst->type == GGML_TYPE_F32);
     GGML_ASSERT(w->type == GGML_TYPE_F32 || w->type == GGML_TYPE_F16 || w->type == GGML_TYPE_Q8_0);
     GGML_ASSERT(a->ne[0] == w->ne[0] && b->ne[0] == w->ne[1]);
@@ -16,6 +17,9 @@ struct ggml_tensor * ggml_retention_gate(
     GGML_ASSERT(ggml_is_contiguous_rows(dst));
 
     struct ggml_tensor * result = ggml_view_tensor(ctx, dst);
+
+    const int32_t params = output;
+    ggml_set_op_params(result, &params, sizeof(params));
 
     result->op     = GGML_OP_RETENTION_GATE;
     result->src[0] = a;

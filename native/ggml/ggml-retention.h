@@ -25,9 +25,16 @@ struct ggml_retention_attn_params {
     int32_t list_stride; // cell lists from one sequence to the next
 };
 
-// log beta = logsigmoid(w*a + b), in fp32 whatever the type of w
-//   dst f32 [n_head_kv, n_tokens]  written; the result is a view of it
-//   a   f32 [n_ff, n_tokens]
+// what a gate gives, the op_params[0] of GGML_OP_RETENTION_GATE
+enum ggml_retention_gate_output {
+    GGML_RETENTION_GATE_LOG_BETA = 0, // logsigmoid(w*a + b): scores that decay with age
+    GGML_RETENTION_GATE_SCORE    = 1, // w*a + b: the score itself
+};
+
+// The last layer of a gate, in fp32 whatever the type of w; it is the only one of a linear gate, where n_ff is n_embd.
+//   dst f32 [n_head_kv, n_tokens]  written; the result is a view of it; rows may be further apart than n_head_kv
+//   a   f32 [n_ff, n_tokens]       rows may be further apart than n_ff; n_ff need not be a multiple of anything but
+//                                  the block size of w
 //   w   f32, f16 or q8_0 [n_ff, n_head_kv]
 //   b   f32 [n_head_kv]
 GGML_API struct ggml_tensor * ggml_retention_gate(
@@ -35,7 +42,8 @@ GGML_API struct ggml_tensor * ggml_retention_gate(
         struct ggml_tensor  * dst,
         struct ggml_tensor  * a,
         struct ggml_tensor  * w,
-        struct ggml_tensor  * b);
+        struct ggml_tensor  * b,
+        enum ggml_retention_gate_output output);
 
 // Softmax attention of q over the cells of each KV head's cell list: a token sees all the cells that the cell list had
 // before this ubatch and the first n_vis that its sequence adds in it (the causal rule; they are the last cells).

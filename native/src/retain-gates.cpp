@@ -216,7 +216,7 @@ ggml_tensor * retain_gates::build(ggml_context * ctx, int32_t il, ggml_tensor * 
         x = dense(l.mid_w, l.mid_b, x);
     }
 
-    return ggml_retention_gate(ctx, dst, x, l.score_w, l.score_b);
+    return ggml_retention_gate(ctx, dst, x, l.score_w, l.score_b, GGML_RETENTION_GATE_LOG_BETA);
 }
 
 std::string retain_model_fingerprint(const llama_model & model) {

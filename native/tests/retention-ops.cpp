@@ -44,19 +44,20 @@ static std::vector<float> compute(ggml_context * ctx, ggml_tensor * out, ggml_ba
 
 // retention score
 
-static void test_score(ggml_backend_t backend, ggml_type type, int64_t n_ff, int64_t n_head, int64_t n_tokens) {
+static void test_score(ggml_backend_t backend, ggml_type type, int64_t n_ff, int64_t n_head, int64_t n_tokens,
+        ggml_retention_gate_output output) {
     auto a = random_normal(rng, n_ff*n_tokens);
     auto w = random_normal(rng, n_ff*n_head, 0.2f);
     auto b = random_normal(rng, n_head, 8.0f); // both ends of the logsigmoid
     const auto packed = pack(type, n_ff, w);
-    const auto want   = reference::score(n_ff, n_head, n_tokens, a.data(), w.data(), b.data());
+    const auto want   = reference::score(n_ff, n_head, n_tokens, a.data(), w.data(), b.data(), output);
 
     const auto ctx = make_context();
     ggml_tensor * ta = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_ff, n_tokens);
     ggml_tensor * tw = ggml_new_tensor_2d(ctx.get(), type, n_ff, n_head);
     ggml_tensor * tb = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, n_head);
     ggml_tensor * to = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, n_head, n_tokens);
-    ggml_tensor * op = ggml_retention_gate(ctx.get(), to, ta, tw, tb);
+    ggml_tensor * op = ggml_retention_gate(ctx.get(), to, ta, tw, tb, output);
 
     const ggml_backend_buffer_ptr buf(ggml_backend_alloc_ctx_tensors(ctx.get(), backend));
     ggml_backend_tensor_set(ta, a.data(), 0, ggml_nbytes(ta));
@@ -67,7 +68,7 @@ static void test_score(ggml_backend_t backend, ggml_type type, int64_t n_ff, int
         const auto got = compute(ctx.get(), op, backend, n_threads);
         CHECK(nmse(got, want) < 1e-10);
         for (const float x : got) {
-            CHECK(x <= 0.0f);
+            CHECK(x <= 0.0f || output == GGML_RETENTION_GATE_SCORE);
         }
     }
 }
@@ -236,7 +237,11 @@ int main() {
         for (const int64_t n_ff : { 64, 512 }) {
             for (const int64_t n_head : { 1, 3, 8 }) {
                 for (const int64_t n_tokens : { 1, 2, 37, 512 }) {
-                    test_score(backend, type, n_ff, n_head, n_tokens);
+                    const auto before = rng; // both of the same numbers
+                    for (const auto output : { GGML_RETENTION_GATE_LOG_BETA, GGML_RETENTION_GATE_SCORE }) {
+                        rng = before;
+                        test_score(backend, type, n_ff, n_head, n_tokens, output);
+                    }
                     ++n_cases;
                 }
             }

@@ -11,8 +11,9 @@
 
 namespace reference {
 
-// log beta [n_tokens][n_head] of a [n_tokens][n_ff], w [n_head][n_ff], b [n_head]
-inline std::vector<float> score(int64_t n_ff, int64_t n_head, int64_t n_tokens, const float * a, const float * w, const float * b) {
+// log beta, or the score itself, [n_tokens][n_head] of a [n_tokens][n_ff], w [n_head][n_ff], b [n_head]
+inline std::vector<float> score(int64_t n_ff, int64_t n_head, int64_t n_tokens, const float * a, const float * w, const float * b,
+        ggml_retention_gate_output output) {
     std::vector<float> res(n_tokens*n_head);
     for (int64_t t = 0; t < n_tokens; ++t) {
         for (int64_t h = 0; h < n_head; ++h) {
@@ -20,7 +21,8 @@ inline std::vector<float> score(int64_t n_ff, int64_t n_head, int64_t n_tokens, 
             for (int64_t i = 0; i < n_ff; ++i) {
                 u += (double) w[h*n_ff + i]*a[t*n_ff + i];
             }
-            res[t*n_head + h] = (float) (std::min(u, 0.0) - std::log1p(std::exp(-std::fabs(u))));
+            const double log_beta = std::min(u, 0.0) - std::log1p(std::exp(-std::fabs(u)));
+            res[t*n_head + h] = (float) (output == GGML_RETENTION_GATE_SCORE ? u : log_beta);
         }
     }
     return res;
