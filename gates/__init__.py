@@ -6,34 +6,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .sidecar.file import GateInfo, Sidecar, read_sidecar, write_sidecar
+    from .sidecar.file import Sidecar, read_sidecar, write_sidecar
     from .sidecar.fingerprint import base_fingerprint
-    from .sidecar.forward import log_beta
-    from .sidecar.gate_set import GateFileError, GateSet, LayerGate, Linear
+    from .sidecar.forward import gate_output
+    from .sidecar.gate_set import GateFileError, GateSet, KVzipGate, LayerGate, Linear
     from .sidecar.inspect import describe_sidecar, facts_table, sidecar_table
+    from .sidecar.metadata import GateInfo
 
 __all__ = [
     "GateFileError",
     "GateInfo",
     "GateSet",
+    "KVzipGate",
     "LayerGate",
     "Linear",
     "Sidecar",
     "base_fingerprint",
     "describe_sidecar",
     "facts_table",
-    "log_beta",
+    "gate_output",
     "read_sidecar",
     "sidecar_table",
     "write_sidecar",
 ]
 
 _HOMES = {
-    "file": ("GateInfo", "Sidecar", "read_sidecar", "write_sidecar"),
+    "file": ("Sidecar", "read_sidecar", "write_sidecar"),
     "fingerprint": ("base_fingerprint",),
-    "forward": ("log_beta",),
-    "gate_set": ("GateFileError", "GateSet", "LayerGate", "Linear"),
+    "forward": ("gate_output",),
+    "gate_set": ("GateFileError", "GateSet", "KVzipGate", "LayerGate", "Linear"),
     "inspect": ("describe_sidecar", "facts_table", "sidecar_table"),
+    "metadata": ("GateInfo",),
 }
 
 

@@ -11,9 +11,10 @@ from ..models.model_file import ModelFile, read_model_file
 from .checkpoint.architecture import gguf_architecture
 from .checkpoint.layout import CheckpointError
 from .checkpoint.read import Checkpoint, checkpoint_license, read_checkpoint
-from .sidecar.file import GateInfo, Sidecar, write_sidecar
+from .sidecar.file import Sidecar, write_sidecar
 from .sidecar.fingerprint import base_fingerprint
 from .sidecar.gate_set import GateSet
+from .sidecar.metadata import GateInfo
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,12 @@ def export_checkpoint(
 
 def check_pair(gates: GateSet, model: ModelFile, name: str) -> None:
     """Raise RetainError unless gates have the sizes of a model; `name` says whose gates they are."""
-    if len(set(model.n_head_kv)) > 1:
-        raise RetainError(f"{model.path}: its layers differ in their KV heads, so no gates fit it")
-    sizes = (
-        ("layers", gates.n_layer, len(model.n_head_kv)),
-        ("an embedding length", gates.n_embd, model.n_embd),
-        ("KV heads", gates.n_head_kv, model.n_head_kv[0]),
-    )
+    sizes = [("layers", gates.n_layer, len(model.n_head_kv)), ("an embedding length", gates.n_embd, model.n_embd)]
+    if gates.n_layer == len(model.n_head_kv):
+        sizes += [
+            (f"KV heads of layer {il}", n_head, model.n_head_kv[il])
+            for il, n_head in zip(gates.layer_indices, gates.heads)
+        ]
     for what, have, needed in sizes:
         if have != needed:
             raise RetainError(f"{name} is for another model: its gates have {have} as {what}, {model.path} {needed}")

@@ -18,43 +18,50 @@ from ..models.model_file import read_model_file
 from .checkpoint.read import read_checkpoint
 from .export import check_pair
 from .sidecar.file import Sidecar, read_sidecar
-from .sidecar.forward import log_beta
+from .sidecar.forward import gate_output
 from .sidecar.gate_set import GateSet
 
-# The largest relative difference of log beta that rounding explains: of float32 sums; of weights and inputs in f16, as
-# which ggml also computes gelu; of both in blocks of 8 bits.
+# The largest relative difference that rounding explains: of float32 sums; of weights and inputs in f16, as which ggml
+# also computes gelu; of both in blocks of 8 bits. Log beta is compared with itself, static scores with their range.
 TOLERANCES = {"f32": 1e-4, "f16": 2e-2, "q8_0": 5e-1}
+STATIC_TOLERANCES = {"f32": 1e-4, "f16": 1e-2, "q8_0": 1e-1}
 
 DEFAULT_TEXT = Path(__file__).with_name("verify.txt")
 N_BATCH = 128
 
-_GATE_INPUT, _RESIDUAL, _EMBEDDING, _LOG_BETA = "attn_norm", "l_out", "embd", "retention_log_beta"
+_GATE_INPUT, _RESIDUAL, _EMBEDDING, _OUTPUT = "attn_norm", "l_out", "embd", "retention_log_beta"
 _TINY = np.finfo(np.float32).tiny  # below it float32 loses digits: such a log beta never decides anything
 
 
 @dataclass
 class LayerDifference:
-    """How far the native log beta of one layer is from the one in NumPy, over all tokens and KV heads.
+    """How far the native output of one layer's gate is from the one in NumPy, over all tokens and KV heads.
 
-    lowest, highest : of log beta in NumPy.
+    is_static : the output is the score itself, and not log beta.
+    lowest, highest : of the output in NumPy.
     difference : the largest absolute difference.
     relative : the largest difference relative to log beta. Where beta is close to 1, log beta is -exp(-u), so this is
-        the difference of the gate's output u itself.
+        the difference of the gate's output u itself. Of static scores: relative to their range, as only differences
+        between scores decide.
     """
 
     layer: int
-    lowest: float = 0.0
+    is_static: bool = False
+    lowest: float = np.inf
     highest: float = -np.inf
     difference: float = 0.0
     relative: float = 0.0
 
     def add(self, computed: np.ndarray, expected: np.ndarray) -> None:
-        """Take in some tokens: log betas [n_tokens, H_kv], native and in NumPy."""
+        """Take in some tokens: outputs [n_tokens, H_kv], native and in NumPy."""
         difference = np.abs(computed - expected)
         self.lowest = min(self.lowest, float(expected.min()))
         self.highest = max(self.highest, float(expected.max()))
         self.difference = max(self.difference, float(difference.max()))
-        self.relative = max(self.relative, float((difference / np.maximum(np.abs(expected), _TINY)).max()))
+        if self.is_static:
+            self.relative = self.difference / max(self.highest - self.lowest, float(_TINY))
+        else:
+            self.relative = max(self.relative, float((difference / np.maximum(np.abs(expected), _TINY)).max()))
 
 
 @dataclass
@@ -62,6 +69,7 @@ class Verification:
     """What a comparison found.
 
     against : the file whose weights NumPy used.
+    is_static : whether the gates give the score itself, and not log beta.
     weight_type : the coarsest type among the sidecar's weights.
     tolerance : of the relative difference.
     n_tokens : tokens compared.
@@ -70,6 +78,7 @@ class Verification:
     sidecar: str
     base: str
     against: str
+    is_static: bool
     weight_type: str
     tolerance: float
     n_tokens: int = 0
@@ -100,13 +109,13 @@ def verify_sidecar(
     path, base : the sidecar and its model.
     text, n_tokens : the beginning of the text is read, as many tokens of it.
     checkpoint : the weights for NumPy, as `read_checkpoint` takes it; None: the sidecar's own.
-    tolerance : None: the one in `TOLERANCES`.
+    tolerance : None: the one in `TOLERANCES` or `STATIC_TOLERANCES`.
     options : of `Llama`, such as n_threads.
 
     Raises
     ------
     RetainError : a file cannot be used, the gates are for another model, the checkpoint for another than the sidecar,
-        the vocabulary cannot express the text, or log beta is not a number.
+        the vocabulary cannot express the text, or what a gate gives is not a number.
     """
     sidecar, model = read_sidecar(path), read_model_file(base)
     check_pair(sidecar.gates, model, str(path))
@@ -115,14 +124,14 @@ def verify_sidecar(
         found = read_checkpoint(checkpoint)
         _check_same_kind(found.gates, str(found.path), sidecar.gates, str(path))
         gates, against = found.gates, found.path
-    weight_type = _weight_type(sidecar)
-    result = Verification(
-        str(path), str(base), str(against), weight_type, TOLERANCES[weight_type] if tolerance is None else tolerance
-    )
+    weight_type, is_static = _weight_type(sidecar), gates.is_static
+    if tolerance is None:
+        tolerance = (STATIC_TOLERANCES if is_static else TOLERANCES)[weight_type]
+    result = Verification(str(path), str(base), str(against), is_static, weight_type, tolerance)
     tokens = _tokenize(base, text)[: min(n_tokens, model.n_ctx_train or n_tokens)]
     result.n_tokens = len(tokens)
-    result.layers = [LayerDifference(il) for il in range(gates.n_layer)]
-    widths = {_LOG_BETA: gates.n_head_kv} | dict.fromkeys((_GATE_INPUT, _RESIDUAL, _EMBEDDING), gates.n_embd)
+    result.layers = [LayerDifference(il, is_static) for il in gates.layer_indices]
+    widths = {_OUTPUT: 1} | dict.fromkeys((_GATE_INPUT, _RESIDUAL, _EMBEDDING), gates.n_embd)
     capture = Capture(widths)
     llm = _CapturedLlama(
         base, capture, gates=path, policy="gate", budget=len(tokens), sinks=0, n_ctx=len(tokens), n_batch=N_BATCH,
@@ -171,10 +180,15 @@ class _CapturedLlama(Llama):
 def _compare(result: Verification, gates: GateSet, values: Mapping[str, list[np.ndarray]]) -> None:
     for layer in result.layers:
         il = layer.layer
-        computed = np.concatenate(values[f"{_LOG_BETA}-{il}"])
-        expected = log_beta(gates, il, np.concatenate(_gate_input(values, il)))
+        if f"{_OUTPUT}-{il}" not in values:
+            raise RetainError(
+                f"layer {il} keeps no cells in the pool, so its gate is not computed and cannot be verified"
+            )
+        expected = gate_output(gates, il, np.concatenate(_gate_input(values, il)))
+        computed = np.concatenate(values[f"{_OUTPUT}-{il}"]).reshape(expected.shape)  # layers may differ in their heads
         if not np.isfinite(computed).all() or not np.isfinite(expected).all():
-            raise RetainError(f"layer {il}: log beta is not a number, natively or in NumPy; is the base model damaged?")
+            what = "the score" if gates.is_static else "log beta"
+            raise RetainError(f"layer {il}: {what} is not a number, natively or in NumPy; is the base model damaged?")
         layer.add(computed, expected)
 
 
@@ -188,7 +202,7 @@ def _gate_input(values: Mapping[str, list[np.ndarray]], il: int) -> list[np.ndar
 
 
 def _check_same_kind(gates: GateSet, name: str, others: GateSet, other_name: str) -> None:
-    for what in ("variant", "activation", "n_layer", "n_embd", "n_ff", "n_head_kv"):
+    for what in ("variant", "score_kind", "activation", "n_layer", "layer_indices", "n_embd", "n_ff", "heads"):
         have, needed = getattr(gates, what), getattr(others, what)
         if have != needed:
             raise RetainError(f"{name} is not what {other_name} was made from: {what} is {have}, not {needed}")
@@ -202,7 +216,8 @@ def _weight_type(sidecar: Sidecar) -> str:
 
 def verification_table(result: Verification) -> Table:
     """The layers of a `Verification` as a rich table."""
-    table = Table("layer", "log β", "largest difference", "relative to log β", "")
+    what = ("score", "relative to its range") if result.is_static else ("log β", "relative to log β")
+    table = Table("layer", what[0], "largest difference", what[1], "")
     for layer in result.layers:
         is_right = layer.relative <= result.tolerance
         table.add_row(

@@ -200,6 +200,12 @@ class Retention:
         """Whether gates are loaded, so that log β means something."""
         return bool(retain_h.has_gates(self._ctx))
 
+    @property
+    @in_step
+    def has_static_gates(self) -> bool:
+        """Whether gates are loaded whose output is the score itself: `log_beta` then gives the scores, of any sign."""
+        return bool(retain_h.has_static_gates(self._ctx))
+
     # steering
 
     @property

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import RetainError
-from ..sidecar.file import MAX_FF, MAX_LAYERS, MAX_WIDTH
 from ..sidecar.gate_set import GateSet, LayerGate
-from ..sidecar.variants import RG, RG10, VARIANTS
+from ..sidecar.metadata import MAX_FF, MAX_LAYERS, MAX_WIDTH
+from ..sidecar.variants import RG, RG10, TRAINED_VARIANTS
 
 CONFIG_FILE = "config.json"
 TORCH_FILE = "trimkv_weights.pth"
@@ -68,20 +68,28 @@ def part_shapes(variant: str, n_embd: int, n_ff: int, n_head_kv: int) -> dict[st
 
 
 def state_dict(gates: GateSet, prefix: str = DEFAULT_PREFIX) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint by name; a tied final projection is the same array in every layer."""
+    """The tensors of a checkpoint by name; a tied final projection is the same array in every layer.
+
+    Raises
+    ------
+    CheckpointError : the gates are of another form than `rg10` and `rg`.
+    """
     return {
         str(GateName(prefix, il, part)): array
-        for il, layer in enumerate(gates.layers)
-        for part, array in _layer_parts(gates, il, layer).items()
+        for at, il in enumerate(gates.layer_indices)
+        for part, array in _layer_parts(gates, at).items()
     }
 
 
-def _layer_parts(gates: GateSet, il: int, layer: LayerGate) -> dict[str, np.ndarray]:
+def _layer_parts(gates: GateSet, at: int) -> dict[str, np.ndarray]:
+    layer = gates.layers[at]
+    if not isinstance(layer, LayerGate) or layer.hidden is None:
+        raise CheckpointError(f"gates of variant {gates.variant} have no place in a checkpoint of this layout")
     parts = {"linear1.weight": layer.hidden.weight, "linear1.bias": layer.hidden.bias}
     if layer.mid is not None:
         parts |= {"linear2.weight": layer.mid.weight, "linear2.bias": layer.mid.bias}
     weight, bias = FINAL_PARTS[gates.variant]
-    return parts | {weight: gates.final(il).weight, bias: gates.final(il).bias}
+    return parts | {weight: gates.final(at).weight, bias: gates.final(at).bias}
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ class CheckpointConfig:
         CheckpointError : a key is missing, or its value is not what it can be.
         """
         entries = _Entries(config)
-        variant = entries.one_of("retention_gate", VARIANTS)
+        variant = entries.one_of("retention_gate", TRAINED_VARIANTS)
         kv_heads = "num_key_value_heads" if entries.get("num_key_value_heads") is not None else "num_attention_heads"
         return cls(
             variant=variant,

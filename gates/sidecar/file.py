@@ -8,7 +8,6 @@ and number.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,53 +17,28 @@ from gguf.quants import dequantize, quantize
 
 from ...errors import RetainError
 from ...files import replaced
-from ...models.gguf_header import BOOL, STRING, U32, GateFileError, Header, TensorInfo, read_header
-from .gate_set import ACTIVATIONS, GateSet, LayerGate, Linear
-from .variants import RG10, VARIANTS
-
-VERSION = 1
-PREFIX = "retention_gate"
+from ...models.gguf_header import GateFileError, Header, TensorInfo, read_header
+from .gate_set import GateSet
+from .metadata import GateInfo, GateShape, add_metadata, read_info, read_shape
+from .parts import KVzipGate, LayerGate, Linear
+from .variants import FAST_KVZIP, LINEAR, RG10
 
 _GGML = gguf.GGMLQuantizationType
 WEIGHT_TYPES = {"f32": _GGML.F32, "f16": _GGML.F16, "q8_0": _GGML.Q8_0}
 Q8_0_BLOCK, Q8_0_BYTES = gguf.GGML_QUANT_SIZES[_GGML.Q8_0]
 
-# No real gate comes near these: counts beyond them are damage, not models.
-MAX_LAYERS, MAX_WIDTH, MAX_FF = 1024, 1 << 20, 1 << 16
-
-
-@dataclass(frozen=True)
-class GateInfo:
-    """What a sidecar says about its gates, beside the numbers.
-
-    architecture : of the base model, as in its own GGUF (`llama`, `qwen3`, ...).
-    name : of the gates.
-    trained_budget, trained_context_length : M and tokens in training, or None.
-    base_name : of the base model.
-    base_fingerprint : `base_fingerprint()` of it; a sidecar without one is not tied to a vocabulary.
-    source, license : where the gates come from, and their licence.
-    """
-
-    architecture: str
-    name: str = "retention gates"
-    trained_budget: int | None = None
-    trained_context_length: int | None = None
-    base_name: str | None = None
-    base_fingerprint: str | None = None
-    source: str | None = None
-    license: str | None = None
-
-
-# metadata key, GGUF type and GateInfo field of what may be absent
-_OPTIONAL = (
-    ("general.name", STRING, "name"),
-    (f"{PREFIX}.trained_budget", U32, "trained_budget"),
-    (f"{PREFIX}.trained_context_length", U32, "trained_context_length"),
-    (f"{PREFIX}.base_name", STRING, "base_name"),
-    (f"{PREFIX}.base_fingerprint", STRING, "base_fingerprint"),
-    (f"{PREFIX}.source", STRING, "source"),
-    ("general.license", STRING, "license"),
+# the matrices; what else there is are a few numbers a layer, which stay f32
+_MATRICES = (
+    "retention_in.weight",
+    "retention_mid.weight",
+    "retention_score.weight",
+    "retention_q.weight",
+    "retention_k.weight",
 )
+
+
+def _is_matrix(name: str) -> bool:
+    return name.endswith(_MATRICES)
 
 
 @dataclass(frozen=True)
@@ -89,7 +63,7 @@ def write_sidecar(path: str | os.PathLike[str], gates: GateSet, info: GateInfo, 
     Parameters
     ----------
     path : the file to make; an existing one is replaced only after the new one was written and read back.
-    gates : float arrays of any precision; stored as `weight_type`, biases as f32.
+    gates : float arrays of any precision; matrices are stored as `weight_type`, biases and norms as f32.
     info : what the file says about them.
     weight_type : f32, f16 or q8_0.
 
@@ -109,9 +83,9 @@ def write_sidecar(path: str | os.PathLike[str], gates: GateSet, info: GateInfo, 
     if not info.architecture:
         raise GateFileError("a sidecar needs the architecture of its base model")
     writer = gguf.GGUFWriter(None, info.architecture)
-    _add_metadata(writer, gates, info)
+    add_metadata(writer, gates, info)
     for name, array in gates.tensors():
-        _add_tensor(writer, name, array, WEIGHT_TYPES["f32" if name.endswith(".bias") else weight_type])
+        _add_tensor(writer, name, array, WEIGHT_TYPES[weight_type if _is_matrix(name) else "f32"])
 
     try:
         with replaced(path) as file:
@@ -124,23 +98,6 @@ def write_sidecar(path: str | os.PathLike[str], gates: GateSet, info: GateInfo, 
         raise
     except RetainError as error:
         raise GateFileError(str(error)) from None
-
-
-def _add_metadata(writer: gguf.GGUFWriter, gates: GateSet, info: GateInfo) -> None:
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", PREFIX)
-    writer.add_uint32(f"{PREFIX}.version", VERSION)
-    writer.add_string(f"{PREFIX}.variant", gates.variant)
-    writer.add_bool(f"{PREFIX}.tied", gates.tied)
-    writer.add_uint32(f"{PREFIX}.block_count", gates.n_layer)
-    writer.add_uint32(f"{PREFIX}.embedding_length", gates.n_embd)
-    writer.add_uint32(f"{PREFIX}.feed_forward_length", gates.n_ff)
-    writer.add_uint32(f"{PREFIX}.head_count_kv", gates.n_head_kv)
-    writer.add_string(f"{PREFIX}.activation", gates.activation)
-    for key, type, field in _OPTIONAL:
-        value = getattr(info, field)
-        if value is not None:
-            (writer.add_uint32 if type == U32 else writer.add_string)(key, value)
 
 
 def _add_tensor(writer: gguf.GGUFWriter, name: str, array: np.ndarray, type: gguf.GGMLQuantizationType) -> None:
@@ -163,58 +120,18 @@ def read_sidecar(path: str | os.PathLike[str]) -> Sidecar:
         tensor name, shape, type or number is not what it must be.
     """
     header = read_header(path)
-    kind = header.get("general.type", STRING), header.get("adapter.type", STRING)
-    if kind != ("adapter", PREFIX):
-        raise GateFileError(f"{path}: not a gate sidecar")
-    version = header.require(f"{PREFIX}.version", U32)
-    if version != VERSION:
-        raise GateFileError(f"{path}: sidecar version {version} is not supported (this program reads {VERSION})")
-
-    variant = _choice(header, "variant", VARIANTS)
-    activation = _choice(header, "activation", ACTIVATIONS)
-    tied = header.require(f"{PREFIX}.tied", BOOL)
-    if tied and variant != RG10:
-        raise GateFileError(f"{path}: gates of variant {variant} cannot be tied")
-    n_layer = _size(header, "block_count", MAX_LAYERS)
-    n_embd = _size(header, "embedding_length", MAX_WIDTH)
-    n_ff = _size(header, "feed_forward_length", MAX_FF)
-    n_head_kv = _size(header, "head_count_kv", MAX_WIDTH)
-
+    shape = read_shape(header)
     loader = _TensorLoader(header)
-    layers = tuple(
-        LayerGate(
-            loader.linear(f"blk.{il}.retention_in", n_ff, n_embd),
-            loader.linear(f"blk.{il}.retention_mid", n_ff, n_ff) if variant == RG10 else None,
-            None if tied else loader.linear(f"blk.{il}.retention_score", n_head_kv, n_ff),
-        )
-        for il in range(n_layer)
-    )
-    score = loader.linear("retention_score", n_head_kv, n_ff) if tied else None
+    layers = tuple(loader.layer(shape, il, n_head) for il, n_head in zip(shape.indices, shape.heads))
+    score = loader.linear("retention_score", shape.heads[0], shape.n_ff) if shape.tied else None
     for name in header.tensors:
         if name not in loader.types:
             raise GateFileError(f"{path}: unexpected tensor '{name}'")
 
     if header.end > header.size:
         raise GateFileError(f"{path}: the file is truncated: its last tensor is not padded")
-    given = {field: header.require(key, type) for key, type, field in _OPTIONAL if key in header.fields}
-    info = GateInfo(header.require("general.architecture", STRING), **given)
-    if info.base_fingerprint is not None and not re.fullmatch("[0-9a-f]{16}", info.base_fingerprint):
-        raise GateFileError(f"{path}: base_fingerprint '{info.base_fingerprint}' is not 16 hex digits")
-    return Sidecar(info, GateSet(layers, score, activation), loader.types, header.size)
-
-
-def _choice(header: Header, key: str, choices: tuple[str, ...]) -> str:
-    value = header.require(f"{PREFIX}.{key}", STRING)
-    if value not in choices:
-        raise GateFileError(f"{header.path}: {key} '{value}' is not one of {', '.join(choices)}")
-    return value
-
-
-def _size(header: Header, key: str, largest: int) -> int:
-    value = header.require(f"{PREFIX}.{key}", U32)
-    if not 1 <= value <= largest:
-        raise GateFileError(f"{header.path}: {key} {value} is out of range (1 to {largest})")
-    return value
+    gates = GateSet(layers, score, shape.activation, shape.score_kind, shape.window, shape.indices, shape.block_count)
+    return Sidecar(read_info(header), gates, loader.types, header.size)
 
 
 class _TensorLoader:
@@ -224,13 +141,34 @@ class _TensorLoader:
         self.header = header
         self.types: dict[str, str] = {}
 
-    def linear(self, name: str, n_out: int, n_in: int) -> Linear:
-        weight = self._load(f"{name}.weight", (n_in, n_out), WEIGHT_TYPES)
-        bias = self._load(f"{name}.bias", (n_out,), {"f32": _GGML.F32})
-        return Linear(weight, bias)
+    def layer(self, shape: GateShape, il: int, n_head: int) -> LayerGate | KVzipGate:
+        """The gate of the model's layer `il`, which has `n_head` KV heads."""
+        blk = f"blk.{il}.retention"
+        if shape.variant == FAST_KVZIP:
+            n_key = shape.n_key
+            return KVzipGate(
+                q=self.linear(f"{blk}_q", n_head * shape.n_group * n_key, shape.n_embd),
+                k=self._load(f"{blk}_k.weight", (shape.n_embd, n_head * n_key)),
+                q_norm=self._load(f"{blk}_q_norm.weight", (n_key,)),
+                k_norm=self._load(f"{blk}_k_norm.weight", (n_key,)),
+                base=self._load(f"{blk}_base.weight", (n_key, n_head * shape.n_base)),
+                bias=self._load(f"{blk}_score.bias", (n_head * shape.n_group,)),
+            )
+        if shape.variant == LINEAR:
+            return LayerGate(score=self.linear(f"{blk}_score", n_head, shape.n_embd))
+        return LayerGate(
+            self.linear(f"{blk}_in", shape.n_ff, shape.n_embd),
+            self.linear(f"{blk}_mid", shape.n_ff, shape.n_ff) if shape.variant == RG10 else None,
+            None if shape.tied else self.linear(f"{blk}_score", n_head, shape.n_ff),
+        )
 
-    def _load(self, name: str, shape: tuple[int, ...], allowed: dict[str, gguf.GGMLQuantizationType]) -> np.ndarray:
+    def linear(self, name: str, n_out: int, n_in: int) -> Linear:
+        return Linear(self._load(f"{name}.weight", (n_in, n_out)), self._load(f"{name}.bias", (n_out,)))
+
+    def _load(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        """A tensor's numbers, [n_out, n_in] or [n]; `shape` is in ggml's order."""
         path = self.header.path
+        allowed = WEIGHT_TYPES if _is_matrix(name) else {"f32": _GGML.F32}
         info = self.header.tensors.get(name)
         if info is None:
             raise GateFileError(f"{path}: tensor '{name}' is missing")

@@ -1,108 +1,131 @@
 """The gates of a model as NumPy arrays, and what makes a set of them consistent.
 
-A gate is a small network per layer that gives each new token log beta for every KV head (arXiv 2605.09649 for `rg10`,
-arXiv 2512.03324 for `rg`):
+A gate is a small network per layer that looks at each new token's h, the output of the layer's attention input norm,
+and gives one number u per KV head (weights are stored as [n_out, n_in]):
 
-    rg10   u = W3 . act(W2 . act(W1 . h + b1) + b2) + b      W3 and b usually tied: one for all layers
-    rg     u = W2 . act(W1 . h + b1) + b
-    log beta = logsigmoid(u)
+    rg10         u = W3 . act(W2 . act(W1 . h + b1) + b2) + b     W3 and b usually tied: one for all layers
+    rg           u = W2 . act(W1 . h + b1) + b
+    linear       u = W . h + b
+    fast_kvzip   see `KVzipGate`
 
-with h the output of the layer's attention input norm. Weights are stored as [n_out, n_in].
+With decaying scores log beta = logsigmoid(u), and a cell's score is its age times log beta (arXiv 2605.09649 for `rg10`,
+arXiv 2512.03324 for `rg`). With static scores u is the score itself, as of KVzap (arXiv 2601.07891).
+
+To make static linear gates of your own and write them beside their model:
+
+    layers = tuple(LayerGate(score=Linear(weight[il], bias[il])) for il in range(n_layer))   # [H_kv, n_embd], [H_kv]
+    gates = GateSet(layers, score_kind="static", window=128)
+    info = GateInfo(model.architecture, base_fingerprint=base_fingerprint(path), trained_on="...", date="2026-01-31")
+    write_sidecar(model.sidecar_path(), gates, info)
+
+`LayerGate(hidden=..., score=...)` makes an MLP, and `GateSet(..., indices=(0, 4), block_count=6)` puts gates on two of six
+layers: the layers with full attention of a model whose others have none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ...models.gguf_header import GateFileError
-from .variants import RG, RG10
+from .parts import KVzipGate, LayerGate, Linear
+from .variants import ACTIVATIONS, DECAY, FAST_KVZIP, LINEAR, RG, RG10, SCORE_KINDS, STATIC
 
-ACTIVATIONS = ("silu", "gelu", "relu")
+__all__ = ["GateFileError", "GateSet", "KVzipGate", "LayerGate", "Linear"]
 
-
-@dataclass(frozen=True)
-class Linear:
-    """weight [n_out, n_in] and bias [n_out]."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def checked(self, name: str, n_out: int, n_in: int) -> Linear:
-        """This projection in float32; GateFileError unless it has exactly this shape and only finite numbers."""
-        arrays = []
-        for part, array, shape in (("weight", self.weight, (n_out, n_in)), ("bias", self.bias, (n_out,))):
-            array = np.asarray(array)
-            if not np.issubdtype(array.dtype, np.floating):
-                raise GateFileError(f"{name}.{part}: type {array.dtype} is not a float type")
-            if array.shape != shape:
-                raise GateFileError(f"{name}.{part}: shape {list(array.shape)} is not {list(shape)}")
-            with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf, which the next line refuses
-                array = np.ascontiguousarray(array, np.float32)
-            if not np.isfinite(array).all():
-                raise GateFileError(f"{name}.{part}: not all numbers are finite")
-            arrays.append(array)
-        return Linear(*arrays)
-
-
-@dataclass(frozen=True)
-class LayerGate:
-    """The gate of one layer.
-
-    hidden : W1, b1 [F, n_embd].
-    mid : W2, b2 [F, F] of `rg10`; None in `rg`.
-    score : the final projection [H_kv, F]; None when it is tied.
-    """
-
-    hidden: Linear
-    mid: Linear | None = None
-    score: Linear | None = None
+MAX_WINDOW = 1 << 24
 
 
 @dataclass(frozen=True)
 class GateSet:
-    """The gates of all layers of a model.
+    """The gates of a model.
 
-    layers : one gate per layer.
+    layers : one gate per layer that has one, all of the same form.
     score : the tied final projection [H_kv, F] of all layers; None when each layer has its own.
-    activation : one of `ACTIVATIONS`, the model's own.
+    activation : one of `ACTIVATIONS`: the model's own, or the one that the gates were trained with.
+    score_kind : `decay` (the gates give log beta) or `static` (they give the score).
+    window : how many of the newest cells the maker of the gates wants kept in any case; 0 for none.
+    indices : the layers of the model that the gates are of, ascending; None: the first ones, in order.
+    block_count : layers of the model; None: as many as have gates.
     """
 
-    layers: tuple[LayerGate, ...]
+    layers: tuple[LayerGate | KVzipGate, ...]
     score: Linear | None = None
     activation: str = "silu"
+    score_kind: str = DECAY
+    window: int = 0
+    indices: tuple[int, ...] | None = None
+    block_count: int | None = None
 
     @property
     def variant(self) -> str:
-        return RG10 if self.layers[0].mid is not None else RG
+        first = self.layers[0]
+        if isinstance(first, KVzipGate):
+            return FAST_KVZIP
+        if first.hidden is None:
+            return LINEAR
+        return RG10 if first.mid is not None else RG
 
     @property
     def tied(self) -> bool:
         return self.score is not None
 
     @property
+    def is_static(self) -> bool:
+        return self.score_kind == STATIC
+
+    @property
+    def has_activation(self) -> bool:
+        """Whether the form has layers with an activation."""
+        return self.variant in (RG10, RG)
+
+    @property
     def n_layer(self) -> int:
-        return len(self.layers)
+        """Layers of the model, with gates or without."""
+        return len(self.layers) if self.block_count is None else self.block_count
+
+    @property
+    def layer_indices(self) -> tuple[int, ...]:
+        """The layers of the model that have a gate, [len(layers)]."""
+        return tuple(range(len(self.layers))) if self.indices is None else self.indices
 
     @property
     def n_embd(self) -> int:
-        return np.shape(self.layers[0].hidden.weight)[-1]
+        first = self.layers[0]
+        if isinstance(first, KVzipGate):
+            return np.shape(first.k)[-1]
+        return np.shape((first.hidden or self.final(0)).weight)[-1]
 
     @property
     def n_ff(self) -> int:
-        return np.shape(self.layers[0].hidden.weight)[0]
+        """F; 0 where the form has no hidden layer."""
+        first = self.layers[0]
+        hidden = None if isinstance(first, KVzipGate) else first.hidden
+        return 0 if hidden is None else np.shape(hidden.weight)[0]
 
     @property
-    def n_head_kv(self) -> int:
-        return np.shape(self.final(0).weight)[0]
+    def heads(self) -> tuple[int, ...]:
+        """KV heads of each layer with a gate, [len(layers)]."""
+        return tuple(self._n_head(at) for at in range(len(self.layers)))
 
-    def final(self, il: int) -> Linear:
-        """The final projection that layer `il` uses, tied or its own."""
-        score = self.score or self.layers[il].score
+    def _n_head(self, at: int) -> int:
+        layer = self.layers[at]
+        return layer.n_head_kv if isinstance(layer, KVzipGate) else np.shape(self.final(at).weight)[0]
+
+    def gate_at(self, il: int) -> int:
+        """Where in `layers` the gate of the model's layer `il` is; GateFileError when it has none."""
+        if il not in self.layer_indices:
+            raise GateFileError(f"layer {il} has no gate")
+        return self.layer_indices.index(il)
+
+    def final(self, at: int) -> Linear:
+        """The final projection of `layers[at]`, tied or its own."""
+        layer = self.layers[at]
+        score = self.score or (None if isinstance(layer, KVzipGate) else layer.score)
         if score is None:
-            raise GateFileError(f"layer {il} has no final projection")
+            raise GateFileError(f"layer {self.layer_indices[at]} has no final projection")
         return score
 
     def checked(self) -> GateSet:
@@ -110,43 +133,80 @@ class GateSet:
 
         Raises
         ------
-        GateFileError : no layers, an unknown activation, a mix of variants, `rg` with a tied projection, a shape that
-            differs between layers, a type that is not a float, or a number that is not finite.
+        GateFileError : no layers, an unknown activation or kind of scores, a mix of forms, a projection that is tied
+            where it cannot be, a shape that differs between layers where it may not, layers that are not ascending or not of
+            the model, a type that is not a float, or a number that is not finite.
         """
         if not self.layers:
             raise GateFileError("a gate set needs at least one layer")
-        if self.activation not in ACTIVATIONS:
-            raise GateFileError(f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}")
-        if any(np.ndim(linear.weight) != 2 for linear in (self.layers[0].hidden, self.final(0))):
+        self._check_choices()
+        self._check_indices()
+        if self.variant == FAST_KVZIP:
+            return replace(self, layers=tuple(self._checked_kvzip()))
+        if any(np.ndim(linear.weight) != 2 for linear in (self._first.hidden, self.final(0)) if linear is not None):
             raise GateFileError("the weights of a gate have two dimensions")
-        if self.variant == RG and self.tied:
-            raise GateFileError("gates of variant rg have a final projection of their own in each layer")
-        sizes = {"n_embd": self.n_embd, "F": self.n_ff, "H_kv": self.n_head_kv}
+        n_in = self.n_ff if self.has_activation else self.n_embd
+        sizes = {"n_embd": self.n_embd, "H_kv": min(self.heads), "F" if self.has_activation else "n_embd": n_in}
         if 0 in sizes.values():
             raise GateFileError(f"a size of the gates is 0: {sizes}")
-        layers = tuple(self._checked_layer(il, layer) for il, layer in enumerate(self.layers))
-        score = self.score and self.score.checked("retention_score", self.n_head_kv, self.n_ff)
-        return GateSet(layers, score, self.activation)
+        if self.tied and self.variant != RG10:
+            raise GateFileError(f"gates of variant {self.variant} have a final projection of their own in each layer")
+        layers = tuple(self._checked_layer(at, n_in) for at in range(len(self.layers)))
+        score = self.score and self.score.checked("retention_score", self.heads[0], n_in)
+        return replace(self, layers=layers, score=score)
 
-    def _checked_layer(self, il: int, layer: LayerGate) -> LayerGate:
-        if (layer.mid is None) != (self.variant == RG):
-            raise GateFileError(f"layer {il} is not of variant {self.variant} like layer 0")
+    def _check_choices(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise GateFileError(f"activation '{self.activation}' is not one of {', '.join(ACTIVATIONS)}")
+        if self.score_kind not in SCORE_KINDS:
+            raise GateFileError(f"kind of scores '{self.score_kind}' is not one of {', '.join(SCORE_KINDS)}")
+        if self.variant == RG10 and self.is_static:
+            raise GateFileError("gates of variant rg10 give scores that decay")
+        if self.variant == FAST_KVZIP and not self.is_static:
+            raise GateFileError("gates of variant fast_kvzip give static scores")
+        if not 0 <= self.window <= MAX_WINDOW:
+            raise GateFileError(f"a window of {self.window} cells is out of range (0 to {MAX_WINDOW})")
+
+    def _check_indices(self) -> None:
+        indices = self.layer_indices
+        if len(indices) != len(self.layers):
+            raise GateFileError(f"{len(indices)} layers are named for {len(self.layers)} gates")
+        if list(indices) != sorted(set(indices)) or not 0 <= indices[0] <= indices[-1] < self.n_layer:
+            raise GateFileError(f"the layers of the gates are not ascending, or not among the model's {self.n_layer}")
+
+    @property
+    def _first(self) -> LayerGate:
+        first = self.layers[0]
+        assert isinstance(first, LayerGate)
+        return first
+
+    def _checked_kvzip(self) -> Iterator[LayerGate | KVzipGate]:
+        first = self.layers[0]
+        assert isinstance(first, KVzipGate)
+        for il, layer in zip(self.layer_indices, self.layers):
+            if not isinstance(layer, KVzipGate):
+                raise GateFileError(f"layer {il} is not of variant {FAST_KVZIP} like layer {self.layer_indices[0]}")
+            yield layer.checked(f"blk.{il}", first)
+
+    def _checked_layer(self, at: int, n_in: int) -> LayerGate:
+        il, layer, first = self.layer_indices[at], self.layers[at], self._first
+        same = isinstance(layer, LayerGate) and all(
+            (part is None) == (other is None) for part, other in ((layer.mid, first.mid), (layer.hidden, first.hidden))
+        )
+        if not isinstance(layer, LayerGate) or not same:
+            raise GateFileError(f"layer {il} is not of variant {self.variant} like layer {self.layer_indices[0]}")
         if (layer.score is None) != self.tied:
             raise GateFileError(f"layer {il}: the final projection is either tied or given in every layer")
         return LayerGate(
-            layer.hidden.checked(f"blk.{il}.retention_in", self.n_ff, self.n_embd),
+            layer.hidden and layer.hidden.checked(f"blk.{il}.retention_in", self.n_ff, self.n_embd),
             layer.mid and layer.mid.checked(f"blk.{il}.retention_mid", self.n_ff, self.n_ff),
-            layer.score and layer.score.checked(f"blk.{il}.retention_score", self.n_head_kv, self.n_ff),
+            layer.score and layer.score.checked(f"blk.{il}.retention_score", self.heads[at], n_in),
         )
 
     def tensors(self) -> Iterator[tuple[str, np.ndarray]]:
         """Name and array of every tensor, in the order of the file."""
-        for il, layer in enumerate(self.layers):
-            parts = {"retention_in": layer.hidden, "retention_mid": layer.mid, "retention_score": layer.score}
-            for part, linear in parts.items():
-                if linear is not None:
-                    yield f"blk.{il}.{part}.weight", linear.weight
-                    yield f"blk.{il}.{part}.bias", linear.bias
+        for il, layer in zip(self.layer_indices, self.layers):
+            for name, array in layer.tensors():
+                yield f"blk.{il}.{name}", array
         if self.score is not None:
-            yield "retention_score.weight", self.score.weight
-            yield "retention_score.bias", self.score.bias
+            yield from self.score.tensors("retention_score")

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import UsageError
 from ...option_table import check, option
-from ..sidecar.variants import RG, RG10, VARIANTS
+from ..sidecar.variants import RG, RG10, TRAINED_VARIANTS
 
 START_BIAS = {RG10: 18.0, RG: 10.0}  # beta near 1 everywhere: training starts from the full cache
 LOSSES = ("all", "assistant")
@@ -38,7 +38,7 @@ class TrainOptions:
         "The form of the gates: rg10 for a global budget, rg for one per head.",
         _GATES,
         str,
-        choices=lambda: VARIANTS,
+        choices=lambda: TRAINED_VARIANTS,
     )
     tied: bool = option(
         True, "Give every layer a final projection of its own (rg10).", _GATES, bool, flag="untied", inverted=True,

@@ -29,7 +29,7 @@
 extern "C" {
 #endif
 
-#define RETAIN_API_VERSION 3
+#define RETAIN_API_VERSION 4
 
 enum retain_prefill {
     RETAIN_PREFILL_BOUNDED = 0, // evict after each ubatch of the prompt: memory is bounded by the budget
@@ -134,6 +134,9 @@ LLAMA_API bool retain_is_enabled(const struct llama_context * ctx);
 
 // whether gates are loaded: log beta means something
 LLAMA_API bool retain_has_gates(const struct llama_context * ctx);
+
+// whether gates are loaded whose scores do not decay: where this API says log beta, they give the score itself, of any sign
+LLAMA_API bool retain_has_static_gates(const struct llama_context * ctx);
 
 LLAMA_API bool retain_get_stats(const struct llama_context * ctx, struct retain_stats * stats);
 

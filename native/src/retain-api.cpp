@@ -130,6 +130,11 @@ bool retain_has_gates(const llama_context * ctx) {
     return mem && mem->get_gates();
 }
 
+bool retain_has_static_gates(const llama_context * ctx) {
+    const auto * mem = find_memory(ctx);
+    return mem && mem->has_static_gates();
+}
+
 bool retain_get_stats(const llama_context * ctx, retain_stats * stats) {
     const auto * mem = find_memory(ctx);
     return mem && guarded([&]() {

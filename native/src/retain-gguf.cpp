@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
-#include <vector>
 
 [[noreturn]] static void refuse_damaged(const std::string & path) {
     throw retain_error(retain_format("%s: a damaged or truncated GGUF file", path.c_str()));
@@ -73,6 +72,15 @@ uint32_t retain_gguf::get_u32(const char * key) const {
 
 bool retain_gguf::get_bool(const char * key) const {
     return gguf_get_val_bool(gguf.get(), require(key, GGUF_TYPE_BOOL, "bool"));
+}
+
+std::vector<uint32_t> retain_gguf::get_u32s(const char * key) const {
+    const int64_t id = require(key, GGUF_TYPE_ARRAY, "array of uint32");
+    if (gguf_get_arr_type(gguf.get(), id) != GGUF_TYPE_UINT32) {
+        throw retain_error(retain_format("%s: key %s must be an array of uint32", path.c_str(), key));
+    }
+    const auto * data = (const uint32_t *) gguf_get_arr_data(gguf.get(), id);
+    return std::vector<uint32_t>(data, data + gguf_get_arr_n(gguf.get(), id));
 }
 
 size_t retain_gguf::n_tensors() const {

@@ -5,7 +5,9 @@
 #include "ggml-cpp.h"
 #include "gguf.h"
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 class retain_gguf {
 public:
@@ -15,6 +17,8 @@ public:
     std::string get_string(const char * key) const;
     uint32_t    get_u32   (const char * key) const;
     bool        get_bool  (const char * key) const;
+
+    std::vector<uint32_t> get_u32s(const char * key) const; // an array
 
     size_t              n_tensors() const;
     const ggml_tensor * find(const std::string & name) const; // null when there is none

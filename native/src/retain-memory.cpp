@@ -92,6 +92,11 @@ void retain_memory::init_layers(const layer_filter_cb & filter) {
             continue;
         }
 
+        if (gates && !gates->has_layer(il)) {
+            throw retain_error(retain_format("%s: no gate for layer %u, which keeps a cache; use policy window without gates",
+                        config.gates.c_str(), il));
+        }
+
         retain_layer layer = {};
         layer.il           = il;
         layer.n_head       = hparams.n_head(il);

@@ -13,7 +13,8 @@
 //     retain-state.cpp     save and restore
 //
 // What it is made of has files of its own: retain-cells (cell lists, sequences), retain-pool (pages), retain-select (which
-// cells stay), retain-policy and policies/ (scores), retain-gates (log betas). Around it are retain-create (which models get
+// cells stay), retain-policy and policies/ (scores), retain-gate* (log betas and static
+// scores). Around it are retain-create (which models get
 // one), retain-graph (attention over it), retain-params (its configuration) and retain-api (retain.h).
 
 #pragma once
@@ -119,6 +120,8 @@ public:
     const retain_policy             & get_policy() const { return *policy; }
     const retain_gates              * get_gates()  const { return gates.get(); } // null without a sidecar
 
+    bool has_static_gates() const { return gates && gates->is_static(); }
+
     const retain_layer * find_layer(int32_t il) const;
     const retain_pool  & pool_of(const retain_layer & layer) const { return *pools[layer.pool]; }
 
@@ -191,6 +194,7 @@ private:
     void score_pool(retain_seq & seq, size_t pool);
     void score_by_policy(const retain_seq & seq, size_t pool);
     void score_by_hook(const retain_seq & seq, size_t pool);
+    int64_t n_recent_of(const retain_seq & seq) const;
     void select_pool(const retain_seq & seq, size_t pool); // by the scope
 
     // whether some pool holds budget + buffer cells of each of its cell lists, on average

@@ -13,7 +13,8 @@ struct retain_policy_input {
     uint32_t        seed;
     int64_t         n_cells;
     const int32_t * pos;       // [n_cells]
-    const float   * log_beta;  // [n_cells]
+    const float   * log_beta;  // [n_cells]; of static gates the score itself
+    bool            is_static; // the gates are static
 
     // for a policy that needs keys: as attention reads them, after RoPE, up to a turn that changes no norm or product
     int64_t       n_embd_k;

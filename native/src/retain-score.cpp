@@ -4,6 +4,8 @@
 
 #include "llama-model.h"
 
+#include <algorithm>
+
 void retain_memory::score_pool(retain_seq & seq, size_t pool) {
     scores.assign(n_cells_of(seq, pool), 0.0f); // what a policy without scores leaves to the hook
 
@@ -14,6 +16,8 @@ void retain_memory::score_pool(retain_seq & seq, size_t pool) {
         score_by_hook(seq, pool);
     }
 
+    const int64_t n_recent = n_recent_of(seq);
+
     select.clear();
 
     int64_t at = 0;
@@ -21,7 +25,7 @@ void retain_memory::score_pool(retain_seq & seq, size_t pool) {
         select.add_list(cell_list.size(), cell_list.pos.data(), scores.data() + at);
         for (int64_t i = 0; i < cell_list.size(); ++i) {
             const llama_pos p = cell_list.pos[i];
-            if (p < config.n_sink || p >= seq.n_seen() - config.n_recent || seq.is_pinned(p)) {
+            if (p < config.n_sink || p >= seq.n_seen() - n_recent || seq.is_pinned(p)) {
                 select.raise(i);
             }
         }
@@ -30,6 +34,16 @@ void retain_memory::score_pool(retain_seq & seq, size_t pool) {
         }
         at += cell_list.size();
     });
+}
+
+// the newest positions that are kept: as many as were asked for, or as the maker of the gates wants kept, but of those no
+// more than half of what sinks and pins leave, so that scores decide too
+int64_t retain_memory::n_recent_of(const retain_seq & seq) const {
+    if (!policy->needs_gates) {
+        return config.n_recent;
+    }
+    const int64_t n_most = std::max<int64_t>(0, seq.budget - config.n_sink - seq.n_pinned())/2;
+    return std::max<int64_t>(config.n_recent, std::min<int64_t>(gates->get_window(), n_most));
 }
 
 void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
@@ -48,6 +62,7 @@ void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
         in.n_cells   = cell_list.size();
         in.pos       = cell_list.pos.data();
         in.log_beta  = cell_list.log_beta.data();
+        in.is_static = has_static_gates();
 
         if (policy->needs_keys) {
             cell_list.read_keys(*pools[pool], keys);

@@ -138,6 +138,7 @@ uint64_t shape_of(const retain_memory & mem) {
         w.put(layer.n_embd_v);
     }
     w.put((uint8_t) (mem.get_gates() != nullptr));
+    w.put((uint8_t) mem.has_static_gates());
     return checksum(w.data);
 }
 
@@ -229,7 +230,7 @@ loaded_seq read_seq(reader & r, const retain_memory & mem) {
 
         for (int64_t i = 0; i < n; ++i) {
             const bool in_range = cell_list.pos[i] >= 0 && cell_list.pos[i] <= res.seq.pos_max;
-            if (!in_range || cell_list.log_beta[i] > 0.0f) { // a log beta may be NaN
+            if (!in_range || (cell_list.log_beta[i] > 0.0f && !mem.has_static_gates())) { // a log beta may be NaN
                 throw retain_error("the state is damaged: a cell is out of range");
             }
         }

@@ -273,8 +273,8 @@ static void test_bad_input(llama_model * model, const tiny_files & files) {
     const std::pair<const char *, const char *> broken[] = {
         { "type",        "general.type is 'model'" },
         { "arch",        "for a qwen3 model" },
-        { "version",     "version is 2" },
-        { "variant",     "unknown variant 'rg11'" },
+        { "version",     "version is 3" },
+        { "variant",     "variant is 'rg11'" },
         { "layers",      "block_count 3, this one has 2" },
         { "activation",  "retention_gate.activation is missing" },
         { "fingerprint", "made for another model" },

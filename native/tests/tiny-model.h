@@ -99,7 +99,7 @@ inline void write_gates(const std::string & path, const std::string & broken = "
     gguf_set_val_str (f.gguf.get(), "general.type", broken == "type" ? "model" : "adapter");
     gguf_set_val_str (f.gguf.get(), "general.architecture", broken == "arch" ? "qwen3" : "llama");
     gguf_set_val_str (f.gguf.get(), "adapter.type", "retention_gate");
-    gguf_set_val_u32 (f.gguf.get(), "retention_gate.version", broken == "version" ? 2 : 1);
+    gguf_set_val_u32 (f.gguf.get(), "retention_gate.version", broken == "version" ? 3 : 1);
     gguf_set_val_str (f.gguf.get(), "retention_gate.variant", broken == "variant" ? "rg11" : "rg10");
     gguf_set_val_bool(f.gguf.get(), "retention_gate.tied", true);
     gguf_set_val_u32 (f.gguf.get(), "retention_gate.block_count", broken == "layers" ? N_LAYER + 1 : N_LAYER);

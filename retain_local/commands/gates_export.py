@@ -108,7 +108,7 @@ def verify_gates(
     worst = max(result.layers, key=lambda layer: layer.relative)
     verdict = "[green]the gates agree[/]" if result.passed else "[red]the gates do NOT agree[/]"
     console.print(
-        f"{verdict}: over {result.n_tokens} tokens the native log β is within {worst.relative:.2g} of that of"
+        f"{verdict}: over {result.n_tokens} tokens the native {'score' if result.is_static else 'log β'} is within {worst.relative:.2g} of that of"
         f" {'the checkpoint' if checkpoint else 'the same weights'} in NumPy, relative (layer {worst.layer});"
         f" tolerance {result.tolerance:g} for {result.weight_type}"
     )

@@ -19,7 +19,7 @@ class Trace:
     cell_lists : (layer, KV head) of each row.
     budget : M, cells per cell list on average.
     evicted_at : tokens seen at the eviction that took the cell, int32 [n_cell_lists, n]; `HELD` where none did.
-    log_beta : of the cell, float32 [n_cell_lists, n]; None without gates.
+    log_beta : of the cell, float32 [n_cell_lists, n]; None without gates, and with static ones.
     """
 
     cell_lists: tuple[tuple[int, int], ...]
@@ -61,6 +61,7 @@ class Recorder:
         self._evicted_at = np.full(len(self._cell_lists) * n_tokens, HELD, np.int32)
         self._seen = np.zeros(len(self._cell_lists) * n_tokens, bool)  # scratch
         self._known: npt.NDArray[np.int64] = np.empty(0, np.int64)  # held when their cell list was last looked at
+        self._decays = retention.has_gates and not retention.has_static_gates
         self._last_eviction = np.zeros(len(self._cell_lists), np.int32)  # tokens seen, for each row
 
     def __enter__(self) -> Recorder:
@@ -102,5 +103,5 @@ class Recorder:
             cells = row * self._n + self._retention.positions(*cell_list).astype(np.int64)
             self._note(cells, self._retention.log_beta(*cell_list), np.arange(len(self._cell_lists)) == row)
         shape = len(self._cell_lists), self._n
-        log_beta = self._log_beta.reshape(shape) if self._retention.has_gates else None
+        log_beta = self._log_beta.reshape(shape) if self._decays else None
         return Trace(self._cell_lists, self._retention.budget, self._evicted_at.reshape(shape), log_beta)

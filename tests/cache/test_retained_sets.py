@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 
 from retain_local.bindings.capture import Capture
-from retain_local.gates import log_beta, read_sidecar
+from retain_local.gates import gate_output, read_sidecar
 from support.llama_session import CELL_TYPES
 from support.reference import Options
 from support.retained import RetainedSession, assert_same_cells, retain_fields
-from support.rig import N_BATCH, N_CTX, SMALL, Plan, Rig, advance, cache_for, open_rig, plans
+from support.rig import N_BATCH, N_CTX, SMALL, WINDOW, Plan, Rig, advance, cache_for, open_rig, plans
 from support.tiny_gates import random_gates, write_tiny_gates
 from support.tiny_models import N_VOCAB
 
@@ -137,6 +137,32 @@ def assert_bytes(session: RetainedSession, cell_type: str) -> None:
     assert stats.n_pages_used == sum(-(-n // stats.page_size) for n in lengths)
 
 
+@pytest.mark.parametrize("form", ["linear", "mlp", "fast_kvzip"])
+def test_static_scores_are_those_of_the_gates_for_every_thread_count(rig: Rig, form: str) -> None:
+    """And the newest cells of their window stay, however low their scores."""
+    options = Options(budget=40, n_ubatch=16, is_static=True, window=WINDOW)
+    tokens = np.random.default_rng(0).integers(3, N_VOCAB, 200).tolist()
+    kept = []
+    for n_threads in (1, 2, 3):
+        cache = cache_for(options)
+        with rig.session(options, f"static {form}", n_threads=n_threads) as session:
+            for start in range(0, 200, 50):
+                session.decode(tokens[start : start + 50])
+                hidden = session.capture.take("attn_norm", SMALL.n_layer)
+                scores = session.capture.take("retention_log_beta", SMALL.n_layer)
+                cache.extend(scores)
+                assert_same_cells(session, cache)
+                stored = read_sidecar(rig.gates[f"static {form}"]).gates
+                for il in range(SMALL.n_layer):
+                    np.testing.assert_allclose(scores[il], gate_output(stored, il, hidden[il]), rtol=1e-5, atol=1e-5)
+            for il, head in np.ndindex(SMALL.n_layer, SMALL.n_head_kv):
+                assert {*range(200 - WINDOW, 200)} <= {*session.cell_list(il, head)[0].tolist()}
+            kept.append(
+                [session.cell_list(il, head)[0].tolist() for il, head in np.ndindex(SMALL.n_layer, SMALL.n_head_kv)]
+            )
+    assert kept[0] == kept[1] == kept[2]
+
+
 @pytest.mark.parametrize("page_size", [8, 32, 256])
 def test_the_page_size_changes_no_decision(rig: Rig, page_size: int) -> None:
     options = Options(budget=24, n_ubatch=16)
@@ -173,7 +199,7 @@ def test_log_betas_are_those_of_the_gates(
     stored = read_sidecar(path).gates
     error = LOG_BETA_ERROR["f16"] if (activation, weight_type) == ("gelu", "f32") else LOG_BETA_ERROR[weight_type]
     for il in range(SMALL.n_layer):
-        expected = log_beta(stored, il, hidden[il])
+        expected = gate_output(stored, il, hidden[il])
         # log beta is logsigmoid(u): its error is at most that of u
         np.testing.assert_allclose(computed[il], expected, rtol=error, atol=error)
         assert np.ptp(expected) > 0.2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retain_local.bindings.capture import Capture
-from retain_local.gates import log_beta, read_sidecar
+from retain_local.gates import gate_output, read_sidecar
 from support.llama_session import Model
 from support.retained import RetainedSession
 from support.tiny_gates import random_gates, write_tiny_gates
@@ -64,7 +64,7 @@ def test_logits_equal_pytorch_over_the_kept_cells(tmp_path: Path, n_ubatch: int,
 
     stored = read_sidecar(gates_path).gates
     for il in range(QWEN3.n_layer):
-        np.testing.assert_allclose(log_betas[il], log_beta(stored, il, hidden[il]), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(log_betas[il], gate_output(stored, il, hidden[il]), rtol=1e-4, atol=1e-4)
 
     # and the cells that went matter: with all of them the logits are others
     everything, _ = forward(twin, tokens, np.broadcast_to(np.tri(len(tokens), dtype=bool), visible.shape))

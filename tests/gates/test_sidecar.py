@@ -24,7 +24,7 @@ from retain_local.gates import (
     Linear,
     base_fingerprint,
     describe_sidecar,
-    log_beta,
+    gate_output,
     read_sidecar,
     sidecar_table,
     write_sidecar,
@@ -43,6 +43,8 @@ INFO = GateInfo(
     base_fingerprint="0123456789abcdef",
     source="a test",
     license="MIT",
+    trained_on="a book",
+    date="2026-01-31",
 )
 KINDS = [("rg10", True), ("rg10", False), ("rg", False)]
 
@@ -88,8 +90,11 @@ def test_the_file_has_the_names_that_the_native_loader_reads(tmp_path: Path) -> 
     assert value("adapter.type") == "retention_gate"
     assert value("general.architecture") == "llama"
     keys = ("version", "variant", "tied", "block_count", "embedding_length", "feed_forward_length", "head_count_kv")
-    assert [value(f"retention_gate.{key}") for key in keys] == [1, "rg10", True, 3, 96, 64, 2]
+    assert [value(f"retention_gate.{key}") for key in keys] == [2, "rg10", True, 3, 96, 64, [2, 2, 2]]
     assert value("retention_gate.activation") == "silu"
+    assert value("retention_gate.score") == "decay"
+    assert value("retention_gate.layers") == [0, 1, 2]
+    assert reader.fields["retention_gate.layers"].types == [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.UINT32]
     assert reader.fields["retention_gate.block_count"].types == [gguf.GGUFValueType.UINT32]
     shapes = {tensor.name: (tensor.shape.tolist(), tensor.tensor_type.name) for tensor in reader.tensors}
     assert shapes["blk.2.retention_in.weight"] == ([96, 64], "Q8_0")
@@ -267,9 +272,9 @@ def test_a_file_without_vocabulary_has_no_fingerprint(tmp_path: Path) -> None:
         base_fingerprint(tmp_path / "a.gguf")
 
 
-@pytest.mark.parametrize("activation", ["silu", "gelu", "relu"])
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_erf", "relu"])
 @pytest.mark.parametrize(("variant", "tied"), KINDS)
-def test_log_beta_is_the_formula(variant: str, tied: bool, activation: str) -> None:
+def test_the_output_is_the_formula(variant: str, tied: bool, activation: str) -> None:
     import torch
 
     gates = replace(gates_of(variant, tied), activation=activation)
@@ -277,6 +282,7 @@ def test_log_beta_is_the_formula(variant: str, tied: bool, activation: str) -> N
     act = {
         "silu": torch.nn.functional.silu,
         "gelu": lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+        "gelu_erf": torch.nn.functional.gelu,
         "relu": torch.relu,
     }[activation]
 
@@ -287,9 +293,9 @@ def test_log_beta_is_the_formula(variant: str, tied: bool, activation: str) -> N
         x = act(apply(layer.hidden, torch.tensor(hidden)))
         x = act(apply(layer.mid, x)) if layer.mid else x
         expected = torch.nn.functional.logsigmoid(apply(gates.final(il), x)).numpy()
-        np.testing.assert_allclose(log_beta(gates, il, hidden), expected, rtol=1e-12)
+        np.testing.assert_allclose(gate_output(gates, il, hidden), expected, rtol=1e-12)
         assert (expected < -1e-3).any() and (expected > -1).any()
-        single = log_beta(gates, il, hidden, np.float32)
+        single = gate_output(gates, il, hidden, np.float32)
         assert single.dtype == np.float32
         np.testing.assert_allclose(single, expected, rtol=1e-4, atol=1e-6)
 
@@ -298,7 +304,7 @@ def test_log_beta_at_the_ends_of_the_range() -> None:
     layer = LayerGate(Linear(np.zeros((1, 1)), np.zeros(1)))
     for bias, expected in ((200.0, 0.0), (-200.0, -200.0), (0.0, -np.log(2))):
         gates = GateSet((replace(layer, score=Linear(np.zeros((1, 1)), np.array([bias]))),))
-        assert log_beta(gates, 0, np.ones((1, 1)), np.float32)[0, 0] == pytest.approx(expected, abs=1e-7)
+        assert gate_output(gates, 0, np.ones((1, 1)), np.float32)[0, 0] == pytest.approx(expected, abs=1e-7)
 
 
 @pytest.mark.parametrize(("variant", "tied"), KINDS)
@@ -320,7 +326,18 @@ def test_inspection(tmp_path: Path, variant: str, tied: bool) -> None:
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(sidecar_table(description))
     text = console.export_text()
-    for fact in ("test gates", variant, "64", "2048", "tiny", "0123456789abcdef", "a test", "MIT"):
+    for fact in (
+        "test gates",
+        variant,
+        "64",
+        "2048",
+        "tiny",
+        "0123456789abcdef",
+        "a test",
+        "MIT",
+        "a book",
+        "2026-01-31",
+    ):
         assert fact in text
 
 

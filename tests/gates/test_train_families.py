@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from retain_local.errors import RetainError
-from retain_local.gates.sidecar.forward import log_beta as numpy_log_beta
+from retain_local.gates.sidecar.forward import gate_output
 from retain_local.gates.train.base import BaseModel
 from retain_local.gates.train.modules import RetentionGates
 from support.tiny_bases import FAMILIES, REFUSED, tiny_base
@@ -66,7 +66,7 @@ def test_gates_read_what_the_projections_read(family: str, variant: str, tied: b
         _, log_betas = base.hidden(ids, positions, documents, gates)
     assert len(read) == len(log_betas) == base.n_layer
     for il, (h, found) in enumerate(zip(read, log_betas, strict=True)):
-        expected = numpy_log_beta(gates.gate_set(), il, h.reshape(2 * T, -1))
+        expected = gate_output(gates.gate_set(), il, h.reshape(2 * T, -1))
         np.testing.assert_allclose(found.numpy().reshape(2 * T, -1), expected, rtol=1e-4, atol=1e-6)
         assert found.dtype == torch.float32
 

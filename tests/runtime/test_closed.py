@@ -49,6 +49,7 @@ USES: dict[str, Callable[[Llama], Any]] = {
     "positions": lambda llm: llm.retention.positions(0, 0),
     "log_beta": lambda llm: llm.retention.log_beta(0, 0),
     "has_gates": lambda llm: llm.retention.has_gates,
+    "has_static_gates": lambda llm: llm.retention.has_static_gates,
     "budget": lambda llm: llm.retention.budget,
     "set_budget": lambda llm: llm.retention.set_budget(5),
     "policy": lambda llm: llm.retention.policy,

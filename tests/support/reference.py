@@ -63,7 +63,10 @@ def random_scores(seed: int, layer: np.ndarray, head: np.ndarray, pos: np.ndarra
 
 @dataclass
 class Options:
-    """What decides an eviction; names as in retain.h."""
+    """What decides an eviction; names as in retain.h.
+
+    is_static, window : of the gates: they give the score itself, and the newest cells that their maker wants kept.
+    """
 
     budget: int
     buffer: int = 0
@@ -75,6 +78,8 @@ class Options:
     policy: str = "gate"
     scope: str = "global"
     seed: int = 0
+    is_static: bool = False
+    window: int = 0
 
 
 @dataclass
@@ -169,16 +174,25 @@ class Cache:
 
     def policy_scores(self) -> np.ndarray:
         """Scores of the policies that look at positions and log betas alone, [n_cells] float32."""
+        if self.options.policy == "gate" and self.options.is_static:
+            return self.log_beta
         if self.options.policy == "random":
             return random_scores(self.options.seed, self.layer, self.head, self.pos)
         return SCORES[self.options.policy](self.n_seen, self.pos, self.log_beta, self.options.lookahead)
 
     def _protected(self) -> np.ndarray:
         """Sinks, the recent window and pinned ranges, [n_cells] bool."""
-        protected = (self.pos < self.options.n_sink) | (self.pos >= self.n_seen - self.options.n_recent)
+        n_recent = max(self.options.n_recent, self._window())
+        protected = (self.pos < self.options.n_sink) | (self.pos >= self.n_seen - n_recent)
         for p0, p1 in self.pinned:
             protected |= (self.pos >= p0) & (self.pos < p1)
         return protected
+
+    def _window(self) -> int:
+        """The window of the gates, at most half of what sinks and pins leave."""
+        n_pinned = len({p for p0, p1 in self.pinned for p in range(p0, p1)})
+        left = max(0, self.options.budget - self.options.n_sink - n_pinned)
+        return min(self.options.window, left // 2) if self.options.policy == "gate" else 0
 
     def _best_of_each_head(self, protected: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """The min_per_head cells that each (layer, head) keeps in any case, [n_cells] bool."""

@@ -111,7 +111,8 @@ def params_from(retain: dict[str, Any]) -> retain_h.RetainParams:
 def retain_fields(options: Options) -> dict[str, Any]:
     """The `retain_params` fields of a reference cache's options."""
     fields = asdict(options)
-    del fields["n_ubatch"]  # of the context
+    for name in ("n_ubatch", "is_static", "window"):  # of the context and the gates
+        del fields[name]
     fields["scope"] = SCOPES.index(options.scope)
     return fields
 

@@ -16,7 +16,7 @@ from retain_local.bindings.capture import Capture
 from support.llama_session import Model
 from support.reference import SCOPES, Cache, Options, Range
 from support.retained import RetainedSession, assert_same_cells, retain_fields
-from support.tiny_gates import constant_gates, random_gates, write_tiny_gates
+from support.tiny_gates import constant_gates, equal_gates, random_gates, static_gates, write_tiny_gates
 from support.tiny_models import N_VOCAB, TinyModel, write_tiny_model
 
 SMALL = TinyModel("llama", n_layer=3, n_embd=64, n_head=4, n_head_kv=2, n_ff=64)
@@ -25,7 +25,12 @@ N_CTX = 1024
 
 # uneven: some heads score equally at equal positions, and some differ by the last bit of a float32, while two others
 # make the budget end among them; saturated: beta is 1 in float32, so all scores are equal
-GATES = ("rg10 tied", "rg10 untied", "rg", "uneven", "saturated")
+# static equal: all scores are equal, whatever the age
+GATES = (
+    "rg10 tied", "rg10 untied", "rg", "uneven", "saturated",
+    "static linear", "static mlp", "static fast_kvzip", "static equal",
+)  # fmt: skip
+WINDOW = 12  # of the static gates but those of equal scores
 NEAR = np.nextafter(np.float32(-3), np.float32(-4))
 UNEVEN = np.array([[1, 4], [-3, NEAR], [NEAR, -3]], np.float32)
 
@@ -56,6 +61,8 @@ def open_rig(folder: Path) -> Rig:
         "rg": random_gates(*sizes, variant="rg", tied=False),
         "uneven": constant_gates(SMALL.n_embd, UNEVEN),
         "saturated": constant_gates(SMALL.n_embd, np.full_like(UNEVEN, 200)),
+        **{f"static {form}": static_gates(*sizes, form, window=WINDOW) for form in ("linear", "mlp", "fast_kvzip")},
+        "static equal": equal_gates(SMALL.n_layer, SMALL.n_embd, SMALL.n_head_kv),
     }
     assert tuple(kinds) == GATES
     gates = {
@@ -111,6 +118,8 @@ def plans(draw: st.DrawFn) -> Plan:
     pins = draw(st.dictionaries(st.integers(0, 5), st.tuples(st.integers(0, 80), st.integers(1, 6)), max_size=2))
     n_pinned = sum(n for _, n in pins.values())
     budget = n_sink + n_recent + n_pinned + draw(st.integers(1, 60))
+    gates = draw(st.sampled_from(GATES))
+    is_static = gates.startswith("static")
     options = Options(
         budget=budget,
         buffer=draw(st.integers(0, 24)),
@@ -120,10 +129,12 @@ def plans(draw: st.DrawFn) -> Plan:
         n_recent=n_recent,
         scope=draw(st.sampled_from(SCOPES)),
         min_per_head=draw(st.integers(0, min(8, budget))),
+        is_static=is_static,
+        window=WINDOW if is_static and gates != "static equal" else 0,
     )
     return Plan(
         options=options,
-        gates=draw(st.sampled_from(GATES)),
+        gates=gates,
         batches=draw(st.lists(st.integers(1, N_BATCH), min_size=3, max_size=10)),
         pins={i: (start, start + n) for i, (start, n) in pins.items()},
         seed=draw(st.integers(0, 1000)),

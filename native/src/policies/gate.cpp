@@ -3,10 +3,12 @@
 //     s = (n + 1 - p)*log(beta)                                                            lookahead 1
 //     s = (n + 2 - p)*log(beta) + log1mexp(N*log(beta)) - log1mexp(log(beta))              lookahead N
 //
-// with n tokens seen and a cell at position p: the log of beta^age, and of its sum over the next N tokens.
+// with n tokens seen and a cell at position p: the log of beta^age, and of its sum over the next N tokens. Static gates
+// give s itself, whatever the age.
 
 #include "retain-policy.h"
 
+#include <algorithm>
 #include <cmath>
 
 static double log1mexp(double x) {
@@ -24,6 +26,11 @@ static float log_sum_ahead(float log_beta, int32_t lookahead) {
 // Each product and sum is rounded to fp32 on its own: products of two floats are exact in double, so that neither
 // fused instructions nor the backend can change an order.
 static void score(const retain_policy_input & in, float * scores) {
+    if (in.is_static) {
+        std::copy(in.log_beta, in.log_beta + in.n_cells, scores);
+        return;
+    }
+
     const int64_t n = in.n_seen + (in.lookahead > 1 ? 2 : 1);
 
     for (int64_t i = 0; i < in.n_cells; ++i) {
