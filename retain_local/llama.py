@@ -29,8 +29,13 @@ from .models.model_file import ModelFile, read_model_file
 from .option_table import options_of, whole_number
 from .options import RetentionOptions
 from .prompts.chat_format import PromptTokenizer
-from .prompts.completion import DEFAULT_FORMAT, chat_handlers, complete_chat, without_templates
+from .prompts.completion import DEFAULT_FORMAT, chat_handlers, complete_chat, complete_pictures, without_templates
 from .retention import Retention
+from .vision import handlers
+from .vision.find import projector_beside
+from .vision.layout import Layout
+from .vision.picture import Picture, PictureBook
+from .vision.projector import Projector
 
 log.install()
 mends.install()
@@ -40,12 +45,19 @@ _VOCAB_ONLY_CTX = 512
 
 
 class RetainedState(llama_cpp.llama.LlamaState):
-    """The parent's state, with the pinned ranges, the one pinned as the system message, and how the cells came there."""
+    """The parent's state, with the pinned ranges, the one pinned as the system message, the pictures of the text, and how
+    the cells came there."""
 
     def __init__(
-        self, pins: Sequence[tuple[int, int]], system_pin: tuple[int, int], history: CacheHistory, **fields: Any
+        self,
+        pins: Sequence[tuple[int, int]],
+        system_pin: tuple[int, int],
+        history: CacheHistory,
+        pictures: Sequence[Picture],
+        **fields: Any,
     ) -> None:
         super().__init__(**fields)
+        self.pictures = tuple(pictures)
         self.pins = pins
         self.system_pin = system_pin
         self.history = history
@@ -100,10 +112,11 @@ class Llama(GuardedLlama):
         self._on_load = on_load
         self._load_error: BaseException | None = None
         self.on_prompt = on_prompt
+        self.pictures, self._layout = PictureBook(), Layout()
         check_names(arguments, _parameters())
         options, arguments = split(RetentionOptions, arguments)
         model, kwargs = split(ModelOptions, arguments)
-        self.control_tokens_in_messages = model.control_tokens_in_messages
+        self.control_tokens_in_messages, self._mmproj = model.control_tokens_in_messages, model.mmproj
         types = kv_type(model.type_k), kv_type(model.type_v)
         vocab_only, embedding = bool(kwargs.get("vocab_only")), bool(kwargs.get("embedding"))
         n_ctx, n_batch = model.n_ctx, model.batch_of(options.n_ubatch or 0)
@@ -142,6 +155,8 @@ class Llama(GuardedLlama):
             self._fit_buffers()
             self._usage.n_threads = max(self.n_threads, self.n_threads_batch)
             self._tell(context, options)
+            if self._mmproj is not None:
+                _ = self.projector  # what is wrong with it is said now
         if kwargs.get("tokenizer") is None:
             self.tokenizer_ = SafeTokenizer(self)
         self._metadata = model_metadata(self._model)
@@ -237,14 +252,18 @@ class Llama(GuardedLlama):
         """Complete a chat, as the parent does, from the prompt that `retain-local chat` would make of it.
 
         With `pin_system` its system message is never evicted; a `chat_handler` of the caller's own makes its prompts
-        itself, and nothing is pinned then.
+        itself, and nothing is pinned then. A part of a message that is an `image_url`, with a path, a file:// URL or a
+        data URL, is read by the model's projector, or by the bindings' handler for pictures that is the `chat_handler`.
 
         Raises
         ------
-        RetainError : the chat template is not valid, refuses the messages, or takes too much time or memory.
+        RetainError : the chat template is not valid, refuses the messages, or takes too much time or memory; a picture
+            cannot be read.
         UsageError : a JSON schema that is to be followed has no grammar.
         """
         kwargs = with_followable_schemas(kwargs)
+        if isinstance(self.chat_handler, handlers.KINDS):
+            return complete_pictures(self, self.chat_handler, messages, args, kwargs)
         if self.chat_handler is not None:
             return super().create_chat_completion(messages, *args, **kwargs)
         return complete_chat(self, messages, args, kwargs)
@@ -262,6 +281,18 @@ class Llama(GuardedLlama):
         if self._retention is not None and self.options.pin_system:
             self.retention.pin_system(*system)
         return super().create_completion(prompt, *args, **kwargs)
+
+    @cached_property
+    def projector(self) -> Projector:
+        """What reads pictures for this model, loaded when it is first asked for where none was named.
+
+        Raises
+        ------
+        RetainError : none is named and none beside the model, or it cannot be used.
+        """
+        path = projector_beside(self.model_file) if self._mmproj is None else self._mmproj
+        with self._usage.step():
+            return Projector.open(self, path)
 
     @cached_property
     def prompt_tokenizer(self) -> PromptTokenizer:
@@ -289,6 +320,7 @@ class Llama(GuardedLlama):
             pins=self.retention.own_pins,
             system_pin=self.retention.system_pin,
             history=self._history.copy(),
+            pictures=self._layout.cut(self.n_tokens).pictures,
             # without logits_all the rows are never filled
             scores=self._scores.copy() if self._logits_all else np.empty((0, self._n_vocab), np.single),
             input_ids=self.input_ids[: self.n_tokens].copy(),
@@ -323,13 +355,16 @@ class Llama(GuardedLlama):
             raise RetainError(f"the state is refused: {retain_h.error_text() or 'it is damaged or of another model'}")
         if self._logits_all:
             self.scores[:n] = state.scores[:n]
-        self.adopt_tokens(state.input_ids[:n], state.history)
+        pictures = [self.pictures.add(picture) for picture in state.pictures]  # held until they are found
+        self.adopt_tokens(state.input_ids[:n].tolist(), state.history)
+        del pictures
         self.retention.take_over_pins(state.pins, state.system_pin)
         self._seed = state.seed
 
     def adopt_tokens(self, tokens: Sequence[int], history: CacheHistory | None = None) -> None:
         """Take over the tokens that cells were just restored for, and how these came there, where that is known."""
-        limit = self.retention._rollback_limit()
+        self._layout = Layout.of(tokens, self.pictures)
+        limit = self._layout.token(self.retention._rollback_limit())
         if history is not None:
             self._history = history.copy()
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from .errors import UsageError
@@ -55,6 +56,13 @@ class ModelOptions:
     )
     n_gpu_layers: int = option(
         0, "How many layers to put on the GPU; -1 is all of them.", _MACHINE, int, least=-1, most=2**31 - 1, rare=True
+    )
+    mmproj: str | os.PathLike[str] | None = option(
+        None,
+        "The projector that reads pictures for the model.",
+        _MACHINE,
+        str,
+        unset="mmproj*.gguf beside the model, when a picture is given",
     )
     verbose: bool = option(False, "Show what llama.cpp logs.", _MACHINE, bool, rare=True)
     control_tokens_in_messages: bool = option(

@@ -57,13 +57,14 @@ class _LastWord:
     """Takes the callback out when the interpreter clears this module: from then on nothing may call into Python."""
 
     def __init__(self) -> None:
-        self._set = llama_cpp.llama_log_set
+        self.setters: list[Callable[..., None]] = [llama_cpp.llama_log_set]
         # any native function that only returns a constant; without a callback llama.cpp would print
         self._silence = ctypes.cast(llama_cpp.llama_supports_mmap, llama_cpp.llama_log_callback)
         self._null = ctypes.c_void_p(0)
 
     def __del__(self) -> None:
-        self._set(self._silence, self._null)
+        for set_callback in self.setters:
+            set_callback(self._silence, self._null)
 
 
 _last_word = _LastWord()
@@ -72,6 +73,12 @@ _last_word = _LastWord()
 def install() -> None:
     """Take over llama.cpp's log. Idempotent."""
     llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
+
+
+def install_for_pictures(set_callback: Callable[..., None]) -> None:
+    """Take over the log of the library for pictures, which has one of its own."""
+    _last_word.setters.append(set_callback)
+    set_callback(_callback, ctypes.c_void_p(0))
 
 
 def forget_errors() -> None:

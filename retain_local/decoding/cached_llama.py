@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,10 @@ from ..bindings.interrupt import stoppable
 from ..errors import RetainError
 from ..options import RetentionOptions
 from ..retention import SEQUENCE, Retention
+from ..vision.layout import Layout
+from ..vision.picture import PictureBook
 from .history import CacheHistory, Eviction, ReadingPlan
+from .picture_batch import PictureBatch
 
 
 class CachedLlama(llama_cpp.Llama):
@@ -23,12 +26,22 @@ class CachedLlama(llama_cpp.Llama):
     A cache that evicted can be cut back only to where it stood at its last eviction. The parent cuts back freely, and
     reads what follows in other pieces than a whole prompt; here a prompt leaves the same cells, and so the same text,
     whatever was read before it (see `history`).
+
+    Pictures are tokens below 0 (see `vision.picture`). All counts here are of tokens; `_layout` tells the positions that
+    they have in the cache.
+
+    Attributes
+    ----------
+    pictures : PictureBook
+        Those that may stand in a text.
     """
 
     options: RetentionOptions
     input_ids: npt.NDArray[np.intc]
     scores: npt.NDArray[np.single]
     on_prompt: Callable[[int, int], None] | None
+    pictures: PictureBook
+    _layout: Layout  # of the tokens in the cache; it holds their pictures
     _retention: Retention | None
     _history: CacheHistory
     _n_evictions: int  # those that the history has taken in
@@ -59,19 +72,26 @@ class CachedLlama(llama_cpp.Llama):
         continues : the prompt goes on with the conversation in the cache, or with its beginning, and takes the cells as
             they are, even if evictions fell elsewhere than in a reading from the start.
         """
-        n_read = len(tokens) if self._holds_evictions else len(tokens) - 1
-        return self._reusable(tokens[: len(tokens) - 1], n_read, continues)
+        layout = Layout.of(tokens, self.pictures)
+        n_first = layout.place_before(len(tokens) - 1)
+        n_read = len(tokens) if self._holds_evictions else n_first
+        return self._reusable(tokens[:n_first], n_read, layout, continues)
 
-    def _reusable(self, tokens: Sequence[int], n_read: int, continues: bool) -> int:
-        """How many of these tokens need not be read again where the first n_read tokens of a prompt are to be read."""
-        n = self._common_prefix(tokens)
+    def _reusable(self, tokens: Sequence[int], n_read: int, layout: Layout, continues: bool) -> int:
+        """How many of these tokens need not be read again where the first n_read tokens of a prompt are to be read.
+
+        Parameters
+        ----------
+        layout : of the prompt.
+        """
+        n = layout.place_before(self._common_prefix(tokens))
         if not continues:
             self._note_evictions()
-            self._history.follow(self._plan())
+            self._history.follow(self._plan(layout))
             n = self._history.reusable(n, n_read, self.retention._steering)
         if self._has_leftovers():
             return 0
-        return n if n == self.n_tokens or n >= self.retention._rollback_limit() else 0
+        return n if n == self.n_tokens or layout.position(n) >= self.retention._rollback_limit() else 0
 
     def _common_prefix(self, tokens: Sequence[int]) -> int:
         prompt = np.asarray(tokens, np.intc)[: self.n_tokens]
@@ -82,8 +102,8 @@ class CachedLlama(llama_cpp.Llama):
     def _holds_evictions(self) -> bool:
         return self.options.prefill == "full"
 
-    def _plan(self) -> ReadingPlan:
-        """How prompts are read under the budget and the policy of this moment."""
+    def _plan(self, layout: Layout) -> ReadingPlan:
+        """How a prompt with these pictures is read under the budget and the policy of this moment."""
         stats = self.retention.stats()
         assert self.options.buffer is not None  # resolved
         return ReadingPlan(
@@ -92,6 +112,7 @@ class CachedLlama(llama_cpp.Llama):
             n_ubatch=self._n_ubatch,
             n_most=stats.cells_limit // stats.cell_lists,
             is_held=self._holds_evictions,
+            layout=layout,
         )
 
     @property
@@ -108,23 +129,30 @@ class CachedLlama(llama_cpp.Llama):
         ------
         RetainError : as `eval` does.
         """
-        self._read(tokens, self._reusable(tokens, len(tokens), continues))
+        layout = Layout.of(tokens, self.pictures)
+        self._read(tokens, layout, self._reusable(tokens, len(tokens), layout, continues))
 
-    def _read(self, tokens: Sequence[int], n_reused: int) -> None:
+    def _read(self, tokens: Sequence[int], layout: Layout, n_reused: int) -> None:
         """Cut the cache back to the first n_reused of these tokens, and read the rest."""
         self._check_room(len(tokens))
+        self._check_pictures(layout)
         if n_reused == 0:
             self.reset()
         self.n_tokens = n_reused
         self._requires_eval = True
-        plan = self._plan()
+        plan = self._plan(layout)
         self._history.follow(plan)
         self._eval(list(tokens[n_reused:]), plan.next_cut)
         self._history.read_to(n_reused, len(tokens))
 
     def _has_leftovers(self) -> bool:
         """Whether an interrupted evaluation left cells that cannot be taken back exactly."""
-        return self._last_position() >= self.n_tokens < self.retention._rollback_limit()
+        return self._last_position() >= self._position < self.retention._rollback_limit()
+
+    @property
+    def _position(self) -> int:
+        """The position of the next token."""
+        return self._layout.position(self.n_tokens)
 
     def _last_position(self) -> int:
         """The last position in the cache; -1 when it is empty."""
@@ -139,11 +167,13 @@ class CachedLlama(llama_cpp.Llama):
         """
         tokens = list(tokens)
         if reset:
+            layout = Layout.of(tokens, self.pictures)
             n_reused = self.cached_prefix(tokens, continues)
             if not self._holds_evictions:
-                self._read(tokens[:-1], n_reused)
-                n_reused = len(tokens) - 1
-            self._read(tokens, n_reused)
+                n_first = layout.place_before(len(tokens) - 1)
+                self._read(tokens[:n_first], layout, n_reused)
+                n_reused = n_first
+            self._read(tokens, layout, n_reused)
             tokens = []
         return (yield from super().generate(tokens, *args, reset=False, **kwargs))
 
@@ -170,8 +200,11 @@ class CachedLlama(llama_cpp.Llama):
             tokens = self.input_ids[: self.n_tokens].tolist() + tokens
             self.reset()
         self._check_room(self.n_tokens + len(tokens))
-        if self._last_position() >= self.n_tokens:
-            self._ctx.kv_cache_seq_rm(SEQUENCE, self.n_tokens, -1)
+        layout = self._layout.extended(self.n_tokens, tokens, self.pictures)
+        self._check_pictures(layout)
+        self._layout = layout
+        if self._last_position() >= self._position:
+            self._ctx.kv_cache_seq_rm(SEQUENCE, self._position, -1)
         self._note_evictions()
         self._history.cut(self.n_tokens)
         self.retention._apply_pins(restarted=self.n_tokens == 0)
@@ -187,23 +220,37 @@ class CachedLlama(llama_cpp.Llama):
         if n_tokens > self._n_ctx:
             raise RetainError(f"the context of {self._n_ctx} tokens is full; use a longer context, or start anew")
 
+    def _check_pictures(self, layout: Layout) -> None:
+        """llama.cpp ends the process over a picture that is to be computed at once and is larger than a ubatch."""
+        for one in layout.placed:
+            if not one.picture.is_causal and one.picture.n_tokens > self._n_ubatch:
+                raise RetainError(
+                    f"the picture is {one.picture.n_tokens} tokens, which this model computes at once, and the ubatch"
+                    f" {self._n_ubatch}; use a larger one (--ubatch {one.picture.n_tokens}, n_ubatch= in Python)"
+                )
+
     def _eval_ubatches(self, tokens: list[int], next_cut: Callable[[int], int]) -> None:
         report = self.on_prompt if len(tokens) > 1 else None
         first, stop = self.n_tokens, self.n_tokens + len(tokens)
-        while (start := self.n_tokens) < stop:
-            if report is not None:
-                report(start - first, len(tokens))
-            self._decode(tokens[start - first : min(next_cut(start), stop) - first])
+        try:
+            while (start := self.n_tokens) < stop:
+                if report is not None:
+                    report(start - first, len(tokens))
+                end = self._layout.next_edge(start, min(next_cut(start), stop))
+                self._decode(tokens[start - first : end - first])
+        finally:  # part of a picture is no text, and is taken out with what follows
+            self.n_tokens = self._layout.place_before(self.n_tokens)
         if report is not None:
             report(len(tokens), len(tokens))
 
     def _decode(self, tokens: list[int]) -> None:
         """Evaluate one ubatch, and note its tokens and logits. The parent's own clears the sequence, pins and all."""
-        self._batch.set_batch(batch=tokens, n_past=self.n_tokens, logits_all=self._logits_all)
+        batch = self._batch_of(tokens)
         rows = slice(self.n_tokens, self.n_tokens + len(tokens))
         retain_h.clear_error()
         try:
-            self._ctx.decode(self._batch)
+            with batch.attention(self.ctx) if isinstance(batch, PictureBatch) else nullcontext():
+                self._ctx.decode(batch)
         except RuntimeError as error:
             raise RetainError(retain_h.error_text() or str(error)) from None
         finally:
@@ -214,6 +261,15 @@ class CachedLlama(llama_cpp.Llama):
             self.scores[rows] = np.ctypeslib.as_array(self._ctx.get_logits(), (len(tokens), self._n_vocab))
         self.n_tokens = rows.stop
         self._requires_eval = False
+
+    def _batch_of(self, tokens: list[int]) -> Any:
+        """The batch of one ubatch, which is text or (part of) a picture."""
+        one = self._layout.at(self.n_tokens)
+        if one is not None:
+            first = self.n_tokens - one.start
+            return PictureBatch(one, slice(first, first + len(tokens)), self._logits_all)
+        self._batch.set_batch(batch=tokens, n_past=self._position, logits_all=self._logits_all)
+        return self._batch
 
     def _note_evictions(self, start: int | None = None, stop: int | None = None) -> None:
         """Take the evictions into the history that ran since the last call: in the ubatch [start, stop), or outside of one."""

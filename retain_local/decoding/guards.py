@@ -13,6 +13,7 @@ from ..bindings.sampling import Grammar, Processors, logit_bias_processor
 from ..bindings.tokenizer import check_tokens
 from ..bindings.usage import Usage, in_step, in_turn
 from ..errors import RetainError, UsageError
+from ..vision.picture import Picture
 from .cached_llama import CachedLlama
 from .token_limit import TokenLimit
 
@@ -70,8 +71,18 @@ class GuardedLlama(CachedLlama):
         RetainError : the context is full, or the cache is (policy "none").
         """
         tokens = list(tokens)
-        check_tokens(tokens, self._n_vocab)
+        self._check(tokens)
         super().eval(tokens)
+
+    def _check(self, tokens: Sequence[int]) -> tuple[Picture, ...]:
+        """The pictures of a text; raises UsageError for what is neither a token of this model nor a picture."""
+        try:
+            pictures = self.pictures.of(tokens)
+        except (RetainError, TypeError, ValueError, OverflowError):
+            pictures = ()
+        known = {token for picture in pictures for token in picture.tokens}
+        check_tokens([token for token in tokens if token not in known] if known else tokens, self._n_vocab)
+        return pictures
 
     def _eval(self, *args: Any) -> None:
         self._usage.changes += 1
@@ -136,7 +147,7 @@ class GuardedLlama(CachedLlama):
         RetainError : another text was read since the last token.
         """
         tokens = list(tokens)
-        check_tokens(tokens, self._n_vocab)
+        pictures = self._check(tokens)
         if not tokens and (kwargs.get("reset", True) or not self.n_tokens):
             raise UsageError("the prompt is empty")
         limit = stopping_criteria if isinstance(stopping_criteria, TokenLimit) else None
@@ -164,6 +175,7 @@ class GuardedLlama(CachedLlama):
                         sampler, changes = self._sampler, self._usage.changes
                 sent = yield token
         finally:
+            del pictures  # which nobody else may have held
             generator.close()
             if self._sampler is sampler:  # the parent's `sample` would take it for later calls, whatever they ask for
                 self._sampler = None
@@ -180,9 +192,10 @@ class GuardedLlama(CachedLlama):
         **kwargs: Any,
     ) -> Any:
         """Complete a prompt, as the parent does."""
+        pictures: tuple[Picture, ...] = ()
         if not isinstance(prompt, str):
             prompt = list(prompt)
-            check_tokens(prompt, self._n_vocab)
+            pictures = self._check(prompt)
         if logit_bias is not None:  # the parent drops both when it gets both
             bias = logit_bias_processor(logit_bias, self._n_vocab)
             logits_processor = llama_cpp.LogitsProcessorList([*(logits_processor or ()), bias])
@@ -192,9 +205,12 @@ class GuardedLlama(CachedLlama):
         given |= {"stopping_criteria": limit, "logits_processor": logits_processor}
         given.pop("self")
         result = super().create_completion(**given)
-        return limit.mark(result) if isinstance(result, dict) else self._in_turns(result, limit)
+        return limit.mark(result) if isinstance(result, dict) else self._in_turns(result, limit, pictures)
 
-    def _in_turns(self, stream: Generator[Any, None, None], limit: TokenLimit) -> Iterator[Any]:
+    def _in_turns(
+        self, stream: Generator[Any, None, None], limit: TokenLimit, pictures: tuple[Picture, ...]
+    ) -> Iterator[Any]:
+        """The chunks of a stream, each made in a turn of its own; the pictures of its prompt are held until it ends."""
         try:
             while True:
                 with self._usage.turn():
@@ -204,6 +220,7 @@ class GuardedLlama(CachedLlama):
                         return
                 yield limit.mark(chunk)
         finally:
+            del pictures
             stream.close()
 
     # the end

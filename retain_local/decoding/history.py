@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..vision.layout import Layout
+
 if TYPE_CHECKING:
     from ..retention import Steering
 
@@ -24,6 +26,7 @@ class ReadingPlan:
     n_ubatch : tokens computed at once.
     n_most : cells that the pool holds: an eviction runs before a ubatch that would not fit.
     is_held : evictions wait until the whole prompt is read.
+    layout : the pictures of the prompt: where one begins and ends it is cut, and nowhere within one that is not causal.
     """
 
     budget: int
@@ -31,17 +34,22 @@ class ReadingPlan:
     n_ubatch: int
     n_most: int
     is_held: bool = False
+    layout: Layout = field(default_factory=Layout, compare=False)
 
     def last_cut(self, n: int) -> int:
-        """The last place, at most n, where a long prompt is cut."""
-        start, _ = self._stretch(n)
-        return n - (n - start) % self.n_ubatch
+        """The last place, at most n, where a long prompt is cut, and could end."""
+        return max(self.layout.place_before(self._last_in_grid(n)), self.layout.last_edge(n))
 
     def next_cut(self, n: int) -> int:
         """Where the ubatch that begins with token n ends, if the prompt goes on so far."""
         _, stop = self._stretch(n)
-        after = self.last_cut(n) + self.n_ubatch
-        return after if stop is None else min(after, stop)
+        after = self._last_in_grid(n) + self.n_ubatch
+        return self.layout.next_edge(n, after if stop is None else min(after, stop))
+
+    def _last_in_grid(self, n: int) -> int:
+        """The last place, at most n, where a long prompt without pictures is cut."""
+        start, _ = self._stretch(n)
+        return n - (n - start) % self.n_ubatch
 
     def _stretch(self, n: int) -> tuple[int, int | None]:
         """The tokens around n between two evictions, where ubatches are counted from the first of them.
@@ -109,7 +117,8 @@ class CacheHistory:
     def follow(self, plan: ReadingPlan) -> None:
         """Prompts are read by this plan from now on."""
         if plan != self._plan:
-            self._plan, self.n_whole, self.n_part = plan, 0, 0
+            self.n_whole, self.n_part = 0, 0
+        self._plan = plan
 
     def cut(self, n: int) -> None:
         """The tokens from n on were taken out of the cache."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import RetainError
 from .control_tokens import ControlTokens, Marks, message_texts
+from .pictures import Pictures
 from .renderer import check_template, render_template
 
 if TYPE_CHECKING:
     from ..llama import Llama
 
 Message = Mapping[str, Any]
+
+_NO_PICTURES: Pictures = {}
 
 PLAIN_TEMPLATE = """\
 {%- for message in messages -%}
@@ -31,6 +35,15 @@ PLAIN_TEMPLATE = """\
 {%- if add_generation_prompt -%}{{ 'Assistant:' }}{%- endif -%}
 """
 PLAIN_STOP = ("\nUser:",)
+_WORD = "harbour"
+
+
+def _with_joined_parts(message: Message) -> Message:
+    """A message with the texts of its parts one after the other, for a template that takes a text alone."""
+    content = message.get("content")
+    if not isinstance(content, list) or not all(isinstance(part, Mapping) and "text" in part for part in content):
+        return message
+    return {**message, "content": "".join(str(part["text"]) for part in content)}
 
 
 class ChatFormat:
@@ -76,8 +89,21 @@ class ChatFormat:
         ------
         RetainError : the template refuses the conversation, fails, or takes too much time or memory.
         """
-        own = {"messages": list(messages), "add_generation_prompt": True, **self._texts}
-        return render_template(self._template, own | variables)
+        if any(isinstance(message.get("content"), list) for message in messages) and not self._takes_parts:
+            messages = [_with_joined_parts(message) for message in messages]
+        return self._render(messages, variables)
+
+    def _render(self, messages: Sequence[Message], variables: Mapping[str, Any]) -> str:
+        own: dict[str, Any] = {"messages": list(messages), "add_generation_prompt": True, **self._texts}
+        return render_template(self._template, {**own, **variables})
+
+    @cached_property
+    def _takes_parts(self) -> bool:
+        """Whether the template takes a message whose content is a list of parts, and writes their texts alone."""
+        with suppress(RetainError):
+            text = self._render([{"role": "user", "content": [{"type": "text", "text": _WORD}]}], {})
+            return _WORD in text and "'text'" not in text and '"text"' not in text
+        return False
 
     @cached_property
     def _texts(self) -> dict[str, str]:
@@ -125,18 +151,28 @@ class PromptTokenizer:
                     return thorough, {**marks, **more}
         return hidden, marks
 
-    def whole(self, text: str, marks: Marks) -> list[int]:
+    def whole(self, text: str, marks: Marks, pictures: Pictures = _NO_PICTURES) -> list[int]:
         """Tokens of a rendered conversation from its start: it begins a text once, whoever writes that token."""
-        tokens = self._pieces(text, marks)
+        tokens = self._tokens(text, marks, pictures)
         bos = self._llm.token_bos()
         is_missing = self._llm._model.add_bos_token() and bos >= 0 and tokens[:1] != [bos]
         return [bos, *tokens] if is_missing else tokens
 
-    def inside(self, text: str, marks: Marks) -> list[int]:
+    def inside(self, text: str, marks: Marks, pictures: Pictures = _NO_PICTURES) -> list[int]:
         """Tokens of a text that goes on after other text: without the space that some tokenizers put first."""
         anchor = self._llm.tokenize(b"\n", add_bos=False, special=True)
-        tokens = self._pieces(f"\n{text}", marks)
-        return tokens[len(anchor) :] if anchor and tokens[: len(anchor)] == anchor else self._pieces(text, marks)
+        tokens = self._tokens(f"\n{text}", marks, pictures)
+        is_anchored = bool(anchor) and tokens[: len(anchor)] == anchor
+        return tokens[len(anchor) :] if is_anchored else self._tokens(text, marks, pictures)
+
+    def _tokens(self, text: str, marks: Marks, pictures: Pictures) -> list[int]:
+        if not pictures:
+            return self._pieces(text, marks)
+        tokens: list[int] = []
+        for piece in re.split(f"([{''.join(map(re.escape, pictures))}])", text):
+            # as libmtmd does: what stands between pictures is tokenized on its own
+            tokens += pictures[piece].tokens if piece in pictures else self._pieces(piece, marks) if piece else ()
+        return tokens
 
     def _pieces(self, text: str, marks: Marks) -> list[int]:
         pieces = self._control_tokens.pieces(text, marks) if marks else [(text, True)]

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..bindings import llama_cpp
+from ..vision.handlers import HandlerView, complete_with_handler
 from .chat_format import ChatFormat
+from .pictures import check_written, take_pictures
 from .system_message import system_range
 
 from llama_cpp.llama_chat_format import ChatFormatterResponse, chat_formatter_to_chat_completion_handler  # isort: skip
@@ -62,10 +64,15 @@ def complete_chat(llm: Llama, messages: Sequence[Mapping[str, Any]], args: tuple
     """What `create_chat_completion` of the bindings returns, from a prompt in which control tokens of messages are text.
 
     With `pin_system` the system message is pinned.
+
+    Raises
+    ------
+    RetainError : a picture in the messages cannot be read.
     """
     tokenizer = llm.prompt_tokenizer
     # replies of OpenAI's client, which go back as they came
     messages = [each.model_dump(exclude_none=True) if hasattr(each, "model_dump") else each for each in messages]
+    messages, pictures = take_pictures(llm, messages)
 
     def handle(each: Sequence[Mapping[str, Any]], to_tokens: ToTokens, complete: Callable[..., Any]) -> Any:
         return _create_chat_completion(_View(llm, to_tokens, complete), each, *args, **kwargs)
@@ -82,7 +89,11 @@ def complete_chat(llm: Llama, messages: Sequence[Mapping[str, Any]], args: tuple
 
     def prompt_of(each: Sequence[Mapping[str, Any]]) -> list[int]:
         hidden, marks = tokenizer.hide(each, text_of)
-        return tokenizer.whole(text_of(hidden), marks)
+        return tokenizer.whole(text_of(hidden), marks, pictures)
+
+    def to_tokens(text: str) -> list[int]:
+        check_written(text, list(pictures))
+        return tokenizer.whole(text, marks, pictures)
 
     hidden, marks = tokenizer.hide(messages, text_of)
     complete: Callable[..., Any] = llm.create_completion
@@ -92,7 +103,18 @@ def complete_chat(llm: Llama, messages: Sequence[Mapping[str, Any]], args: tuple
         def complete(prompt: Sequence[int], **settings: Any) -> Any:
             return llm.complete_with_system(prompt, pinned, **settings)
 
-    return handle(hidden, lambda text: tokenizer.whole(text, marks), complete)
+    return handle(hidden, to_tokens, complete)
+
+
+def complete_pictures(
+    llm: Llama, handler: Any, messages: Sequence[Mapping[str, Any]], args: tuple[Any, ...], kwargs: Any
+) -> Any:
+    """What `create_chat_completion` of the bindings returns, from a prompt that their handler for pictures makes."""
+
+    def create(view: HandlerView) -> Any:
+        return _create_chat_completion(view, list(messages), *args, **kwargs)
+
+    return complete_with_handler(llm, handler, messages, llm.create_completion, create)
 
 
 class _Prompt(BaseException):

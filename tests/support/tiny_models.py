@@ -64,7 +64,7 @@ class TinyModel:
     output_gain: float = 4.0
     n_rot: int | None = None
     seed: int = 0
-    metadata: dict[str, float] = field(default_factory=dict)
+    metadata: dict[str, float | list[int]] = field(default_factory=dict)
 
     @property
     def n_embd_q(self) -> int:
@@ -157,7 +157,12 @@ def _add_hyperparameters(writer: gguf.GGUFWriter, model: TinyModel) -> None:
         writer.add_expert_used_count(N_EXPERT_USED)
         writer.add_expert_feed_forward_length(model.n_ff)
     for key, value in model.metadata.items():
-        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32}[type(value)]
+        add = {
+            bool: writer.add_bool,
+            int: writer.add_uint32,
+            float: writer.add_float32,
+            list: writer.add_array,
+        }[type(value)]
         add(f"{model.arch}.{key}", value)
 
 

@@ -1,0 +1,1 @@
+"""Pictures: reading them into embeddings, and their place in a text."""
