@@ -56,7 +56,7 @@ struct retention_graph : graph {
         ggml_tensor * q       = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, c.n_embd, c.n_head_kv*c.n_group, c.n_tokens);
         ggml_tensor * pages   = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, c.n_pages()*n_layer);
         ggml_tensor * cell_lists = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, n_cell_lists);
-        ggml_tensor * tokens  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, c.n_tokens);
+        ggml_tensor * tokens  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 3, c.n_tokens);
         pool = ggml_new_tensor_2d(ctx.get(), c.type, c.n_embd, pages->ne[0]*2*c.page_size);
 
         for (int64_t il = 0; il < n_layer; ++il) {
@@ -69,7 +69,7 @@ struct retention_graph : graph {
             params.v_first       = c.is_apart ? pages->ne[0]*c.page_size : c.page_size;
             params.list_first  = il*c.n_head_kv;
             params.list_stride = n_cell_lists;
-            ggml_build_forward_expand(gf, ggml_retention_attn(ctx.get(), q, pool, pool, pages, cell_lists, tokens, nullptr, &params));
+            ggml_build_forward_expand(gf, ggml_retention_attn(ctx.get(), q, pool, pool, nullptr, nullptr, pages, cell_lists, tokens, nullptr, &params));
         }
         allocate(backend);
         if (c.is_huge) {
@@ -85,9 +85,10 @@ struct retention_graph : graph {
             table[2*i + 0] = i*(c.n_pages()/c.n_head_kv);
             table[2*i + 1] = c.n_cells - c.n_tokens;
         }
-        std::vector<int32_t> visible(2*c.n_tokens);
+        std::vector<int32_t> visible(3*c.n_tokens);
         for (int64_t t = 0; t < c.n_tokens; ++t) {
-            visible[2*t + 1] = t + 1;
+            visible[3*t + 1] = t + 1;
+            visible[3*t + 2] = t;
         }
 
         fill_rows(q, rng);

@@ -19,6 +19,8 @@ attn_op::attn_op(const ggml_tensor * dst) {
     q          = dst->src[0];
     k          = dst->src[1];
     v          = dst->src[2];
+    k_new      = dst->src[7];
+    v_new      = dst->src[8];
     pages      = (const int32_t *) dst->src[3]->data;
     cell_lists = (const int32_t *) dst->src[4]->data;
     tokens     = (const int32_t *) dst->src[5]->data;
@@ -43,7 +45,7 @@ attn_op::attn_op(const ggml_tensor * dst) {
 }
 
 attn_tile::attn_tile(const attn_op & op, int64_t t0, int64_t n_t, int64_t head) :
-        t0(t0), n_t(n_t), head(head), n_rows(n_t*op.n_group), tokens(op.tokens + 2*t0) {
+        t0(t0), n_t(n_t), head(head), n_rows(n_t*op.n_group), tokens(op.tokens + N_TOKEN*t0) {
     const int32_t * cell_list = op.cell_lists + 2*(op.p.list_first + (int64_t) tokens[0]*op.p.list_stride + head);
 
     pages   = op.pages + cell_list[0];

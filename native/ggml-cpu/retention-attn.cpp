@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 
 using namespace retention;
 
@@ -24,7 +25,7 @@ template <typename F>
 static void for_each_tile(const attn_op & op, F fn) {
     for (int64_t t0 = 0; t0 < op.n_tokens; ) {
         int64_t t1 = t0 + 1;
-        while (t1 < op.n_tokens && t1 - t0 < op.tile_tokens && op.tokens[2*t1] == op.tokens[2*t0]) {
+        while (t1 < op.n_tokens && t1 - t0 < op.tile_tokens && op.tokens[N_TOKEN*t1] == op.tokens[N_TOKEN*t0]) {
             ++t1;
         }
         for (int64_t head = 0; head < op.p.n_head_kv; ++head) {
@@ -114,6 +115,32 @@ static void store_row(const attn_op & op, const attn_tile & tile, const attn_sta
     }
 }
 
+// write row (head, t) of src over a row of the pool's tensor
+static void store_cell(const ggml_tensor * pool, int64_t row, const ggml_tensor * src, int64_t head, int64_t t) {
+    char        * dst = (char *) pool->data + row*pool->nb[1];
+    const float * x   = (const float *) ((const char *) src->data + head*src->nb[1] + t*src->nb[2]);
+    if (pool->type == GGML_TYPE_F32) {
+        memcpy(dst, x, pool->nb[1]);
+    } else {
+        ggml_get_type_traits_cpu(pool->type)->from_float(x, dst, pool->ne[0]);
+    }
+}
+
+// write a thread's share of the new cells to their places in the pool
+static void store_new(const attn_op & op, int ith, int nth) {
+    for (int64_t i = ith; op.k_new && i < op.n_tokens*op.p.n_head_kv; i += nth) {
+        const int64_t head = i%op.p.n_head_kv;
+        const int64_t t    = i/op.p.n_head_kv;
+        const auto  * token     = op.tokens + N_TOKEN*t;
+        const auto  * cell_list = op.cell_lists + 2*(op.p.list_first + (int64_t) token[0]*op.p.list_stride + head);
+        const int64_t cell      = cell_list[1] + token[2];
+        const int64_t page      = op.pages[cell_list[0] + cell/op.p.page_size];
+        const int64_t slot      = cell%op.p.page_size;
+        store_cell(op.k, page*op.p.k_stride + slot,                op.k_new, head, t);
+        store_cell(op.v, page*op.p.v_stride + op.p.v_first + slot, op.v_new, head, t);
+    }
+}
+
 size_t ggml_retention_attn_work_size(const ggml_tensor * dst, int n_threads) {
     const attn_op op(dst);
 
@@ -129,6 +156,8 @@ void ggml_compute_forward_retention_attn(const ggml_compute_params * params, ggm
 
     attn_state whole(op, scratch + scratch_floats(op));
     const auto partial = [&](int64_t i) { return attn_state(op, partials + i*attn_state::n_floats(op)); };
+
+    store_new(op, params->ith, params->nth);
 
     // threads take the next piece of work as they become free: cell lists have very different lengths
     if (params->ith == 0) {

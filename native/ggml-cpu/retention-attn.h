@@ -19,6 +19,9 @@ namespace retention {
 // meet was not measured: 12 rows use three quarters of a vector of 16.
 constexpr int64_t PROMPT_ROWS = 12;
 
+// numbers of a token in the op's tokens: its sequence, n_vis, tokens of its sequence before it
+constexpr int64_t N_TOKEN = 3;
+
 inline int64_t round_up(int64_t n, int64_t to) {
     return (n + to - 1)/to*to;
 }
@@ -30,6 +33,8 @@ struct attn_op {
     const ggml_tensor * q;
     const ggml_tensor * k;
     const ggml_tensor * v;
+    const ggml_tensor * k_new; // null: nothing to store
+    const ggml_tensor * v_new;
     const int32_t     * pages;
     const int32_t     * cell_lists;
     const int32_t     * tokens;
@@ -71,7 +76,7 @@ struct attn_tile {
     int64_t n_rows;
 
     const int32_t * pages;  // of the cell list
-    const int32_t * tokens; // {sequence, n_vis} of the first token
+    const int32_t * tokens; // of the op, from the first token on
     int64_t n_old;          // cells before this ubatch
     int64_t n_cells;        // cells that some token sees
 
@@ -79,7 +84,7 @@ struct attn_tile {
 
     // cells that token t of the tile sees
     int64_t visible(int64_t t) const {
-        return n_old + tokens[2*t + 1];
+        return n_old + tokens[N_TOKEN*t + 1];
     }
 };
 

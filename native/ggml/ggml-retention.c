@@ -30,11 +30,20 @@ struct ggml_tensor * ggml_retention_gate(
     return result;
 }
 
+// whether x holds a row of the pool's tensor rows for each KV head and token, or is left out
+static bool is_new(const struct ggml_tensor * x, const struct ggml_tensor * rows, const struct ggml_tensor * q,
+        const struct ggml_retention_attn_params * params) {
+    return !x || (x->type == GGML_TYPE_F32 && ggml_is_contiguous_rows(x) && x->ne[0] == rows->ne[0] &&
+            x->ne[1] == params->n_head_kv && x->ne[2] == q->ne[2]);
+}
+
 struct ggml_tensor * ggml_retention_attn(
         struct ggml_context * ctx,
         struct ggml_tensor  * q,
         struct ggml_tensor  * k,
         struct ggml_tensor  * v,
+        struct ggml_tensor  * k_new,
+        struct ggml_tensor  * v_new,
         struct ggml_tensor  * pages,
         struct ggml_tensor  * cell_lists,
         struct ggml_tensor  * tokens,
@@ -43,7 +52,8 @@ struct ggml_tensor * ggml_retention_attn(
     GGML_ASSERT(q->type == GGML_TYPE_F32 && ggml_is_contiguous_rows(q));
     GGML_ASSERT(q->ne[0] == k->ne[0] && q->ne[3] == 1);
     GGML_ASSERT(pages->type == GGML_TYPE_I32 && cell_lists->type == GGML_TYPE_I32 && tokens->type == GGML_TYPE_I32);
-    GGML_ASSERT(cell_lists->ne[0] == 2 && tokens->ne[0] == 2 && tokens->ne[1] == q->ne[2]);
+    GGML_ASSERT(cell_lists->ne[0] == 2 && tokens->ne[0] == 3 && tokens->ne[1] == q->ne[2]);
+    GGML_ASSERT(is_new(k_new, k, q, params) && is_new(v_new, v, q, params) && !k_new == !v_new);
     GGML_ASSERT(!sinks || (sinks->type == GGML_TYPE_F32 && sinks->ne[0] == q->ne[1]));
     GGML_ASSERT(params->n_head_kv > 0 && q->ne[1] % params->n_head_kv == 0);
     GGML_ASSERT(params->page_size > 0);
@@ -62,6 +72,8 @@ struct ggml_tensor * ggml_retention_attn(
     result->src[4] = cell_lists;
     result->src[5] = tokens;
     result->src[6] = sinks;
+    result->src[7] = k_new;
+    result->src[8] = v_new;
 
     return result;
 }

@@ -21,8 +21,9 @@ struct ggml_retention_attn_params {
     int32_t k_stride;      // K rows from one page to the next
     int32_t v_stride;      // V rows from one page to the next
     int32_t v_first;       // V rows before the first V row of a page
-    int32_t list_first;  // index of (sequence 0, this layer, head 0) in cell lists
-    int32_t list_stride; // cell lists from one sequence to the next
+    int32_t list_first;    // index of (sequence 0, this layer, head 0) in cell lists
+    int32_t list_stride;   // cell lists from one sequence to the next
+    int32_t few_tokens;    // a hint: each sequence has but few tokens in this ubatch, as when text is generated
 };
 
 // what a gate gives, the op_params[0] of GGML_OP_RETENTION_GATE
@@ -45,21 +46,26 @@ GGML_API struct ggml_tensor * ggml_retention_gate(
         struct ggml_tensor  * b,
         enum ggml_retention_gate_output output);
 
-// Softmax attention of q over the cells of each KV head's cell list: a token sees all the cells that the cell list had
-// before this ubatch and the first n_vis that its sequence adds in it (the causal rule; they are the last cells).
-//   q       f32 [n_embd_head_k, n_head, n_tokens]
-//   k       any type with rows of n_embd_head_k
-//   v       any type with rows of n_embd_head_v
-//   pages   i32 [n_pages]        page numbers, cell list after cell list
-//   cell lists i32 [2, n_cell_lists]   {index of the first page in pages, cells before this ubatch}
-//   tokens  i32 [2, n_tokens]    {sequence, n_vis}
-//   sinks   f32 [n_head] or NULL logits that take part in the softmax and add nothing
+// Stores the new cells, then softmax attention of q over the cells of each KV head's cell list: a token sees all the cells
+// that the cell list had before this ubatch and the first n_vis that its sequence adds in it (the causal rule; they are
+// the last cells).
+//   q          f32 [n_embd_head_k, n_head, n_tokens]
+//   k          any type with rows of n_embd_head_k; k_new is written to it
+//   v          any type with rows of n_embd_head_v; v_new is written to it
+//   k_new      f32 [n_embd_head_k, n_head_kv, n_tokens] or NULL: the tokens' cells are there already
+//   v_new      f32 [n_embd_head_v, n_head_kv, n_tokens] or NULL, as k_new
+//   pages      i32 [n_pages]          page numbers, cell list after cell list
+//   cell_lists i32 [2, n_cell_lists]  {index of the first page in pages, cells before this ubatch}
+//   tokens     i32 [3, n_tokens]      {sequence, n_vis, tokens of its sequence before it in this ubatch}
+//   sinks      f32 [n_head] or NULL   logits that take part in the softmax and add nothing
 // returns f32 [n_embd_head_v, n_head, n_tokens]
 GGML_API struct ggml_tensor * ggml_retention_attn(
         struct ggml_context * ctx,
         struct ggml_tensor  * q,
         struct ggml_tensor  * k,
         struct ggml_tensor  * v,
+        struct ggml_tensor  * k_new,
+        struct ggml_tensor  * v_new,
         struct ggml_tensor  * pages,
         struct ggml_tensor  * cell_lists,
         struct ggml_tensor  * tokens,

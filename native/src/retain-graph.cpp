@@ -34,14 +34,15 @@ retain_graph_input::retain_graph_input(const llama_hparams & hparams, const llam
     llm_graph_input_attn_kv(hparams, cparams, mctx), retain(mctx) {
 }
 
-void retain_graph_input::build(ggml_context * ctx, int64_t n_tokens) {
+void retain_graph_input::build(ggml_context * ctx, const llama_ubatch & ubatch) {
     const auto & m = mem();
+
+    const int64_t n_tokens = ubatch.n_tokens;
+    few_tokens = has_few_tokens(ubatch);
 
     pages      = new_input(ctx, GGML_TYPE_I32, m.n_pages(), 1, "retain_pages");
     cell_lists = new_input(ctx, GGML_TYPE_I32, 2, m.n_seqs()*m.get_n_cell_lists(), "retain_cell_lists");
-    tokens     = new_input(ctx, GGML_TYPE_I32, 2, n_tokens, "retain_tokens");
-    k_rows     = new_input(ctx, GGML_TYPE_I64, m.get_n_cell_lists()*n_tokens, 1, "retain_k_rows");
-    v_rows     = new_input(ctx, GGML_TYPE_I64, m.get_n_cell_lists()*n_tokens, 1, "retain_v_rows");
+    tokens     = new_input(ctx, GGML_TYPE_I32, 3, n_tokens, "retain_tokens");
 
     if (m.get_n_rot_k() > 0) {
         self_k_rot = new_input(ctx, GGML_TYPE_F32, m.get_n_rot_k(), m.get_n_rot_k(), "attn_inp_k_rot");
@@ -89,23 +90,6 @@ void retain_graph_input::build_queries(const llm_graph_context & llm, const reta
     query_rows[layer.il] = cur;
 }
 
-void retain_graph_input::build_store(
-        const llm_graph_context & llm,
-        const retain_layer      & layer,
-        ggml_tensor             * rows,
-        ggml_tensor             * cur,
-        ggml_tensor             * dst) const {
-    if (!ggml_is_contiguous(cur)) {
-        cur = ggml_cont(llm.ctx0, cur);
-    }
-    cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0], cur->ne[1]*cur->ne[2]);
-
-    const int64_t n_tokens = tokens->ne[1];
-    ggml_tensor * own = ggml_view_1d(llm.ctx0, rows, layer.n_head_kv*n_tokens,
-            layer.list_first*n_tokens*ggml_element_size(rows));
-    ggml_build_forward_expand(llm.gf, ggml_set_rows(llm.ctx0, dst, cur, own));
-}
-
 ggml_tensor * retain_graph_input::build_attn(
         const llm_graph_context & llm,
         const retain_layer      & layer,
@@ -116,9 +100,6 @@ ggml_tensor * retain_graph_input::build_attn(
         float                     kq_scale) const {
     const auto & pool = mem().pool_of(layer);
 
-    build_store(llm, layer, k_rows, k, pool.get_k());
-    build_store(llm, layer, v_rows, v, pool.get_v());
-
     ggml_retention_attn_params params = {};
     pool.set_layout(params);
     params.scale       = kq_scale;
@@ -126,8 +107,9 @@ ggml_tensor * retain_graph_input::build_attn(
     params.n_head_kv   = layer.n_head_kv;
     params.list_first  = layer.list_first;
     params.list_stride = mem().get_n_cell_lists();
+    params.few_tokens  = few_tokens;
 
-    ggml_tensor * cur = ggml_retention_attn(llm.ctx0, q, pool.get_k(), pool.get_v(), pages, cell_lists, tokens, sinks, &params);
+    ggml_tensor * cur = ggml_retention_attn(llm.ctx0, q, pool.get_k(), pool.get_v(), k, v, pages, cell_lists, tokens, sinks, &params);
     cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0]*cur->ne[1], cur->ne[2]);
     ggml_build_forward_expand(llm.gf, cur);
 
@@ -138,7 +120,8 @@ bool retain_graph_input::can_reuse(const llm_graph_params & params) {
     retain = dynamic_cast<const retain_context *>(params.mctx);
     mctx   = retain;
 
-    return retain && tokens->ne[1] == params.ubatch.n_tokens && mem().keeps_queries() == (query_tokens != nullptr);
+    return retain && tokens->ne[1] == params.ubatch.n_tokens && few_tokens == has_few_tokens(params.ubatch) &&
+        mem().keeps_queries() == (query_tokens != nullptr);
 }
 
 void retain_graph_input::set_input(const llama_ubatch * ubatch) {
@@ -166,12 +149,13 @@ void retain_graph_input::set_tokens(const llama_ubatch & ubatch) {
     std::vector<int32_t> n_new(mem().n_seqs(), 0);
     for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
         const llama_seq_id s = ubatch.seq_id[t][0];
-        dst[2*t + 0] = s;
-        dst[2*t + 1] = ++n_new[s];
+        dst[3*t + 2] = n_new[s];
+        dst[3*t + 1] = ++n_new[s];
+        dst[3*t + 0] = s;
     }
     if (!cparams.causal_attn) {
         for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
-            dst[2*t + 1] = n_new[dst[2*t]];
+            dst[3*t + 1] = n_new[dst[3*t]];
         }
     }
 }
@@ -183,8 +167,6 @@ void retain_graph_input::set_cells(const llama_ubatch & ubatch) {
 
     int32_t * page = (int32_t *) pages->data;
     int32_t * list = (int32_t *) cell_lists->data;
-    int64_t * k    = (int64_t *) k_rows->data;
-    int64_t * v    = (int64_t *) v_rows->data;
 
     int64_t n_pages = 0;
     for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
@@ -198,16 +180,6 @@ void retain_graph_input::set_cells(const llama_ubatch & ubatch) {
 
             std::copy(src.pages.begin(), src.pages.end(), page + n_pages);
             n_pages += src.pages.size();
-
-            // the new cells are the last ones, in the order of their tokens
-            const auto & pool = m.pool_of(layer);
-            int64_t cell = n_old;
-            for (const int32_t t : new_tokens[s]) {
-                const auto    at  = src.place(pool, cell++);
-                const int64_t row = layer.list_first*(int64_t) ubatch.n_tokens + t*layer.n_head_kv + h;
-                k[row] = pool.k_row(at);
-                v[row] = pool.v_row(at);
-            }
         });
     }
 }
@@ -234,7 +206,7 @@ std::unique_ptr<llm_graph_input_attn_kv> retain_build_attn_inp(
     }
 
     auto inp = std::make_unique<retain_graph_input>(hparams, cparams, retain);
-    inp->build(ctx, ubatch.n_tokens);
+    inp->build(ctx, ubatch);
     return inp;
 }
 

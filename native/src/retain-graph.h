@@ -6,13 +6,13 @@
 
 #include "llama-graph.h"
 
-// Page tables, cell list lengths and rows to write, of a shape that depends only on the memory and the number of tokens,
+// Page tables and cell list lengths, of a shape that depends only on the memory and the number of tokens,
 // so that graphs are reused.
 class retain_graph_input : public llm_graph_input_attn_kv {
 public:
     retain_graph_input(const llama_hparams & hparams, const llama_cparams & cparams, const retain_context * mctx);
 
-    void build(ggml_context * ctx, int64_t n_tokens);
+    void build(ggml_context * ctx, const llama_ubatch & ubatch);
 
     void set_input(const llama_ubatch * ubatch) override;
     bool can_reuse(const llm_graph_params & params) override;
@@ -27,7 +27,7 @@ public:
     // hand out the queries of query_tokens, under a policy that needs them
     void build_queries(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * q, float kq_scale);
 
-    // store k and v and attend to the layer's cells: [n_embd_v*n_head, n_tokens]
+    // store k and v, unless they are null, and attend to the layer's cells: [n_embd_v*n_head, n_tokens]
     ggml_tensor * build_attn(
             const llm_graph_context & llm,
             const retain_layer      & layer,
@@ -38,25 +38,22 @@ public:
             float                     kq_scale) const;
 
 private:
-    // write cur, the layer's new K or V, to those rows of the pool's tensor dst
-    void build_store(
-            const llm_graph_context & llm,
-            const retain_layer      & layer,
-            ggml_tensor             * rows,
-            ggml_tensor             * cur,
-            ggml_tensor             * dst) const;
-
     void set_cells  (const llama_ubatch & ubatch);
     void set_tokens (const llama_ubatch & ubatch);
     void set_queries(const llama_ubatch & ubatch);
 
+    // whether each sequence of the ubatch has but few tokens in it, which asks for another kernel on a GPU
+    static bool has_few_tokens(const llama_ubatch & ubatch) { return ubatch.n_tokens <= FEW_TOKENS*ubatch.n_seqs_unq; }
+
+    // a guess: a page is read once per token then, from the L2 cache after the first
+    static constexpr uint32_t FEW_TOKENS = 4;
+
     const retain_context * retain;
+    bool few_tokens = false;
 
     ggml_tensor * pages        = nullptr; // i32 [n_pages]
     ggml_tensor * cell_lists   = nullptr; // i32 [2, n_seq*n_cell_lists]
-    ggml_tensor * tokens       = nullptr; // i32 [2, n_tokens]
-    ggml_tensor * k_rows       = nullptr; // i64 [n_cell_lists*n_tokens], layer after layer [n_head_kv, n_tokens]
-    ggml_tensor * v_rows       = nullptr; // the same
+    ggml_tensor * tokens       = nullptr; // i32 [3, n_tokens]
     ggml_tensor * query_tokens = nullptr; // i32 [n_query_rows], null when no queries are kept
 
     std::vector<bool>          gated;      // [n_layer] whether the graph has the layer's gate

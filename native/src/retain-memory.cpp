@@ -38,17 +38,18 @@ static bool supports_pages(ggml_backend_dev_t dev, ggml_type type_k, int64_t n_e
     const ggml_context_ptr ctx(ggml_init({ 16*ggml_tensor_overhead(), nullptr, /*.no_alloc =*/ true }));
 
     ggml_tensor * q          = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, n_embd_k, 1, 1);
+    ggml_tensor * v_new      = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, n_embd_v, 1, 1);
     ggml_tensor * k          = ggml_new_tensor_2d(ctx.get(), type_k, n_embd_k, 1);
     ggml_tensor * v          = ggml_new_tensor_2d(ctx.get(), type_v, n_embd_v, 1);
     ggml_tensor * pages      = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, 1);
     ggml_tensor * cell_lists = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, 1);
-    ggml_tensor * tokens     = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, 1);
+    ggml_tensor * tokens     = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 3, 1);
 
     ggml_retention_attn_params params = {};
     params.n_head_kv = 1;
     params.page_size = 1;
 
-    return ggml_backend_dev_supports_op(dev, ggml_retention_attn(ctx.get(), q, k, v, pages, cell_lists, tokens, nullptr, &params));
+    return ggml_backend_dev_supports_op(dev, ggml_retention_attn(ctx.get(), q, k, v, q, v_new, pages, cell_lists, tokens, nullptr, &params));
 }
 
 retain_memory::retain_memory(

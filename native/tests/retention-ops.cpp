@@ -89,12 +89,13 @@ struct attn_case {
     float     softcap   = 0.0f;
     bool      sinks     = false;
     bool      causal    = true;
+    bool      stores    = true; // the op writes the new cells; else they are in the pool already
 
     std::string describe() const {
         char buf[256];
-        snprintf(buf, sizeof(buf), "K %s V %s head %d/%d kv %d group %d seq %d tokens %d old %d page %d softcap %g sinks %d causal %d",
+        snprintf(buf, sizeof(buf), "K %s V %s head %d/%d kv %d group %d seq %d tokens %d old %d page %d softcap %g sinks %d causal %d stores %d",
                 ggml_type_name(type_k), ggml_type_name(type_v), (int) n_embd_k, (int) n_embd_v, (int) n_head_kv, (int) n_group,
-                (int) n_seq, (int) n_tokens, (int) n_old, page_size, softcap, sinks, causal);
+                (int) n_seq, (int) n_tokens, (int) n_old, page_size, softcap, sinks, causal, stores);
         return buf;
     }
 };
@@ -111,16 +112,17 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
     const float   scale     = 1.0f/std::sqrt((float) c.n_embd_k);
 
     // tokens: sequences take turns in runs of up to three
-    std::vector<int32_t> tokens(2*c.n_tokens);
+    std::vector<int32_t> tokens(3*c.n_tokens);
     std::vector<int64_t> n_new(c.n_seq, 0);
     for (int64_t t = 0; t < c.n_tokens; ++t) {
         const int64_t s = (t/3) % c.n_seq;
-        tokens[2*t + 0] = s;
-        tokens[2*t + 1] = ++n_new[s];
+        tokens[3*t + 2] = n_new[s];
+        tokens[3*t + 1] = ++n_new[s];
+        tokens[3*t + 0] = s;
     }
     if (!c.causal) {
         for (int64_t t = 0; t < c.n_tokens; ++t) {
-            tokens[2*t + 1] = n_new[tokens[2*t]];
+            tokens[3*t + 1] = n_new[tokens[3*t]];
         }
     }
 
@@ -128,6 +130,7 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
     std::vector<reference::cell_list> cell_lists(n_cell_lists);
     std::vector<int32_t> table(2*n_cell_lists);
     std::vector<std::vector<uint8_t>> packed_k(n_cell_lists), packed_v(n_cell_lists);
+    std::vector<float> k_new(c.n_embd_k*c.n_head_kv*c.n_tokens), v_new(c.n_embd_v*c.n_head_kv*c.n_tokens);
     int64_t n_pages = 0;
     for (int64_t i = 0; i < n_cell_lists; ++i) {
         auto & s = cell_lists[i];
@@ -136,6 +139,14 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
         const int64_t n = s.n_old + n_new[i/c.n_head_kv];
         s.k = random_normal(rng, n*c.n_embd_k);
         s.v = random_normal(rng, n*c.n_embd_v);
+        for (int64_t t = 0; t < c.n_tokens; ++t) {
+            if (tokens[3*t] == i/c.n_head_kv) {
+                const int64_t cell = s.n_old + tokens[3*t + 2];
+                const int64_t row  = t*c.n_head_kv + i%c.n_head_kv;
+                std::copy_n(&s.k[cell*c.n_embd_k], c.n_embd_k, &k_new[row*c.n_embd_k]);
+                std::copy_n(&s.v[cell*c.n_embd_v], c.n_embd_v, &v_new[row*c.n_embd_v]);
+            }
+        }
         packed_k[i] = pack(c.type_k, c.n_embd_k, s.k);
         packed_v[i] = pack(c.type_v, c.n_embd_v, s.v);
 
@@ -157,7 +168,7 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
 
     std::vector<uint8_t> pool(n_pages*n_page, 0xff); // unwritten cells are NaN: nobody may read them
     for (int64_t i = 0; i < n_cell_lists; ++i) {
-        const int64_t n = packed_k[i].size()/row_k;
+        const int64_t n = c.stores ? cell_lists[i].n_old : packed_k[i].size()/row_k;
         for (int64_t j = 0; j < n; ++j) {
             uint8_t * page = pool.data() + pages[table[2*i] + j/c.page_size]*n_page;
             memcpy(page + (j % c.page_size)*row_k,            packed_k[i].data() + j*row_k, row_k);
@@ -171,9 +182,9 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
     std::vector<float> want;
     for (int64_t t = 0; t < c.n_tokens; ++t) {
         for (int64_t h = 0; h < n_head; ++h) {
-            const auto & s = cell_lists[tokens[2*t]*c.n_head_kv + h/c.n_group];
+            const auto & s = cell_lists[tokens[3*t]*c.n_head_kv + h/c.n_group];
             const auto row = reference::attend(q.data() + (t*n_head + h)*c.n_embd_k, c.n_embd_k, c.n_embd_v, s,
-                    s.n_old + tokens[2*t + 1], scale, c.softcap, c.sinks ? &sinks[h] : nullptr);
+                    s.n_old + tokens[3*t + 1], scale, c.softcap, c.sinks ? &sinks[h] : nullptr);
             want.insert(want.end(), row.begin(), row.end());
         }
     }
@@ -182,8 +193,10 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
     ggml_tensor * tq  = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, c.n_embd_k, n_head, c.n_tokens);
     ggml_tensor * tp  = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, n_pages);
     ggml_tensor * ts  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, n_cell_lists);
-    ggml_tensor * tt  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 2, c.n_tokens);
+    ggml_tensor * tt  = ggml_new_tensor_2d(ctx.get(), GGML_TYPE_I32, 3, c.n_tokens);
     ggml_tensor * tsk = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_F32, n_head);
+    ggml_tensor * tkn = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, c.n_embd_k, c.n_head_kv, c.n_tokens);
+    ggml_tensor * tvn = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, c.n_embd_v, c.n_head_kv, c.n_tokens);
     ggml_tensor * tk  = ggml_new_tensor_2d(ctx.get(), c.type_k, c.n_embd_k, pool.size()/row_k);
     const ggml_backend_buffer_ptr buf(ggml_backend_alloc_ctx_tensors(ctx.get(), backend));
 
@@ -203,7 +216,8 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
     params.list_stride = c.n_head_kv;
 
     const auto ctx_op = make_context();
-    ggml_tensor * op = ggml_retention_attn(ctx_op.get(), tq, tk, tv, tp, ts, tt, c.sinks ? tsk : nullptr, &params);
+    ggml_tensor * op = ggml_retention_attn(ctx_op.get(), tq, tk, tv, c.stores ? tkn : nullptr, c.stores ? tvn : nullptr,
+            tp, ts, tt, c.sinks ? tsk : nullptr, &params);
     const ggml_backend_buffer_ptr buf_op(ggml_backend_alloc_ctx_tensors(ctx_op.get(), backend));
 
     ggml_backend_tensor_set(tq,  q.data(),      0, ggml_nbytes(tq));
@@ -211,6 +225,8 @@ static void test_attn(ggml_backend_t backend, const attn_case & c) {
     ggml_backend_tensor_set(ts,  table.data(),  0, ggml_nbytes(ts));
     ggml_backend_tensor_set(tt,  tokens.data(), 0, ggml_nbytes(tt));
     ggml_backend_tensor_set(tsk, sinks.data(),  0, ggml_nbytes(tsk));
+    ggml_backend_tensor_set(tkn, k_new.data(),  0, ggml_nbytes(tkn));
+    ggml_backend_tensor_set(tvn, v_new.data(),  0, ggml_nbytes(tvn));
     ggml_backend_tensor_set(tk,  pool.data(),   0, pool.size());
 
     const auto one = compute(ctx_op.get(), op, backend, 1);
@@ -248,7 +264,8 @@ int main() {
         }
     }
 
-    const auto run = [&](const attn_case & c) {
+    const auto run = [&](attn_case c) {
+        c.stores = n_cases%3 != 0;
         test_attn(backend, c);
         ++n_cases;
     };
