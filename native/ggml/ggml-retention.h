@@ -72,6 +72,24 @@ GGML_API struct ggml_tensor * ggml_retention_attn(
         struct ggml_tensor  * sinks,
         const struct ggml_retention_attn_params * params);
 
+// Copies of cells within a pool: rows of its two tensors. No row may be both read and written.
+struct ggml_retention_copy {
+    int32_t k_src;
+    int32_t k_dst;
+    int32_t v_src;
+    int32_t v_dst;
+};
+
+// A backend whose buffers are not host memory offers this through its registry's get_proc_address, under the name
+// below: one step on the device, done when it returns.
+typedef void (*ggml_retention_copy_cells_t)(
+        struct ggml_tensor               * k,
+        struct ggml_tensor               * v,
+        const struct ggml_retention_copy * copies,
+        int64_t                            n);
+
+#define GGML_RETENTION_COPY_CELLS "ggml_retention_copy_cells"
+
 // Ask the system to back host memory, not yet touched, with huge pages: the pool is walked in runs of some 64 KB in
 // random order, and with pages of 4 KB every run begins with misses of the TLB.
 GGML_API void ggml_retention_use_huge_pages(void * data, size_t size);

@@ -35,7 +35,7 @@ void retain_cell_list::read_keys(const retain_pool & pool, std::vector<float> & 
 }
 
 void retain_cell_list::move(retain_pool & pool, int64_t src, int64_t dst) {
-    pool.move(place(pool, src), place(pool, dst));
+    pool.queue_copy(place(pool, src), place(pool, dst));
     pos[dst]      = pos[src];
     log_beta[dst] = log_beta[src];
     if (!shift.empty()) {

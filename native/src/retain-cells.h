@@ -33,7 +33,7 @@ struct retain_cell_list {
     // add n cells to the end, taking pages as needed
     void append(retain_pool & pool, int64_t n, const int32_t * positions);
 
-    // keep the cells for which keep(i) is true; returns the number of cells moved
+    // keep the cells for which keep(i) is true; returns the number of cells moved, which the pool is still to copy
     template <typename F>
     int64_t retain_if(retain_pool & pool, F keep) {
         int64_t n_moved = 0;

@@ -96,6 +96,7 @@ void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
         n_moved += cell_list.retain_if(*pools[pool], [&](int64_t i) { return select.kept(at, i); });
         ++at;
     });
+    pools[pool]->run_copies();
     t_move_s += seconds_since(t_selected);
 }
 

@@ -140,7 +140,9 @@ void retain_memory::init_pools(const llama_memory_params & params, const llama_c
     for (auto & layer : layers) {
         ggml_backend_buffer_type_t buft = ggml_backend_cpu_buffer_type();
         ggml_backend_dev_t         dev  = model.dev_layer(layer.il);
-        if (cparams.offload_kqv && supports_pages(dev, params.type_k, n_embd_k, params.type_v, n_embd_v)) {
+        const bool can_copy = ggml_backend_buft_is_host(ggml_backend_dev_buffer_type(dev)) ||
+            retain_pool::copy_function(ggml_backend_dev_buffer_type(dev));
+        if (cparams.offload_kqv && can_copy && supports_pages(dev, params.type_k, n_embd_k, params.type_v, n_embd_v)) {
             buft = ggml_backend_dev_buffer_type(dev);
         }
 

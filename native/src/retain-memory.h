@@ -178,6 +178,7 @@ private:
     void init_pools(const llama_memory_params & params, const llama_cparams & cparams);
 
     void clear_seq(retain_seq & seq);
+    void run_copies(); // those that cell lists have queued in their pools
 
     int64_t n_cell_lists_of(size_t pool) const;
     int64_t n_cells_of(const retain_seq & seq, size_t pool) const;

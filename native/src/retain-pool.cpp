@@ -2,8 +2,8 @@
 #include "retain-error.h"
 
 #include "ggml-alloc.h"
-#include "ggml-retention.h"
 
+#include <algorithm>
 #include <cstring>
 #include <numeric>
 
@@ -43,8 +43,14 @@ retain_pool::retain_pool(
     ggml_set_name(v,        "retain_pool_v");
     ggml_set_name(log_beta, "retain_log_beta");
 
+    if (n_pages*std::max(k_stride, v_stride) > INT32_MAX) {
+        throw retain_error("the KV pool has more rows than can be counted; lower the budget or the number of sequences");
+    }
+
+    // kernels may read a padded row: a backend that pads quantised tensors wants room for that behind the last page
     const size_t align  = ggml_backend_buft_get_alignment(buft);
-    const size_t n_pool = round_up(bytes(), align);
+    const size_t n_pool = round_up(std::max({ bytes(), ggml_backend_buft_get_alloc_size(buft, k),
+                ggml_backend_buft_get_alloc_size(buft, v) }), align);
 
     buf.reset(ggml_backend_buft_alloc_buffer(buft, no_alloc ? 0 : n_pool + ggml_nbytes(log_beta)));
     if (!buf) {
@@ -91,29 +97,70 @@ void retain_pool::give_back(int32_t page) {
     free_pages.push_back(page);
 }
 
-void retain_pool::move(place src, place dst) {
-    if (ggml_backend_buffer_is_host(buf.get())) {
-        memcpy((char *) k->data + k_row(dst)*row_k, (const char *) k->data + k_row(src)*row_k, row_k);
-        memcpy((char *) v->data + v_row(dst)*row_v, (const char *) v->data + v_row(src)*row_v, row_v);
+void retain_pool::queue_copy(place src, place dst) {
+    copies.push_back({ (int32_t) k_row(src), (int32_t) k_row(dst), (int32_t) v_row(src), (int32_t) v_row(dst) });
+}
+
+ggml_retention_copy_cells_t retain_pool::copy_function(ggml_backend_buffer_type_t buft) {
+    ggml_backend_dev_t dev = ggml_backend_buft_get_device(buft);
+    ggml_backend_reg_t reg = dev ? ggml_backend_dev_backend_reg(dev) : nullptr;
+    return reg ? (ggml_retention_copy_cells_t) ggml_backend_reg_get_proc_address(reg, GGML_RETENTION_COPY_CELLS) : nullptr;
+}
+
+void retain_pool::run_copies() {
+    if (copies.empty()) {
         return;
     }
-
-    std::vector<uint8_t> cell(bytes_cell());
-    read (src, cell.data());
-    write(dst, cell.data());
+    if (ggml_backend_buffer_is_host(buf.get())) {
+        for (const auto & copy : copies) {
+            memcpy((char *) k->data + copy.k_dst*row_k, (const char *) k->data + copy.k_src*row_k, row_k);
+            memcpy((char *) v->data + copy.v_dst*row_v, (const char *) v->data + copy.v_src*row_v, row_v);
+        }
+    } else {
+        copy_function(buft)(k, v, copies.data(), copies.size());
+    }
+    copies.clear();
 }
 
-void retain_pool::read(place at, uint8_t * dst) const {
-    ggml_backend_tensor_get(k, dst,         k_row(at)*row_k, row_k);
-    ggml_backend_tensor_get(v, dst + row_k, v_row(at)*row_v, row_v);
+// call fn(K row, V row, cells, first cell) for each page of a cell list's first n cells
+template <typename F>
+void retain_pool::for_each_page(const std::vector<int32_t> & pages, int64_t n, F fn) const {
+    GGML_ASSERT(copies.empty());
+    for (int64_t first = 0; first < n; first += page_size) {
+        const place at = { pages[first/page_size], 0 };
+        fn(k_row(at), v_row(at), std::min<int64_t>(page_size, n - first), first);
+    }
 }
 
-void retain_pool::write(place at, const uint8_t * src) {
-    ggml_backend_tensor_set(k, src,         k_row(at)*row_k, row_k);
-    ggml_backend_tensor_set(v, src + row_k, v_row(at)*row_v, row_v);
+void retain_pool::read(const std::vector<int32_t> & pages, int64_t n, uint8_t * dst) const {
+    std::vector<uint8_t> rows_k(page_size*row_k), rows_v(page_size*row_v);
+    for_each_page(pages, n, [&](int64_t at_k, int64_t at_v, int64_t n_cells, int64_t first) {
+        ggml_backend_tensor_get(k, rows_k.data(), at_k*row_k, n_cells*row_k);
+        ggml_backend_tensor_get(v, rows_v.data(), at_v*row_v, n_cells*row_v);
+        for (int64_t i = 0; i < n_cells; ++i) {
+            uint8_t * cell = dst + (first + i)*bytes_cell();
+            memcpy(cell,         rows_k.data() + i*row_k, row_k);
+            memcpy(cell + row_k, rows_v.data() + i*row_v, row_v);
+        }
+    });
+}
+
+void retain_pool::write(const std::vector<int32_t> & pages, int64_t n, const uint8_t * src) {
+    std::vector<uint8_t> rows_k(page_size*row_k), rows_v(page_size*row_v);
+    for_each_page(pages, n, [&](int64_t at_k, int64_t at_v, int64_t n_cells, int64_t first) {
+        for (int64_t i = 0; i < n_cells; ++i) {
+            const uint8_t * cell = src + (first + i)*bytes_cell();
+            memcpy(rows_k.data() + i*row_k, cell,         row_k);
+            memcpy(rows_v.data() + i*row_v, cell + row_k, row_v);
+        }
+        ggml_backend_tensor_set(k, rows_k.data(), at_k*row_k, n_cells*row_k);
+        ggml_backend_tensor_set(v, rows_v.data(), at_v*row_v, n_cells*row_v);
+    });
 }
 
 void retain_pool::read_keys(int32_t page, int64_t n, float * dst) const {
+    GGML_ASSERT(copies.empty());
+
     const size_t offset = k_row({ page, 0 })*row_k;
     if (k->type == GGML_TYPE_F32) {
         ggml_backend_tensor_get(k, dst, offset, n*row_k);

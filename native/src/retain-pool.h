@@ -7,11 +7,10 @@
 
 #include "ggml-cpp.h"
 #include "ggml-backend.h"
+#include "ggml-retention.h"
 
 #include <cstdint>
 #include <vector>
-
-struct ggml_retention_attn_params;
 
 class retain_pool {
 public:
@@ -36,12 +35,13 @@ public:
     int64_t k_row(place at) const { return at.page*k_stride + at.slot; }
     int64_t v_row(place at) const { return at.page*v_stride + v_first + at.slot; }
 
-    // copy a cell over another one
-    void move(place src, place dst);
+    // Copy cells over others: what was queued since the last run is copied at once. No cell may be both read and written.
+    void queue_copy(place src, place dst);
+    void run_copies();
 
-    // bytes of the K row and of the V row, one after the other
-    void read (place at, uint8_t * dst) const;
-    void write(place at, const uint8_t * src);
+    // the first n cells of a cell list, page by page: of each cell the K row, then the V row
+    void read (const std::vector<int32_t> & pages, int64_t n, uint8_t * dst) const;
+    void write(const std::vector<int32_t> & pages, int64_t n, const uint8_t * src);
 
     // the first n K rows of a page in float: [n, n_embd_k]
     void read_keys(int32_t page, int64_t n, float * dst) const;
@@ -63,6 +63,9 @@ public:
     // say where the cells of a page are
     void set_layout(ggml_retention_attn_params & params) const;
 
+    // the function of a device that copies cells in its memory; null where it has none
+    static ggml_retention_copy_cells_t copy_function(ggml_backend_buffer_type_t buft);
+
 private:
     ggml_backend_buffer_type_t buft;
 
@@ -83,6 +86,11 @@ private:
 
     ggml_context_ptr        ctx;
     ggml_backend_buffer_ptr buf;
+
+    template <typename F>
+    void for_each_page(const std::vector<int32_t> & pages, int64_t n, F fn) const;
+
+    std::vector<ggml_retention_copy> copies; // queued
 
     std::vector<int32_t> free_pages; // the lowest last, so that untouched memory stays untouched
 };

@@ -75,12 +75,20 @@ std::vector<int32_t> retain_memory::query_tokens(const llama_ubatch & ubatch) co
 void retain_memory::take_queries(const llama_ubatch & ubatch) {
     const auto tokens = query_tokens(ubatch);
 
+    // one transfer per layer
+    std::vector<std::vector<float>> rows(layers.size());
+    for (size_t l = 0; l < layers.size(); ++l) {
+        const ggml_tensor * src = query_rows[layers[l].il];
+        rows[l].resize(tokens.size()*src->ne[0]);
+        ggml_backend_tensor_get(src, rows[l].data(), 0, rows[l].size()*sizeof(float));
+    }
+
     for (size_t i = 0; i < tokens.size(); ++i) {
         const int32_t t = tokens[i];
         auto & query = seqs[ubatch.seq_id[t][0]].queries.push(ubatch.pos[t], n_query);
-        for (const auto & layer : layers) {
-            const ggml_tensor * rows = query_rows[layer.il];
-            ggml_backend_tensor_get(rows, query.q.data() + layer.query_first, i*rows->nb[1], rows->nb[1]);
+        for (size_t l = 0; l < layers.size(); ++l) {
+            const int64_t n = rows[l].size()/tokens.size();
+            std::copy_n(rows[l].begin() + i*n, n, query.q.begin() + layers[l].query_first);
         }
     }
 }

@@ -33,6 +33,12 @@ void retain_memory::clear_seq(retain_seq & seq) {
     seq = std::move(fresh);
 }
 
+void retain_memory::run_copies() {
+    for (auto & pool : pools) {
+        pool->run_copies();
+    }
+}
+
 void retain_memory::clear(bool data) {
     GGML_UNUSED(data); // a cell is read only after it was written again
 
@@ -103,6 +109,7 @@ void retain_memory::remove_range(retain_seq & seq, llama_pos p0, llama_pos p1) {
     for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
         cell_list.retain_if(*pools[layer.pool], [&](int64_t i) { return cell_list.pos[i] < p0 || cell_list.pos[i] >= p1; });
     });
+    run_copies();
 
     if (p1 > seq.pos_max) {
         seq.pos_max = p0 - 1;
@@ -160,7 +167,6 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
 
     clear_seq(dst);
 
-    std::vector<uint8_t> cell(pools[0]->bytes_cell());
     for_each_cell_list(src, [&](const retain_layer & layer, int32_t h, const retain_cell_list & from) {
         auto & to   = dst.cell_lists[layer.list_first + h];
         auto & pool = *pools[layer.pool];
@@ -174,10 +180,10 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
             if (!from.shift.empty()) {
                 to.shift.push_back(from.shift[i]);
             }
-            pool.read (from.place(pool, i), cell.data());
-            pool.write(to.place(pool, to.size() - 1), cell.data());
+            pool.queue_copy(from.place(pool, i), to.place(pool, to.size() - 1));
         }
     });
+    run_copies();
 
     dst.pos_max    = std::min(src.pos_max, p1 - 1);
     dst.evicted_at = p0 > 0 ? dst.n_seen() : src.evicted_at;
@@ -320,6 +326,7 @@ void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, lla
             pos_max = std::max(pos_max, p);
         }
     });
+    run_copies();
     seq.pos_max    = pos_max;
     seq.evicted_at = seq.n_seen();
     seq.queries.forget(seq.n_seen()); // they would have to turn with the keys; those of the next tokens take their place

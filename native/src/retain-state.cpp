@@ -181,11 +181,9 @@ void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
         w.raw(cell_list.pos.data(),      cell_list.pos.size()*sizeof(int32_t));
         w.raw(cell_list.log_beta.data(), cell_list.log_beta.size()*sizeof(float));
 
-        size_t at = w.data.size();
+        const size_t at = w.data.size();
         w.data.resize(at + cell_list.size()*pool.bytes_cell());
-        for (int64_t i = 0; i < cell_list.size(); ++i, at += pool.bytes_cell()) {
-            pool.read(cell_list.place(pool, i), w.data.data() + at);
-        }
+        pool.read(cell_list.pages, cell_list.size(), w.data.data() + at);
     });
 }
 
@@ -364,9 +362,7 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
 
             cell_list.append(pool, from.size(), from.pos.data());
             cell_list.log_beta = from.log_beta;
-            for (int64_t i = 0; i < cell_list.size(); ++i) {
-                pool.write(cell_list.place(pool, i), rows + i*pool.bytes_cell());
-            }
+            pool.write(cell_list.pages, cell_list.size(), rows);
         });
     }
 }
