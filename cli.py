@@ -63,12 +63,14 @@ def chat(
     'retain-local run model.gguf -p "Once upon a time" --max-tokens 100',
     "retain-local run model.gguf -f book.txt --budget 512MiB --json",
     "cat question.txt | retain-local run model.gguf --chat",
+    'retain-local run model.gguf --image photo.jpg --chat -p "What is this?"',
 )
 @takes(**parts.CHAT)
 def run(
     model: o.Model,
     prompt: o.Prompt = None,
     file: o.PromptFile = None,
+    image: o.Images = None,
     as_json: o.AsJson = False,
     chat: o.IsChat = False,
     system: o.System = "",
@@ -80,7 +82,7 @@ def run(
     """Complete one prompt. The text goes to stdout, a line about speed and cache to stderr."""
     from retain_local.commands.chat import complete
 
-    complete(model, prompt, file, chat, system, as_json, cache, loading, sampling)
+    complete(model, prompt, file, image or [], chat, system, as_json, cache, loading, sampling)
 
 
 @command(

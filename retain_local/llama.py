@@ -320,7 +320,7 @@ class Llama(GuardedLlama):
             pins=self.retention.own_pins,
             system_pin=self.retention.system_pin,
             history=self._history.copy(),
-            pictures=self._layout.cut(self.n_tokens).pictures,
+            pictures=self.layout.pictures,
             # without logits_all the rows are never filled
             scores=self._scores.copy() if self._logits_all else np.empty((0, self._n_vocab), np.single),
             input_ids=self.input_ids[: self.n_tokens].copy(),

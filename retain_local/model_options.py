@@ -63,6 +63,7 @@ class ModelOptions:
         _MACHINE,
         str,
         unset="mmproj*.gguf beside the model, when a picture is given",
+        rare=True,
     )
     verbose: bool = option(False, "Show what llama.cpp logs.", _MACHINE, bool, rare=True)
     control_tokens_in_messages: bool = option(

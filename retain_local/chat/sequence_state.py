@@ -12,6 +12,7 @@ from ..bindings import retain_h
 from ..errors import RetainError
 from ..kv_types import kv_type
 from ..retention import SEQUENCE
+from ..vision.layout import Layout
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -62,10 +63,13 @@ def restore_sequence(
     """
     check_tokens(llm, tokens)
     retention = llm.retention
+    pictures = llm._layout.pictures  # held for the way back
     before = save_sequence(llm), llm.input_ids[: llm.n_tokens].tolist(), retention.own_pins, retention.system_pin
     _put(llm, data)
     try:
-        if llm._last_position() < len(tokens) - 1:  # more are what an interrupted reading left, and are taken out
+        if llm._last_position() < Layout.of(tokens, llm.pictures).last_position(
+            len(tokens)
+        ):  # more are what an interrupted reading left, and are taken out
             raise RetainError(f"its cache holds less than its {len(tokens):,} tokens")
         llm.adopt_tokens(tokens)
         if pins is not None:
@@ -77,16 +81,22 @@ def restore_sequence(
         llm.adopt_tokens(read)
         retention.take_over_pins(own_pins, system_pin)
         raise
+    finally:
+        del pictures
 
 
 def check_tokens(llm: Llama, tokens: Sequence[int]) -> None:
-    """Raise RetainError for tokens that do not fit the context, or are not of this vocabulary."""
+    """Raise RetainError for tokens that do not fit the context, or are neither of this vocabulary nor pictures of it."""
     if len(tokens) > llm.n_ctx():
         raise RetainError(
             f"it holds {len(tokens):,} tokens, and the context {llm.n_ctx():,}; use a longer one (--ctx, or /ctx in a chat)"
         )
-    if not all(0 <= token < llm.n_vocab() for token in tokens):
+    if not all(token < llm.n_vocab() for token in tokens):
         raise RetainError("it holds tokens that the model does not have")
+    try:
+        Layout.of(tokens, llm.pictures)
+    except RetainError:
+        raise RetainError("its pictures were read by another projector, or are not in it") from None
 
 
 def _put(llm: Llama, data: bytes) -> None:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import RetainError
+from ..prompts.pictures import check_texts, mark_of
 from ..prompts.system_message import system_text
 from ..terminal.safe_text import safe_line
+from ..vision.projector import ReadImage
+from ..vision.source import read_image_file
 from .generation import Generation, Sampling
 from .sequence_state import check_tokens, describe_cache, restore_sequence, save_sequence
 from .session_file import SavedSession, read_session, write_session
@@ -31,7 +35,7 @@ class Session:
     Attributes
     ----------
     messages : list of dict
-        The conversation with `role` and `content`, the system message included.
+        The conversation with `role` and `content`, the system message included; a picture is a mark in the content.
     tokens : list of int
         The conversation as the model reads it.
     last : Generation or None
@@ -54,13 +58,29 @@ class Session:
         """Begin a new conversation."""
         self.messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
         self.tokens: list[int] = []
+        self._files: dict[str, bytes] = {}  # of the pictures, by their marks
+        self._waiting = ""  # marks of the pictures that go with the next message
+        self.template.pictures.clear()
         self._opening = 0  # messages that were rendered together, at the start of the tokens
         self._reply_length = 0
         self._ending = ""  # a stop string that ended the last reply, and is in the cache
         self.llm.reset()
 
+    def attach(self, path: Path) -> ReadImage:
+        """Read a picture, which goes with the next message; returns what the model reads of it.
+
+        Raises
+        ------
+        RetainError : it cannot be read, or there is no projector for it.
+        """
+        content = read_image_file(path)
+        mark, image = mark_of(len(self._files)), self.llm.projector.read(content, str(path))
+        self._files[mark], self.template.pictures[mark] = content, image
+        self._waiting += mark
+        return image
+
     def send(self, text: str) -> Generator[str, None, None]:
-        """Send a user message; iterate for the pieces of the reply.
+        """Send a user message with the pictures that wait for it; iterate for the pieces of the reply.
 
         An interrupted reply stays as far as it came. Without any reply the message is taken back.
 
@@ -68,9 +88,16 @@ class Session:
         ------
         RetainError : the template refuses the conversation, or the context is full.
         """
-        messages = [*self.messages, {"role": "user", "content": text}]
+        if self._files:
+            check_texts([{"content": text}])
+        marks = self._waiting
+        messages = [*self.messages, {"role": "user", "content": marks + text}]
         prompt, opening = self._prompt(messages)
-        yield from self._reply(messages, prompt, opening, self.sampling)
+        try:
+            yield from self._reply(messages, prompt, opening, self.sampling)
+        finally:
+            if len(self.messages) >= len(messages):  # else the message was taken back
+                self._waiting = self._waiting.removeprefix(marks)
 
     def regenerate(self) -> Generator[str, None, None]:
         """Take the last reply back and write another one.
@@ -151,8 +178,13 @@ class Session:
             pins=[list(pin) for pin in self.llm.retention.own_pins],
             ending=self._ending,
             state=save_sequence(self.llm),
+            pictures=self._sent_files(),
         )
         return write_session(path, saved)
+
+    def _sent_files(self) -> list[bytes]:
+        """The files of the pictures of the conversation, by the numbers of their marks; those that wait come last."""
+        return [content for mark, content in self._files.items() if mark not in self._waiting]
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Go on with a saved conversation. A file that is refused leaves the running one as it is.
@@ -169,14 +201,21 @@ class Session:
             if there != here:
                 raise RetainError(f"{path} was saved with {key} {_shown(there)}; this chat has {here}")
         try:
+            pictures = self._read_pictures(saved.pictures)  # held until they are those of this session
             check_tokens(self.llm, saved.tokens)
             restore_sequence(self.llm, saved.state, saved.cached_tokens, [(start, stop) for start, stop in saved.pins])
         except RetainError as error:
             raise RetainError(f"{path} cannot be loaded: {error}") from None
+        self._files, self._waiting = dict(zip(pictures, saved.pictures)), ""
+        self.template.pictures.clear()
+        self.template.pictures.update(pictures)
         self.messages, self.tokens = saved.messages, saved.tokens
         self._opening = [message["role"] for message in self.messages].index("assistant")
         self._reply_length, self._ending = saved.reply_length, saved.ending
         self.last = None
+
+    def _read_pictures(self, files: Sequence[bytes]) -> dict[str, ReadImage]:
+        return {mark_of(i): self.llm.projector.read(content, f"its picture {i + 1}") for i, content in enumerate(files)}
 
 
 def _shown(text: str) -> str:

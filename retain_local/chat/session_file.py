@@ -1,7 +1,8 @@
 """The file that a saved conversation lives in.
 
 Layout, little endian: 8 bytes magic, u64 length of the header, the header (JSON), u64 length of the cache, the cache
-(as the native library wrote it), 32 bytes SHA-256 of all before. Nothing in it is code.
+(as the native library wrote it), 32 bytes SHA-256 of all before. A session with pictures is version 2: after the cache come
+the pictures' files, each with its u64 length, and the header says how many there are. Nothing in it is code.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import hashlib
 import json
 import os
 import struct
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import IO, Any
 
 from ..errors import RetainError
 from ..files import opened, replaced
 
-MAGIC = b"RTNLSES\x01"
+MAGIC, MAGIC_WITH_PICTURES = b"RTNLSES\x01", b"RTNLSES\x02"
+_N_PICTURES = "n_pictures"  # in the header of version 2
 _LENGTH = struct.Struct("<Q")
 _DIGEST_BYTES = hashlib.sha256().digest_size
 _ROLES = ("system", "user", "assistant")
@@ -37,6 +39,7 @@ class SavedSession:
     pins : pinned ranges of positions, the system message's not among them.
     ending : the stop string that ended the last reply, or "".
     state : the cells.
+    pictures : the files of the pictures, by the numbers of their marks in the messages.
     """
 
     model: str
@@ -49,6 +52,7 @@ class SavedSession:
     pins: list[list[int]]
     ending: str
     state: bytes
+    pictures: list[bytes] = field(default_factory=list)
 
 
 def write_session(path: str | os.PathLike[str], session: SavedSession) -> int:
@@ -59,9 +63,12 @@ def write_session(path: str | os.PathLike[str], session: SavedSession) -> int:
     RetainError : the path is there and no ordinary file, or cannot be written.
     """
     header = asdict(session)
-    state = header.pop("state")
+    blocks = [header.pop("state"), *header.pop("pictures")]
+    if session.pictures:
+        header[_N_PICTURES] = len(session.pictures)
     encoded = json.dumps(header, ensure_ascii=False).encode("utf-8", errors="replace")
-    body = b"".join((MAGIC, _LENGTH.pack(len(encoded)), encoded, _LENGTH.pack(len(state)), state))
+    magic = MAGIC_WITH_PICTURES if session.pictures else MAGIC
+    body = magic + b"".join(part for block in (encoded, *blocks) for part in (_LENGTH.pack(len(block)), block))
     with replaced(path, is_private=True) as file:
         file.write(body)
         file.write(hashlib.sha256(body).digest())
@@ -78,18 +85,18 @@ def read_session(path: str | os.PathLike[str]) -> SavedSession:
     path = Path(path)
     with opened(path) as file:
         magic = file.read(len(MAGIC))
-        if magic != MAGIC:
+        if magic not in (MAGIC, MAGIC_WITH_PICTURES):
             newer = magic[:-1] == MAGIC[:-1] and len(magic) == len(MAGIC)
             raise RetainError(f"{path} is a session of another version" if newer else f"{path} is not a saved session")
         try:
-            blocks = _blocks(file)
+            blocks = _blocks(file, magic)
         except MemoryError:
             raise RetainError(f"{path} cannot be read: it is larger than the memory") from None
     if blocks is None:
         raise RetainError(f"{path} is truncated or was altered, so it is not loaded")
-    header, state = blocks
+    header, state, *pictures = blocks
     try:
-        return SavedSession(**_checked(json.loads(header), path), state=state)
+        return SavedSession(**_checked(json.loads(header), path, len(pictures)), state=state, pictures=pictures)
     except (ValueError, RecursionError):  # no UTF-8, no JSON, or JSON nested without end
         raise _damaged(path) from None
 
@@ -98,11 +105,11 @@ def _damaged(path: Path) -> RetainError:
     return RetainError(f"{path} is damaged, so it is not loaded")
 
 
-def _blocks(file: IO[bytes]) -> tuple[bytes, bytes] | None:
-    """The header and the cache, from behind the magic; None when lengths or checksum are wrong."""
-    digest, size = hashlib.sha256(MAGIC), os.fstat(file.fileno()).st_size
-    blocks = []
-    for _ in range(2):
+def _blocks(file: IO[bytes], magic: bytes) -> list[bytes] | None:
+    """The header, the cache and the pictures, from behind the magic; None when lengths or checksum are wrong."""
+    digest, size = hashlib.sha256(magic), os.fstat(file.fileno()).st_size
+    blocks: list[bytes] = []
+    while len(blocks) < 2 or (magic == MAGIC_WITH_PICTURES and size - file.tell() > _DIGEST_BYTES):
         length = file.read(_LENGTH.size)
         # what a length asks for is not read before it is known to be there
         if len(length) < _LENGTH.size or _LENGTH.unpack(length)[0] > size - file.tell():
@@ -112,20 +119,23 @@ def _blocks(file: IO[bytes]) -> tuple[bytes, bytes] | None:
         digest.update(blocks[-1])
     if file.read(_DIGEST_BYTES + 1) != digest.digest():
         return None
-    return blocks[0], blocks[1]
+    return blocks
 
 
-def _checked(header: Any, path: Path) -> dict[str, Any]:
+def _checked(header: Any, path: Path, n_pictures: int) -> dict[str, Any]:
     """The header, if it has every field in its type: a checksum can be right and the content wrong."""
-    names = {field.name for field in fields(SavedSession)} - {"state"}
+    names = {one.name for one in fields(SavedSession)} - {"state", "pictures"}
+    if isinstance(header, dict) and header.pop(_N_PICTURES, 0) != n_pictures:
+        raise _damaged(path)
     if not isinstance(header, dict) or set(header) != names:
         raise _damaged(path)
+    least = -(2**31) if n_pictures else 0  # what is below 0 is of a picture
     right = (
         all(isinstance(header[name], str) for name in ("model", "model_name", "ending"))
         and isinstance(header["cache"], dict)
         and all(isinstance(value, str) for value in header["cache"].values())
-        and _are_tokens(header["tokens"])
-        and _are_tokens(header["cached_tokens"])
+        and _are_tokens(header["tokens"], least)
+        and _are_tokens(header["cached_tokens"], least)
         and type(header["reply_length"]) is int
         and 0 <= header["reply_length"] < len(header["tokens"])
         and isinstance(header["pins"], list)
@@ -140,8 +150,8 @@ def _checked(header: Any, path: Path) -> dict[str, Any]:
     return header
 
 
-def _are_tokens(value: Any) -> bool:
-    return isinstance(value, list) and all(type(token) is int and 0 <= token < 2**31 for token in value)
+def _are_tokens(value: Any, least: int = 0) -> bool:
+    return isinstance(value, list) and all(type(token) is int and least <= token < 2**31 for token in value)
 
 
 def _is_range(value: Any) -> bool:

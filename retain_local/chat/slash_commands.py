@@ -109,6 +109,14 @@ def _ctx(ui: ChatUI, argument: str) -> None:
     ui.note(f"context: {llm.n_tokens:,} of {llm.n_ctx():,} tokens; the model was trained for {n_train:,}")
 
 
+def _image(ui: ChatUI, argument: str) -> None:
+    path = _file_name(argument, "/image")
+    image = ui.session.attach(path)
+    n = sum(picture.n_tokens for picture in image.pictures)
+    tiles = f" in {len(image.pictures)} tiles" if len(image.pictures) > 1 else ""
+    ui.note(f"{path}: {n:,} tokens{tiles}, with the next message")
+
+
 def _stats(ui: ChatUI, argument: str) -> None:
     retention = ui.session.llm.retention
     table = Table.grid(padding=(0, 2))
@@ -180,6 +188,7 @@ COMMANDS = (
     Command("/ctx [N]", "show the context, or change its length in tokens; the conversation goes on", _ctx),
     Command("/stats", "show what the cache holds, and how long evictions took", _stats),
     Command("/cache", "draw which cells are kept, by layer, head and position", _cache),
+    Command("/image FILE", "show the model a picture with the next message", _image),
     Command("/save FILE", "write the conversation and its cache to a file", _save),
     Command("/load FILE", "go on with a saved conversation", _load),
     Command("/clear", "begin anew with the same system message", _clear),

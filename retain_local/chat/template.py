@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 from ..errors import RetainError
 from ..prompts.chat_format import ChatFormat, Message, new_word
 from ..prompts.completion import template_of
+from ..prompts.control_tokens import message_texts
+from ..prompts.pictures import check_written
 from ..prompts.system_message import system_range, system_text
+from ..vision.projector import ReadImage
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -31,6 +34,8 @@ class ChatTemplate:
     is_plain : bool
         The model has no template of its own: turns are lines that begin with `User:` and `Assistant:`, the system
         message comes first, and a line that begins with `User:` ends a reply.
+    pictures : dict of str to ReadImage
+        The pictures of the conversation, by the marks that stand for them in messages.
     stop : tuple of str
         Strings that end a reply, beside the model's own end tokens.
 
@@ -44,11 +49,18 @@ class ChatTemplate:
         self._format.check()
         self._tokenizer = llm.prompt_tokenizer
         self.is_plain, self.stop = self._format.is_plain, self._format.stop
+        self.pictures: dict[str, ReadImage] = {}
 
     def first_turn(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of a conversation up to where the next reply begins."""
         hidden, marks = self._tokenizer.hide(messages, self._format.render)
-        return self._tokenizer.whole(self._format.render(hidden), marks)
+        text = self._format.render(hidden)
+        check_written(text, self._marks_in(messages))
+        return self._tokenizer.whole(text, marks, self.pictures)
+
+    def _marks_in(self, messages: Sequence[Message]) -> list[str]:
+        texts = "".join(message_texts(messages))
+        return [mark for mark in self.pictures if mark in texts]
 
     def system_range(self, messages: Sequence[Message]) -> tuple[int, int]:
         """Positions [start, stop) of the system message in `first_turn`; (0, 0) without one."""
@@ -73,7 +85,9 @@ class ChatTemplate:
             if word in self._after_last_reply([{**hidden[0], "content": word}, *hidden[1:]]):
                 # it was read in the first turn, and is not read again in each
                 text = self._after_last_reply(hidden[1:])
-        return self._tokenizer.inside(text.removeprefix(ending), marks)
+        last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+        check_written(text, self._marks_in(messages[last + 1 :]))
+        return self._tokenizer.inside(text.removeprefix(ending), marks, self.pictures)
 
     def _after_last_reply(self, messages: Sequence[Message]) -> str:
         last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")

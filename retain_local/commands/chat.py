@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import typer
@@ -32,6 +33,7 @@ def complete(
     model: str,
     prompt: str | None,
     file: Path | None,
+    images: Sequence[Path],
     chat: bool,
     system: str,
     as_json: bool,
@@ -43,7 +45,7 @@ def complete(
 
     Raises
     ------
-    RetainError : the prompt cannot be read, or the model not be found, fetched or loaded.
+    RetainError : the prompt or a picture cannot be read, or the model not be found, fetched or loaded.
     """
     if system and not chat:
         raise typer.BadParameter("a system message needs --chat", param_hint="--system")
@@ -52,4 +54,4 @@ def complete(
 
     from ..chat.one_prompt import run_prompt
 
-    run_prompt(llm, text, sampling, chat=chat, system=system, as_object=as_json)
+    run_prompt(llm, text, sampling, images=images, chat=chat, system=system, as_object=as_json)

@@ -38,6 +38,10 @@ PromptFile = Annotated[
         show_default=False,
     ),
 ]
+Images = Annotated[
+    list[Path] | None,
+    typer.Option("--image", help="A picture before the prompt; repeatable.", metavar="FILE", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object: text, times and cache.")]
 IsChat = Annotated[bool, typer.Option("--chat", help="Read the prompt as a message, by the chat template.")]
 Texts = Annotated[

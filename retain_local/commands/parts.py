@@ -13,7 +13,8 @@ from .options import Part
 
 _THREADS = "How many CPU threads to use. (default: 1 for a model below 32 MB, else half of the CPUs for decode, all for prefill)"
 _CACHE, _MODEL = Part(RetentionOptions), Part(ModelOptions, texts={"n_threads": _THREADS})
-_MEASURED = _MODEL.but("n_batch", "control_tokens_in_messages")  # the batch follows, and nobody types messages
+# the batch follows, nobody types messages, and texts have no pictures
+_MEASURED = _MODEL.but("n_batch", "control_tokens_in_messages", "mmproj")
 
 CHAT = {"cache": _CACHE, "loading": _MODEL, "sampling": Part(Sampling)}
 

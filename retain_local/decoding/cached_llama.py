@@ -53,6 +53,11 @@ class CachedLlama(llama_cpp.Llama):
             raise RetainError("a model loaded with vocab_only has no cache")
         return self._retention
 
+    @property
+    def layout(self) -> Layout:
+        """The pictures of the text in the cache."""
+        return self._layout.cut(self.n_tokens)
+
     def reset(self) -> None:
         """Forget the text: the next evaluation starts at position 0. Pins stay."""
         super().reset()

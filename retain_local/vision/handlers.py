@@ -12,6 +12,7 @@ import copy
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -19,8 +20,9 @@ import numpy as np
 
 from ..bindings import log, mtmd
 from ..errors import RetainError, UsageError
+from .find import check_projector
 from .picture import Picture
-from .projector import Projector
+from .projector import Projector, unusable
 from .source import read_image
 
 from llama_cpp.llama_chat_format import Llava15ChatHandler, MTMDChatHandler  # isort: skip
@@ -159,12 +161,12 @@ def complete_with_handler(
 def _projector_of(llm: Llama, handler: Any) -> Projector:
     """The projector that a handler holds, which is loaded with its first use."""
     mtmd.load()
+    check_projector(Path(handler.clip_model_path), llm._model.model)
     log.forget_errors()
     with suppress(ValueError):
         handler._init_mtmd_context(llm)
     if handler.mtmd_ctx is None:
-        reason = (log.first_error() or "libmtmd gave no reason").partition("\n")[0]
-        raise RetainError(f"the projector {handler.clip_model_path} cannot be used: {reason}")
+        raise RetainError(unusable(handler.clip_model_path))
     return Projector(llm, handler.clip_model_path, lambda: handler.mtmd_ctx)
 
 

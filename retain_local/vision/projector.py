@@ -82,10 +82,11 @@ class Projector:
         params.flash_attn_type = (
             llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED if wanted else llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         )
-        with _reported(f"the projector {os.fspath(path)} cannot be used"), aborts_as_errors():
+        log.forget_errors()
+        with aborts_as_errors():
             context = library.mtmd_init_from_file(os.fsencode(path), llm._model.model, params)
-            if not context:
-                raise RetainError("")
+        if not context:
+            raise RetainError(unusable(path))
         opened = [context]
         llm._stack.callback(lambda: library.mtmd_free(opened.pop()))
         return cls(llm, path, lambda: opened[0] if opened else None)
@@ -217,6 +218,18 @@ class Projector:
         return encode
 
 
+def unusable(path: str | os.PathLike[str]) -> str:
+    """Says that libmtmd could not load a projector, and why, from what it logged."""
+    reason = _logged().removeprefix("error: ")
+    if reason.startswith("mismatch between text model"):
+        return f"{os.fspath(path)} is the projector of another model: {reason}"
+    return f"the projector {os.fspath(path)} cannot be used: {reason}"
+
+
+def _logged() -> str:
+    return (log.first_error() or "libmtmd gave no reason").partition("\n")[0]
+
+
 class _Chunk:
     """An image chunk that is freed when nobody holds it."""
 
@@ -232,5 +245,4 @@ def _reported(what: str) -> Iterator[None]:
     try:
         yield
     except RetainError as error:
-        reason = str(error) or (log.first_error() or "libmtmd gave no reason").partition("\n")[0]
-        raise RetainError(f"{what}: {reason}") from None
+        raise RetainError(f"{what}: {str(error) or _logged()}") from None

@@ -15,6 +15,7 @@ from ..files import opened
 MOST_BYTES = 256 << 20  # of a file
 MOST_PIXELS = 100_000_000  # it is unpacked to 3 bytes each
 _SHOWN = 60  # characters of an address in a message
+_JPEG, _JPEG_SCAN, _JPEG_END = b"\xff\xd8", b"\xff\xda", b"\xff\xd9"
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # the markers that say how large the picture is
 _OTHERS = {b"RIFF": "a WebP picture or a sound", b"%PDF": "a PDF", b"<svg": "an SVG drawing", b"<?xm": "an SVG drawing"}
 
@@ -72,6 +73,8 @@ def _checked(content: bytes, name: str) -> bytes:
             f"{name} is {f'{kind}, and' if kind else 'no picture:'} pictures are read as PNG, JPEG, GIF or BMP"
         )
     width, height = size
+    if content.startswith(_JPEG) and content.find(_JPEG_END, content.rfind(_JPEG_SCAN)) < 0:
+        raise RetainError(f"{name} is damaged: the file ends before the picture does")
     if not width or not height:
         raise RetainError(f"{name} is damaged: it says that the picture is {width} by {height} pixels")
     if width * height > MOST_PIXELS:
@@ -90,7 +93,7 @@ def image_size(content: bytes) -> tuple[int, int] | None:
             width, height = struct.unpack_from("<HH", content, 6)
         elif content.startswith(b"BM"):
             width, height = struct.unpack_from("<ii", content, 18)
-        elif content.startswith(b"\xff\xd8"):
+        elif content.startswith(_JPEG):
             return _jpeg_size(content)
         else:
             return None

@@ -104,7 +104,7 @@ def test_every_change_is_refused(tmp_path: Path, data: st.DataObject) -> None:
         (b"", "is not a saved session"),
         (b"GGUF" + bytes(100), "is not a saved session"),
         (b"\x80\x04cposix\nsystem\n", "is not a saved session"),
-        (MAGIC[:-1] + b"\x02" + bytes(100), "another version"),
+        (MAGIC[:-1] + b"\x03" + bytes(100), "another version"),
         (MAGIC + bytes(100), "truncated or was altered"),
         (forge([]), "damaged"),
         (forge({}), "damaged"),
