@@ -7,9 +7,10 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from .prompts.chat_format import PromptTokenizer
 from .prompts.completion import DEFAULT_FORMAT, chat_handlers, complete_chat, complete_pictures, without_templates
 from .retention import Retention
 from .vision import handlers
-from .vision.find import projector_beside
+from .vision.find import projector_beside, tokens_at_once
 from .vision.layout import Layout
 from .vision.picture import Picture, PictureBook
 from .vision.projector import Projector
@@ -142,9 +143,18 @@ class Llama(GuardedLlama):
             self.model_file = _described(read_model_file(model_path), kwargs.get("kv_overrides"))
             _check_vectors(self.model_file, kwargs.get("n_gpu_layers", 0))
             context = n_ctx or self.model_file.n_ctx_train
-            self.options = options.resolve(
-                self.model_file, n_ctx=context, n_batch=n_batch, type_k=types[0], type_v=types[1]
+            resolve = partial(
+                RetentionOptions.resolve,
+                model=self.model_file,
+                n_ctx=context,
+                n_batch=n_batch,
+                type_k=types[0],
+                type_v=types[1],
             )
+            self.options = resolve(options)
+            at_once = min(self._tokens_at_once(), n_batch, context)
+            if options.n_ubatch is None and (self.options.n_ubatch or 0) < at_once:
+                self.options = resolve(replace(options, n_ubatch=at_once))
             parent["n_ubatch"] = self.options.n_ubatch
             if kwargs.get("draft_model") is not None and self.options.policy != "none":
                 raise UsageError("a draft model needs the policy 'none': rejected tokens cannot be taken back exactly")
@@ -165,6 +175,12 @@ class Llama(GuardedLlama):
             self.chat_format = DEFAULT_FORMAT
 
     # loading
+
+    def _tokens_at_once(self) -> int:
+        """Tokens of a picture that the model computes at once, so that its ubatch must hold them; 0 where none do."""
+        with suppress(RetainError):  # said when a picture is read
+            return tokens_at_once(Path(self._mmproj or projector_beside(self.model_file)))
+        return 0
 
     @property
     def model_params(self) -> llama_cpp.llama_model_params:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ..bindings import llama_cpp
 from ..errors import RetainError
-from ..models.gguf_header import BOOL, STRING, Header, read_header
+from ..models.gguf_header import BOOL, STRING, U32, Header, read_header
 from ..models.model_file import ModelFile
 
 PATTERN = "*mmproj*.gguf"
+_GEMMA3_MERGE = 4  # patches of a side that become one token
 _MROPE = (llama_cpp.LLAMA_ROPE_TYPE_MROPE, llama_cpp.LLAMA_ROPE_TYPE_IMROPE)
 _MROPE_PROJECTORS = ("qwen2vl_merger", "qwen2.5vl_merger", "qwen3vl_merger")
 
@@ -59,6 +60,21 @@ def check_projector(path: Path, model: int) -> None:
     kind = projector_type(header)
     if kind in _MROPE_PROJECTORS and llama_cpp.llama_model_rope_type(model) not in _MROPE:
         raise RetainError(f"{path} is the projector of another model: '{kind}' belongs to a model with M-RoPE")
+
+
+def tokens_at_once(path: Path) -> int:
+    """Tokens of a picture that a projector's text model computes at once; 0 where it does not, or where they vary.
+
+    Raises
+    ------
+    RetainError : the file is missing, or no GGUF.
+    """
+    header = read_header(path)
+    if projector_type(header) != "gemma3":
+        return 0
+    side, patch = (header.get(f"clip.vision.{key}", U32, 0) for key in ("image_size", "patch_size"))
+    merged = patch * header.get("clip.vision.projector.scale_factor", U32, _GEMMA3_MERGE)
+    return (side // merged) ** 2 if merged else 0
 
 
 def projector_type(header: Header) -> str:

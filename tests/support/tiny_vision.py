@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -29,7 +29,6 @@ class TinyProjector:
     patch_size, image_size : pixels of a side; a projector that takes any size takes image_size for its position table.
     n_merge : patches of a side that one token is made of.
     n_deepstack : layers whose features go into layers of the text model.
-    metadata : further `clip.` keys.
     """
 
     type: str
@@ -42,7 +41,6 @@ class TinyProjector:
     n_merge: int = 2
     n_deepstack: int = 0
     seed: int = 0
-    metadata: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,11 @@ class TinyVision:
 
     text: TinyModel
     projector: TinyProjector
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether the tokens of a picture see those before them alone."""
+        return self.projector.type != "gemma3"
 
 
 TINY_VISION = {
@@ -79,6 +82,20 @@ TINY_VISION = {
         ),
         TinyProjector("qwen3vl_merger", n_deepstack=1),
     ),
+    # its tokens see each other; two layers of three have a sliding window
+    "gemma3": TinyVision(
+        TinyModel(
+            "gemma3",
+            seed=46,
+            n_layer=3,
+            head_size=64,
+            qk_norm="head",
+            post_norm=True,
+            tied_output=True,
+            embedding_gain=0.25,
+        ),
+        TinyProjector("gemma3", image_size=224),
+    ),
     # one position a token, as text has
     "janus_pro": TinyVision(TinyModel("llama", seed=87, n_layer=3, n_head=8), TinyProjector("janus_pro")),
 }
@@ -91,11 +108,11 @@ def write_tiny_vision(folder: Path, vision: TinyVision) -> tuple[Path, Path]:
     return model, write_tiny_projector(folder / f"mmproj-{vision.projector.type}.gguf", vision)
 
 
-def write_tiny_projector(path: Path, vision: TinyVision) -> Path:
+def write_tiny_projector(path: Path, vision: TinyVision, has_vision: bool = True) -> Path:
     """Write the projector of a tiny vision model."""
     shape = vision.projector
     writer = gguf.GGUFWriter(path, "clip")
-    writer.add_bool("clip.has_vision_encoder", True)
+    writer.add_bool("clip.has_vision_encoder", has_vision)
     writer.add_string("clip.projector_type", shape.type)
     writer.add_bool("clip.use_gelu", True)
     for key, value in {
