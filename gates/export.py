@@ -10,7 +10,8 @@ from ..errors import RetainError
 from ..models.model_file import ModelFile, read_model_file
 from .checkpoint.architecture import gguf_architecture
 from .checkpoint.layout import CheckpointError
-from .checkpoint.read import Checkpoint, checkpoint_license, read_checkpoint
+from .checkpoint.license import checkpoint_license
+from .checkpoint.read import Checkpoint, read_checkpoint
 from .sidecar.file import Sidecar, write_sidecar
 from .sidecar.fingerprint import base_fingerprint
 from .sidecar.gate_set import GateSet
@@ -28,7 +29,13 @@ class Export:
 
 
 def export_checkpoint(
-    source: Path, out: Path, weight_type: str = "f16", base: Path | None = None, source_name: str | None = None
+    source: Path,
+    out: Path,
+    weight_type: str = "f16",
+    base: Path | None = None,
+    source_name: str | None = None,
+    license: str | None = "",
+    trained_on: str | None = None,
 ) -> Export:
     """Write the gates of a checkpoint to a sidecar. Nothing is written unless all of the checkpoint is right.
 
@@ -37,32 +44,46 @@ def export_checkpoint(
     source : as `read_checkpoint` takes it.
     out : the sidecar; replaced if it is there.
     weight_type : f32, f16 or q8_0.
-    base : the GGUF of the base model, to check the pair and to tie the sidecar to its vocabulary.
+    base : the GGUF of the base model, to check the pair and to tie the sidecar to its vocabulary. Some kinds of checkpoint
+        need it, because they say nothing of their base, or read what it computes.
     source_name : where the checkpoint came from, for the sidecar; None: the name of its file.
+    license : what the sidecar names as such; "": what the checkpoint's card states.
+    trained_on : the texts that the gates were trained on, for the sidecar.
 
     Raises
     ------
     RetainError : the checkpoint or the base model cannot be used, they do not fit each other, the base model's
         architecture is unknown, or the sidecar cannot be written.
     """
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, base)
     model = read_model_file(base) if base is not None else None
+    gates = checkpoint.gates
     if model is not None:
-        check_pair(checkpoint.gates, model, str(checkpoint.path))
-    config = checkpoint.config
-    budget = config.trained_budget
+        check_pair(gates, model, str(checkpoint.path))
+    license, problem = _license(checkpoint) if license == "" else (license, None)
+    budget = checkpoint.about.trained_budget
     info = GateInfo(
         architecture=_architecture(checkpoint, model),
         name=f"retention gates for {_base_name(checkpoint, model) or 'an unnamed model'}",
         trained_budget=int(budget) if budget is not None and budget == int(budget) else None,
-        trained_context_length=config.trained_context_length,
+        trained_context_length=checkpoint.about.trained_context_length,
         base_name=_base_name(checkpoint, model),
         base_fingerprint=None if base is None else base_fingerprint(base),
         source=source_name or checkpoint.path.name,
-        license=checkpoint_license(checkpoint),
+        license=license,
+        trained_on=trained_on,
     )
-    sidecar = write_sidecar(out, checkpoint.gates, info, weight_type)
-    return Export(out, checkpoint, sidecar, (*checkpoint.remarks, *_remarks(checkpoint, info)))
+    sidecar = write_sidecar(out, gates, info, weight_type)
+    remarks = (*checkpoint.remarks, *([problem] if problem else []), *_remarks(checkpoint, info))
+    return Export(out, checkpoint, sidecar, remarks)
+
+
+def _license(checkpoint: Checkpoint) -> tuple[str | None, str | None]:
+    """The licence that is stated, and what to say when it cannot be read."""
+    try:
+        return checkpoint_license(checkpoint), None
+    except RetainError as error:
+        return None, f"{error}; the sidecar names none"
 
 
 def check_pair(gates: GateSet, model: ModelFile, name: str) -> None:
@@ -79,13 +100,15 @@ def check_pair(gates: GateSet, model: ModelFile, name: str) -> None:
 
 
 def _architecture(checkpoint: Checkpoint, model: ModelFile | None) -> str:
-    model_type = checkpoint.config.model_type
+    model_type = checkpoint.about.model_type
     known = gguf_architecture(model_type)
     if model is None and known is None:
-        raise CheckpointError(
-            f"{checkpoint.path}: model type {model_type or 'unknown'!r:.60} has no GGUF architecture in our table;"
-            " name the base model with --base"
+        problem = (
+            f"model type {model_type!r:.60} has no GGUF architecture in our table"
+            if model_type
+            else ("the checkpoint does not say which model it is for")
         )
+        raise CheckpointError(f"{checkpoint.path}: {problem}; name the base model with --base")
     if model is not None and known not in (None, model.architecture):
         raise CheckpointError(
             f"{checkpoint.path} is for another model: {known}, and {model.path} is {model.architecture}"
@@ -94,11 +117,11 @@ def _architecture(checkpoint: Checkpoint, model: ModelFile | None) -> str:
 
 
 def _base_name(checkpoint: Checkpoint, model: ModelFile | None) -> str | None:
-    return model.name if model is not None else checkpoint.config.base_model
+    return model.name if model is not None else checkpoint.about.base_model
 
 
 def _remarks(checkpoint: Checkpoint, info: GateInfo) -> Iterator[str]:
-    budget = checkpoint.config.trained_budget
+    budget = checkpoint.about.trained_budget
     if info.base_fingerprint is None:
         yield "without the base model's GGUF the gates are neither tied to a vocabulary nor checked against a model"
     if budget is not None and info.trained_budget is None:

@@ -121,7 +121,7 @@ def verify_sidecar(
     check_pair(sidecar.gates, model, str(path))
     gates, against = sidecar.gates, path
     if checkpoint is not None:
-        found = read_checkpoint(checkpoint)
+        found = read_checkpoint(checkpoint, base)
         _check_same_kind(found.gates, str(found.path), sidecar.gates, str(path))
         gates, against = found.gates, found.path
     weight_type, is_static = _weight_type(sidecar), gates.is_static

@@ -10,44 +10,53 @@ from huggingface_hub.errors import HTTPError
 from ...errors import RetainError
 from ...models.download import download
 from ...models.hub import UNFINISHED, list_files, why
+from .files import INDEX_SUFFIX, choose_weights
 from .layout import CONFIG_FILE
-from .read import INDEX_SUFFIX, README_FILE, choose_weights
+from .license import README_FILE
 from .safetensors import shard_files
 
 
 @dataclass(frozen=True)
 class FetchedCheckpoint:
-    """Where the tensors of a checkpoint are on this machine, its other files beside them, and the commit it is of."""
+    """Where the tensors of a checkpoint are on this machine, its other files beside them, and the commit it is of.
+
+    card : the README of the repository; None where it has none.
+    """
 
     path: Path
     commit: str
+    card: Path | None
 
 
-def fetch_checkpoint(repo: str, revision: str | None) -> FetchedCheckpoint:
+def fetch_checkpoint(repo: str, revision: str | None, file: str | None = None) -> FetchedCheckpoint:
     """Fetch the gates of a repository, with progress bars; what was fetched before is not fetched again.
 
     Parameters
     ----------
     repo : `owner/repo`.
     revision : a branch, a tag or a commit; None: the main branch.
+    file : the one with the tensors, by its path in the repository; None: the one at its root.
 
     Raises
     ------
-    RetainError : no such repository or revision, no checkpoint of gates in it, no access, no connection.
+    RetainError : no such repository, revision or file, no checkpoint of gates in it, no access, no connection.
     """
     files, offline = list_files(repo, revision)
+    if file is not None and file not in files:
+        raise RetainError(f"{repo} has no file '{file[:200]}'")
     try:
-        weights = choose_weights([file for file in files if "/" not in file])
+        weights = file or choose_weights([name for name in files if "/" not in name])
     except RetainError as error:
         raise RetainError(f"{repo}: {error}") from None
-    beside = [file for file in (CONFIG_FILE, README_FILE) if file in files]
+    folder = weights.rpartition("/")[0]
+    config = f"{folder}/{CONFIG_FILE}" if folder else CONFIG_FILE
     try:
-        for file in beside:
-            download(repo, file, offline, revision)
+        beside = {name: download(repo, name, offline, revision) for name in (config, README_FILE) if name in files}
         path = download(repo, weights, offline, revision)
         if weights.endswith(INDEX_SUFFIX):
-            for file in shard_files(path):
-                download(repo, file, offline, revision)
+            for shard in shard_files(path):
+                download(repo, f"{folder}/{shard}" if folder else shard, offline, revision)
     except (HTTPError, OSError, ValueError) as error:
         raise RetainError(why(repo, error, UNFINISHED)) from None
-    return FetchedCheckpoint(path, path.parent.name)
+    root = path.parents[weights.count("/")]
+    return FetchedCheckpoint(path, root.name, beside.get(README_FILE))

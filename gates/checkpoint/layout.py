@@ -33,6 +33,14 @@ DEFAULT_PREFIX = "model."
 MODULE = "retention_gate"  # in the name of every tensor of a gate
 _NAME = re.compile(rf"(?P<prefix>|.+\.)layers\.(?P<layer>\d{{1,4}})\.self_attn\.{MODULE}\.(?P<part>.+)", re.DOTALL)
 
+# tensors of gates, of whatever kind, among those of a base model
+_GATE_TENSOR = re.compile(
+    rf".*{MODULE}.*"
+    r"|(.+\.)?layers\.\d+\.self_attn\.fc[12]\.weight"  # Locret
+    r"|(.+\.)?(layers|module_list)\.\d+\.([02]\.)?(weight|bias)",  # KVzap
+    re.DOTALL,
+)
+
 FINAL_PARTS = {RG10: ("linear3.weight", "bias"), RG: ("linear2.weight", "bias")}
 
 
@@ -56,6 +64,11 @@ def parse_gate_name(name: str) -> GateName | None:
     """The parts of a tensor's name; None when it is no name of a gate's tensor."""
     match = _NAME.fullmatch(name)
     return match and GateName(match["prefix"], int(match["layer"]), match["part"])
+
+
+def is_gate_tensor(name: str) -> bool:
+    """Whether a tensor among those of a base model belongs to gates, by its name."""
+    return _GATE_TENSOR.fullmatch(name) is not None
 
 
 def part_shapes(variant: str, n_embd: int, n_ff: int, n_head_kv: int) -> dict[str, tuple[int, ...]]:

@@ -13,7 +13,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from .layout import MODULE, CheckpointError
+from .layout import CheckpointError, is_gate_tensor
 from .tensor import DTYPES, MAX_DIMS, StoredTensor, row_major
 
 MAX_HEADER = 1 << 24
@@ -73,7 +73,7 @@ def shard_files(index: Path) -> list[str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CheckpointError(f"{index}: the index names no files")
-    files = sorted({file for name, file in weight_map.items() if MODULE in name})
+    files = sorted({file for name, file in weight_map.items() if is_gate_tensor(name)})
     if not files:
         raise CheckpointError(f"{index}: no retention gates in this checkpoint")
     for file in files:

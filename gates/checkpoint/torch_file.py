@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from .tensor import DTYPES, StoredTensor
 from .unpickle import MAX_BYTES, Global, UnpickleError, unpickle
 
 MAX_DIRECTORY = 1 << 24  # bytes of the list of members
+MAX_ITEMS, MAX_DEPTH = 1 << 20, 4  # of the dicts and lists that hold the tensors
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENCRYPTED = 1
 _BAD_ZIP = (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error)  # what zipfile makes of damage
@@ -31,6 +33,8 @@ _STORAGES = {
 
 def read_torch(path: Path) -> dict[str, StoredTensor]:
     """The tensors of a state dict that `torch.save` wrote, by name; what else the dict holds is left out.
+
+    Those of dicts and lists in it are named after their way there: `module.3.weight` for `{"module": [..., {"weight": ...}]}`.
 
     Raises
     ------
@@ -48,7 +52,29 @@ def read_torch(path: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{path}: {_what_instead(path)}") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path}: not a state dict")
-    return {name: value for name, value in found.items() if isinstance(value, StoredTensor)}
+    try:
+        return dict(_named_tensors(found))
+    except UnpickleError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def _named_tensors(found: dict[str, Any]) -> Iterator[tuple[str, StoredTensor]]:
+    """The tensors in nested dicts and lists; UnpickleError where these are too deep or too many, or hold themselves."""
+    waiting: list[tuple[str, Any, int]] = [("", found, 0)]
+    n_seen = 0
+    while waiting:
+        prefix, container, depth = waiting.pop()
+        items = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, value in items:
+            n_seen += 1
+            if n_seen > MAX_ITEMS:
+                raise UnpickleError(f"it holds more than {MAX_ITEMS:,} things")
+            if isinstance(value, StoredTensor):
+                yield f"{prefix}{key}", value
+            elif isinstance(value, (dict, list)) and value:
+                if depth >= MAX_DEPTH:
+                    raise UnpickleError(f"it holds dicts and lists deeper than {MAX_DEPTH}")
+                waiting.append((f"{prefix}{key}.", value, depth + 1))
 
 
 class _Bounded(io.RawIOBase):
@@ -101,6 +127,7 @@ class _Archive:
             "torch._utils._rebuild_tensor_v2": Global("_rebuild_tensor_v2", self.rebuild_tensor),
             "torch._utils._rebuild_parameter": Global("_rebuild_parameter", _rebuild_parameter),
             **{f"torch.{name}": Global(name) for name in _STORAGES},
+            **_NUMPY,
         }
 
     def unpickle(self) -> Any:
@@ -152,6 +179,16 @@ class _Archive:
 
 def _ordered_dict(*_: Any) -> dict[str, Any]:
     return {}
+
+
+# NumPy arrays, which a checkpoint may have beside its tensors (the course of its loss), are left out: nothing is built
+_NUMPY = {
+    "numpy.ndarray": Global("ndarray"),
+    "numpy.dtype": Global("dtype", _ordered_dict),
+    "_codecs.encode": Global("encode", _ordered_dict),  # how pickle writes bytes
+    "numpy.core.multiarray._reconstruct": Global("_reconstruct", _ordered_dict),
+    "numpy._core.multiarray._reconstruct": Global("_reconstruct", _ordered_dict),
+}
 
 
 def _rebuild_parameter(data: Any = None, *_: Any) -> Any:

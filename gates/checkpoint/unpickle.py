@@ -17,12 +17,14 @@ MAX_TEXT, MAX_INT = 4096, 1 << 63
 
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE"}
+_BYTES = {"BINBYTES", "SHORT_BINBYTES"}  # of NumPy arrays
 _EMPTY = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _PUTS, _GETS = {"BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"BINGET", "LONG_BINGET"}
 _IGNORED = {"PROTO", "FRAME", "STOP"}
 
 _MARK = object()
+_LEFT_OUT = object()  # stands for what is no part of a tensor: bytes, and long texts
 
 
 class UnpickleError(ValueError):
@@ -87,6 +89,8 @@ class _Machine:
             stack.append(self.memo[argument])
         elif name in _VALUES:
             stack.append(_small(argument))
+        elif name in _BYTES:
+            stack.append(_LEFT_OUT)
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
         elif name in _EMPTY:
@@ -153,7 +157,9 @@ class _Machine:
 
 def _small(value: Any) -> Any:
     if isinstance(value, str) and len(value) > MAX_TEXT:
-        raise UnpickleError(f"its pickle has a text of {len(value):,} characters")
+        return (
+            _LEFT_OUT  # as which pickle writes the numbers of a NumPy array; as a name it is refused where it is used
+        )
     if isinstance(value, int) and not -MAX_INT <= value < MAX_INT:
         raise UnpickleError("its pickle has a number of more than 64 bits")
     return value

@@ -44,7 +44,8 @@ class GateSet:
 
     layers : one gate per layer that has one, all of the same form.
     score : the tied final projection [H_kv, F] of all layers; None when each layer has its own.
-    activation : one of `ACTIVATIONS`: the model's own, or the one that the gates were trained with.
+    activation : one of `ACTIVATIONS`: the model's own, or the one that the gates were trained with; a form without hidden
+        layers has none, and what is said here does not matter.
     score_kind : `decay` (the gates give log beta) or `static` (they give the score).
     window : how many of the newest cells the maker of the gates wants kept in any case; 0 for none.
     indices : the layers of the model that the gates are of, ascending; None: the first ones, in order.
@@ -142,7 +143,7 @@ class GateSet:
         self._check_choices()
         self._check_indices()
         if self.variant == FAST_KVZIP:
-            return replace(self, layers=tuple(self._checked_kvzip()))
+            return replace(self, layers=tuple(self._checked_kvzip()), activation=ACTIVATIONS[0])
         if any(np.ndim(linear.weight) != 2 for linear in (self._first.hidden, self.final(0)) if linear is not None):
             raise GateFileError("the weights of a gate have two dimensions")
         n_in = self.n_ff if self.has_activation else self.n_embd
@@ -153,7 +154,8 @@ class GateSet:
             raise GateFileError(f"gates of variant {self.variant} have a final projection of their own in each layer")
         layers = tuple(self._checked_layer(at, n_in) for at in range(len(self.layers)))
         score = self.score and self.score.checked("retention_score", self.heads[0], n_in)
-        return replace(self, layers=layers, score=score)
+        activation = self.activation if self.has_activation else ACTIVATIONS[0]
+        return replace(self, layers=layers, score=score, activation=activation)
 
     def _check_choices(self) -> None:
         if self.activation not in ACTIVATIONS:

@@ -51,7 +51,7 @@ def gates_export(
         str,
         typer.Argument(
             help="A PyTorch checkpoint of gates: a folder, a .pth or .safetensors with config.json beside it, or"
-            " OWNER/REPO on the Hugging Face Hub.",
+            " OWNER/REPO[:FILE] on the Hugging Face Hub.",
             metavar="SRC",
             show_default=False,
         ),
@@ -61,7 +61,8 @@ def gates_export(
     base: Annotated[
         str | None,
         typer.Option(
-            help="The GGUF file of the base model. The gates are checked against it and tied to its vocabulary.",
+            help="The GGUF file of the base model. The gates are checked against it and tied to its vocabulary. Some kinds"
+            " of checkpoints need it.",
             show_default=False,
         ),
     ] = None,

@@ -15,7 +15,7 @@ from ..gates.export import export_checkpoint
 from ..gates.sidecar.file import WEIGHT_TYPES
 from ..terminal.text_input import read_prompt
 
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+_REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<file>.+))?")
 _FILE_SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".json", ".gguf")
 
 logger = logging.getLogger("retain_local")
@@ -64,16 +64,18 @@ def _find_source(source: str, revision: str | None) -> tuple[Path, str | None]:
 
     What is a file or folder here is taken as one.
     """
-    path = Path(source)
-    if path.exists() or not _REPOSITORY.fullmatch(source) or path.suffix in _FILE_SUFFIXES:
+    path, match = Path(source), _REPOSITORY.fullmatch(source)
+    is_file = path.exists() or match is None or (match["file"] is None and path.suffix in _FILE_SUFFIXES)
+    if match is None or is_file:
         if revision is not None:
             raise UsageError(f"a revision is of a repository on the Hub, and {source} is none")
         return path, None
 
     from ..gates.checkpoint.hub import fetch_checkpoint  # takes a while to import
 
-    fetched = fetch_checkpoint(source, revision)
-    return fetched.path, f"{source}@{fetched.commit}"
+    fetched = fetch_checkpoint(match["repo"], revision, match["file"])
+    file = f":{match['file']}" if match["file"] else ""
+    return fetched.path, f"{match['repo']}@{fetched.commit}{file}"
 
 
 def verify_gates(

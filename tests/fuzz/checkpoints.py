@@ -15,7 +15,8 @@ import numpy as np
 from fuzz.mutate import mutate
 from fuzz.run import main
 from retain_local.gates.checkpoint.layout import CheckpointError
-from retain_local.gates.checkpoint.read import checkpoint_license, read_checkpoint
+from retain_local.gates.checkpoint.license import checkpoint_license
+from retain_local.gates.checkpoint.read import read_checkpoint
 from support.checkpoints import GatedModel, config_for, save_checkpoint
 from support.tiny_models import TinyModel
 

@@ -76,7 +76,7 @@ def test_what_else_a_state_dict_holds_is_left_out(tmp_path: Path) -> None:
     )  # fmt: skip
     torch.save(state, tmp_path / "a.pth")
     found = read_torch(tmp_path / "a.pth")
-    assert sorted(found) == ["a", "flag", "ids", "parameter"]
+    assert sorted(found) == ["a", "flag", "ids", "listed.0", "more.b", "parameter"]
     assert same(found["a"], state["a"]) and same(found["parameter"], torch.zeros(2))
     with pytest.raises(CheckpointError, match="int64, not one of float64"):
         found["ids"].read()
