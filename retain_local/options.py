@@ -85,8 +85,8 @@ class RetentionOptions:
         rare=True,
     )
     policy_seed: int = option(0, "The seed of the policy random.", _CACHE, int, rare=True)
-    sinks: int = option(4, "How many of the first positions are never evicted.", _CACHE, int, rare=True)
-    recent: int = option(0, "How many of the newest positions are never evicted.", _CACHE, int, rare=True)
+    sinks: int = option(4, "How many of the first tokens are never evicted.", _CACHE, int, rare=True)
+    recent: int = option(0, "How many of the newest tokens are never evicted.", _CACHE, int, rare=True)
     min_per_head: int = option(0, "How many cells every (layer, KV head) keeps at least.", _CACHE, int, rare=True)
     lookahead: int = option(1, "How many tokens the retention score looks ahead.", _CACHE, int, least=1, rare=True)
     prefill: str = option(

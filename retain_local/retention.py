@@ -179,7 +179,7 @@ class Retention:
     def _cells(self, layer: int, head: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         if not 0 <= head < self.heads(layer):
             raise UsageError(f"layer {layer} has {self.heads(layer)} KV heads; there is no head {head}")
-        n = retain_h.check(retain_h.get_cells(self._ctx, SEQUENCE, layer, head, None, None, 0))
+        n = retain_h.check(retain_h.get_cells(self._ctx, SEQUENCE, layer, head, None, None, None, 0))
         pos, log_beta = np.empty(n, np.int32), np.empty(n, np.float32)
         retain_h.check(
             retain_h.get_cells(
@@ -188,6 +188,7 @@ class Retention:
                 layer,
                 head,
                 pos.ctypes.data_as(POINTER(c_int32)),
+                None,
                 log_beta.ctypes.data_as(POINTER(c_float)),
                 n,
             )
@@ -297,8 +298,8 @@ class Retention:
         Parameters
         ----------
         scorer : called as scorer(layer, head, pos, log_beta, age) with arrays of shape [n_cells]; all int32 but
-            log_beta, which is float32. They are its own, to keep or to change. age is tokens seen + 1 - pos. It returns
-            finite scores, [n_cells]; the cells with the highest stay. None leaves them to the policy. What it raises
+            log_beta, which is float32. They are its own, to keep or to change. age is tokens seen + 1 - the cell's
+            ordinal, which is its position unless tokens share one. It returns finite scores, [n_cells]; the cells with the highest stay. None leaves them to the policy. What it raises
             comes out of the call that made the eviction run, and that eviction uses the policy's own scores. It cannot
             use this cache, or close the model.
 

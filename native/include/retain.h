@@ -47,8 +47,8 @@ struct retain_params {
     int32_t budget;       // M: cells per (layer, KV head) on average, per sequence; > 0
     int32_t buffer;       // tokens that may come in over the budget before an eviction runs; >= 0
     int32_t lookahead;    // N of the lookahead score; >= 1
-    int32_t n_sink;       // the first positions are kept; >= 0
-    int32_t n_recent;     // the last positions are kept; >= 0
+    int32_t n_sink;       // the first tokens are kept; >= 0
+    int32_t n_recent;     // the last tokens are kept; >= 0
     int32_t min_per_head; // cells that every (layer, KV head) keeps; >= 0
     int32_t page_size;    // cells per page, a power of two from 8 to 256; 0: chosen from the budget
     enum retain_prefill prefill;
@@ -59,7 +59,7 @@ struct retain_params {
 };
 
 struct retain_stats {
-    int64_t n_seen;         // tokens seen, all sequences: largest position + 1, added up
+    int64_t n_seen;         // tokens seen, all sequences; a sequence that began at position p counts p tokens before it
     int64_t n_cells;        // cells held now, all sequences
     int64_t n_cells_peak;   // most cells ever held at once
     int64_t n_cells_max;    // cells the pool promises to hold: n_seq_max*L*H*(M + max(buffer, n_ubatch))
@@ -83,7 +83,7 @@ struct retain_stats {
 // The eviction hook: scores for the n_cells cells of a sequence, the highest are kept. It may look at the context but not
 // change it (such calls are refused), and must not free it. The arrays are gone when it returns.
 // All arrays have n_cells entries: layer index, KV head, position, log beta (0 without gates) and age in tokens
-// (n_seen + 1 - position). Write the scores (finite, any sign) and return true; false leaves the policy's own.
+// (n_seen + 1 - ordinal, see retain_get_cells()). Write the scores (finite, any sign) and return true; false leaves the policy's own.
 typedef bool (*retain_score_callback)(
         void          * user_data,
         llama_seq_id    seq_id,
@@ -146,14 +146,16 @@ LLAMA_API int32_t retain_layers(const struct llama_context * ctx, int32_t * laye
 // KV heads of layer il, or -1
 LLAMA_API int32_t retain_n_head_kv(const struct llama_context * ctx, int32_t il);
 
-// Cells of the cell list (seq_id, il, head): returns their number n, writes min(n, n_max) positions and log betas in the
-// order of the cell list (not sorted). pos and log_beta may be NULL.
+// Cells of the cell list (seq_id, il, head): returns their number n, writes min(n, n_max) positions, ordinals and log
+// betas in the order of the cell list (not sorted). A cell's ordinal says how many tokens of the sequence came before its
+// own: its position for text, not for pictures, whose tokens share positions. pos, ordinal and log_beta may be NULL.
 LLAMA_API int64_t retain_get_cells(
         const struct llama_context * ctx,
         llama_seq_id                 seq_id,
         int32_t                      il,
         int32_t                      head,
         int32_t                    * pos,
+        int32_t                    * ordinal,
         float                      * log_beta,
         int64_t                      n_max);
 

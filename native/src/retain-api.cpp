@@ -165,7 +165,7 @@ int32_t retain_n_head_kv(const llama_context * ctx, int32_t il) {
     return layer ? layer->n_head_kv : -1;
 }
 
-int64_t retain_get_cells(const llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t head, int32_t * pos, float * log_beta, int64_t n_max) {
+int64_t retain_get_cells(const llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t head, int32_t * pos, int32_t * ordinal, float * log_beta, int64_t n_max) {
     const auto * mem = find_memory(ctx, seq_id);
     if (!mem) {
         return -1;
@@ -180,6 +180,9 @@ int64_t retain_get_cells(const llama_context * ctx, llama_seq_id seq_id, int32_t
     const int64_t n = std::max<int64_t>(0, std::min(n_max, cell_list.size()));
     if (pos) {
         std::copy_n(cell_list.pos.begin(), n, pos);
+    }
+    if (ordinal) {
+        std::copy_n(cell_list.ordinal.begin(), n, ordinal);
     }
     if (log_beta) {
         std::copy_n(cell_list.log_beta.begin(), n, log_beta);

@@ -7,6 +7,7 @@
 #include "llama-impl.h"
 
 #include <algorithm>
+#include <numeric>
 
 llama_memory_context_ptr retain_memory::init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool embd_all) {
     GGML_UNUSED(embd_all);
@@ -24,34 +25,59 @@ llama_memory_context_ptr retain_memory::init_batch(llama_batch_allocr & balloc, 
     balloc.split_reset();
 
     std::vector<llama_ubatch> ubatches;
-    std::vector<int64_t>      n_new(seqs.size(), 0);
     while (true) {
         llama_ubatch ubatch = balloc.split_simple(n_ubatch);
         if (ubatch.n_tokens == 0) {
             break;
         }
+        ubatches.push_back(std::move(ubatch));
+    }
+    if (!can_append(ubatches)) {
+        return fail(retain_error_get());
+    }
+    return std::make_unique<retain_context>(this, std::move(ubatches));
+}
+
+bool retain_memory::can_append(const std::vector<llama_ubatch> & ubatches) const {
+    const auto fail = [](const std::string & message) {
+        retain_error_set(message);
+        return false;
+    };
+
+    std::vector<int64_t> n_new(seqs.size(), 0);
+    std::vector<int64_t> n_seen(seqs.size(), 0);
+    for (const auto & ubatch : ubatches) {
         for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
             if (ubatch.n_seq_id[t] != 1) {
                 return fail("a token of several sequences cannot be stored; decode it for one and copy the sequence");
             }
-            if (!has_seq(ubatch.seq_id[t][0])) {
-                return fail(retain_format("sequence %d is out of range; the context has %zu", ubatch.seq_id[t][0], seqs.size()));
+            const llama_seq_id s = ubatch.seq_id[t][0];
+            if (!has_seq(s)) {
+                return fail(retain_format("sequence %d is out of range; the context has %zu", s, seqs.size()));
             }
             if (ubatch.pos[t] < 0 || ubatch.pos[t] > RETAIN_POS_MAX) {
                 return fail(retain_format("position %d is out of range, must be 0 to %d", ubatch.pos[t], RETAIN_POS_MAX));
             }
-            ++n_new[ubatch.seq_id[t][0]];
+            if (++n_new[s] == 1) {
+                n_seen[s] = first_ordinal(seqs[s], ubatch.pos[t]);
+            }
+            if (++n_seen[s] > (int64_t) RETAIN_POS_MAX + 1) {
+                return fail(retain_format("sequence %d cannot have more than %d tokens; clear it", s, RETAIN_POS_MAX));
+            }
         }
-        ubatches.push_back(std::move(ubatch));
     }
 
     for (size_t s = 0; s < seqs.size(); ++s) {
         if (n_new[s] > 0 && !can_append(seqs[s], n_new[s])) {
-            return fail(retain_error_get());
+            return false;
         }
     }
+    return true;
+}
 
-    return std::make_unique<retain_context>(this, std::move(ubatches));
+// a sequence that begins at a later position counts as one that lost what came before it
+int64_t retain_memory::first_ordinal(const retain_seq & seq, llama_pos pos) const {
+    return seq.pos_max < 0 ? pos : seq.n_seen;
 }
 
 llama_memory_context_ptr retain_memory::init_full() {
@@ -110,11 +136,17 @@ bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
         }
         seq.n_open     = n_new;
         seq.pos_before = seq.pos_max;
+        seq.n_before   = seq.n_seen;
+
+        const int64_t first = first_ordinal(seq, positions[s][0]);
+        std::vector<int32_t> ordinals(n_new);
+        std::iota(ordinals.begin(), ordinals.end(), (int32_t) first);
 
         for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
-            cell_list.append(*pools[layer.pool], n_new, positions[s].data());
+            cell_list.append(*pools[layer.pool], n_new, positions[s].data(), ordinals.data());
         });
         seq.pos_max = std::max(seq.pos_max, *std::max_element(positions[s].begin(), positions[s].end()));
+        seq.n_seen  = first + n_new;
     }
 
     n_cells_peak = std::max(n_cells_peak, n_cells_all());

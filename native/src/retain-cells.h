@@ -2,6 +2,9 @@
 //
 // A cell list is dense: cell i is in page pages[i/page_size], slot i%page_size. New cells go to the end; the hole that an
 // evicted cell leaves is filled with the last cell. So the cells of the current ubatch are always the last ones.
+//
+// A cell's ordinal says how many tokens of its sequence came before its own. For text it is the position; the tokens of a
+// picture share positions. Ages, ties and windows count ordinals; what a caller removes, shifts or pins are positions.
 
 #pragma once
 
@@ -17,9 +20,15 @@
 // the last position that a cell can have: the age of position 0, two more, still fits 32 bits
 constexpr llama_pos RETAIN_POS_MAX = std::numeric_limits<llama_pos>::max() - 2;
 
+// ranges of positions [p0, p1)
+using retain_ranges = std::vector<std::pair<llama_pos, llama_pos>>;
+
+bool is_in(const retain_ranges & ranges, llama_pos p);
+
 // the cells of one (sequence, layer, KV head)
 struct retain_cell_list {
     std::vector<int32_t> pos;
+    std::vector<int32_t> ordinal;
     std::vector<float>   log_beta;
     std::vector<int32_t> pages;
     std::vector<int32_t> shift; // positions by which K is still to be turned; empty: none
@@ -31,7 +40,7 @@ struct retain_cell_list {
     }
 
     // add n cells to the end, taking pages as needed
-    void append(retain_pool & pool, int64_t n, const int32_t * positions);
+    void append(retain_pool & pool, int64_t n, const int32_t * positions, const int32_t * ordinals);
 
     // keep the cells for which keep(i) is true; returns the number of cells moved, which the pool is still to copy
     template <typename F>
@@ -74,19 +83,23 @@ struct retain_seq {
 
     int32_t   budget     = 0;     // M
     llama_pos pos_max    = -1;    // last position seen, evicted or not
-    int64_t   evicted_at = 0;     // tokens seen when last something was evicted
+    int64_t   n_seen     = 0;     // tokens seen: the ordinal of the next one
+    llama_pos evicted_at = 0;     // the position after the last one seen when last something was evicted
     bool      hold       = false; // no eviction while a prompt is read
     int64_t   n_open     = 0;     // last cells of each cell list, whose graph has not run to its end
     llama_pos pos_before = -1;    // pos_max without them
+    int64_t   n_before   = 0;     // n_seen without them
 
-    std::vector<std::pair<llama_pos, llama_pos>> pins; // [p0, p1)
-
+    retain_ranges  pins;
     retain_queries queries; // empty unless the policy needs them
 
-    int64_t n_seen() const { return (int64_t) pos_max + 1; }
+    llama_pos next_pos() const { return pos_max + 1; }
 
-    bool is_pinned(llama_pos p) const;
+    bool is_pinned(llama_pos p) const { return is_in(pins, p); }
 
-    // positions in pins, each counted once
-    int64_t n_pinned() const;
+    // tokens that ranges pin: each position counts as one, or as many as there are cells of it in some cell list
+    int64_t n_tokens_in(const retain_ranges & ranges) const;
+
+    // the last position, and the tokens seen, once the positions from p on are removed, which came after the last eviction
+    std::pair<llama_pos, int64_t> end_before(llama_pos p) const;
 };

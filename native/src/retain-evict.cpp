@@ -78,7 +78,7 @@ void retain_memory::evict(retain_seq & seq) {
     if (n_cells(seq) < n_before) {
         n_evicted += n_before - n_cells(seq);
         ++n_evictions;
-        seq.evicted_at = seq.n_seen();
+        seq.evicted_at = seq.next_pos();
     }
 }
 
@@ -120,14 +120,14 @@ void retain_memory::select_pool(const retain_seq & seq, size_t pool) {
 
 // what retain.h offers around evictions
 
-void retain_memory::check_protected(const retain_seq & seq) const {
-    const int64_t n = config.n_sink + config.n_recent + seq.n_pinned();
-    if (n > seq.budget) {
-        throw retain_error(retain_format("%lld positions are kept by sinks, recent window and pins, more than the budget of %d",
-                    (long long) n, seq.budget));
+void retain_memory::check_protected(const retain_seq & seq, const retain_ranges & pins, int32_t budget) const {
+    const int64_t n = config.n_sink + config.n_recent + seq.n_tokens_in(pins);
+    if (n > budget) {
+        throw retain_error(retain_format("%lld tokens are kept by sinks, recent window and pins, more than the budget of %d",
+                    (long long) n, budget));
     }
-    if (config.min_per_head > seq.budget) {
-        throw retain_error(retain_format("min_per_head is %d, more than the budget of %d", config.min_per_head, seq.budget));
+    if (config.min_per_head > budget) {
+        throw retain_error(retain_format("min_per_head is %d, more than the budget of %d", config.min_per_head, budget));
     }
 }
 
@@ -136,13 +136,13 @@ void retain_memory::pin(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
         throw retain_error(retain_format("cannot pin [%d, %d): the range must be ascending and not negative", p0, p1));
     }
 
-    retain_seq probe;
-    probe.budget = seqs[seq_id].budget;
-    probe.pins   = seqs[seq_id].pins;
-    probe.pins.emplace_back(p0, p1);
-    check_protected(probe);
+    auto & seq = seqs[seq_id];
 
-    seqs[seq_id].pins.swap(probe.pins);
+    retain_ranges pins = seq.pins;
+    pins.emplace_back(p0, p1);
+    check_protected(seq, pins, seq.budget);
+
+    seq.pins.swap(pins);
 }
 
 void retain_memory::unpin(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
@@ -158,11 +158,7 @@ void retain_memory::set_budget(llama_seq_id seq_id, int32_t budget) {
     }
 
     auto & seq = seqs[seq_id];
-
-    retain_seq probe;
-    probe.budget = budget;
-    probe.pins   = seq.pins;
-    check_protected(probe);
+    check_protected(seq, seq.pins, budget);
 
     if (!seq.hold && n_cells_per_list(seq) > budget) {
         if (!evicts()) {
@@ -201,7 +197,7 @@ void retain_memory::set_policy(const char * name) {
     policy = found;
     if (!policy->needs_queries) {
         for (auto & seq : seqs) {
-            seq.queries.forget(seq.n_seen()); // later ones would not follow them
+            seq.queries.forget(seq.next_pos()); // later ones would not follow them
         }
     }
 }
@@ -227,7 +223,7 @@ void retain_memory::get_stats(retain_stats & res) const {
     res = {};
 
     for (const auto & seq : seqs) {
-        res.n_seen  += seq.n_seen();
+        res.n_seen  += seq.n_seen;
         res.n_cells += n_cells(seq);
     }
     res.n_cells_peak = n_cells_peak;

@@ -77,7 +77,7 @@ retain_memory::retain_memory(
     for (uint32_t s = 0; s < cparams.n_seq_max; ++s) {
         seqs.push_back(make_seq(s));
     }
-    check_protected(seqs[0]);
+    check_protected(seqs[0], {}, this->config.budget);
 
     LLAMA_LOG_INFO("%s: budget %d (buffer %d), %d cell lists, policy %s, pages of %d cells, K %s, V %s, %.2f MiB\n", __func__,
             config.budget, config.buffer, n_cell_lists, policy->name, config.page_size,

@@ -78,8 +78,11 @@ public:
     void state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const override;
     void state_read (llama_io_read_i  & io, llama_seq_id seq_id, llama_state_seq_flags flags) override;
 
-    // one ubatch: room for it and places for its cells; the graph runs; its log betas come in and evictions run
+    // A batch: whether its ubatches can come in, one after the other; sets the last error. Then for each of them: room and
+    // places for its cells; the graph runs; its log betas come in and evictions run. Cells appended whose graph failed are
+    // taken back by seq_rm().
 
+    bool can_append(const std::vector<llama_ubatch> & ubatches) const;
     bool append_ubatch(const llama_ubatch & ubatch);
     void finish_ubatch(const llama_ubatch & ubatch);
 
@@ -189,6 +192,9 @@ private:
     // whether n more tokens can come into the sequence, if need be after an eviction; sets the last error
     bool can_append(const retain_seq & seq, int64_t n_tokens) const;
 
+    // the ordinal of the next token of a sequence, which comes at this position
+    int64_t first_ordinal(const retain_seq & seq, llama_pos pos) const;
+
     // keep budget*n_cell_lists cells of the sequence
     void evict(retain_seq & seq);
     void evict_pool(retain_seq & seq, size_t pool);
@@ -213,7 +219,8 @@ private:
     // keep the cells whose position is not in [p0, p1)
     void remove_range(retain_seq & seq, llama_pos p0, llama_pos p1);
 
-    void check_protected(const retain_seq & seq) const; // throws retain_error
+    // whether a budget has room for the tokens of a sequence that these pins and the options protect; throws retain_error
+    void check_protected(const retain_seq & seq, const retain_ranges & pins, int32_t budget) const;
 
     int64_t n_cells_all() const;
 

@@ -12,7 +12,7 @@ struct retain_policy_input {
     int32_t         lookahead;
     uint32_t        seed;
     int64_t         n_cells;
-    const int32_t * pos;       // [n_cells]
+    const int32_t * ordinal;   // [n_cells] tokens of the sequence before a cell's own
     const float   * log_beta;  // [n_cells]; of static gates the score itself
     bool            is_static; // the gates are static
 
@@ -24,10 +24,10 @@ struct retain_policy_input {
     // softcap*tanh(q.k/softcap), or q.k without a soft-cap
     int64_t         n_queries;
     int64_t         n_group;   // query heads per KV head
-    const int32_t * query_pos; // [n_queries]
-    const float   * queries;   // [n_queries, n_group, n_embd_k]
-    float           softcap;   // 0: none
-    const float   * sinks;     // [n_group] logits that take part in the softmax, or null
+    const int32_t * query_ordinal; // [n_queries]
+    const float   * queries;       // [n_queries, n_group, n_embd_k]
+    float           softcap;       // 0: none
+    const float   * sinks;         // [n_group] logits that take part in the softmax, or null
 };
 
 struct retain_policy {

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <limits>
 
-retain_query & retain_queries::push(llama_pos pos, int64_t n) {
+retain_query & retain_queries::push(llama_pos pos, int32_t ordinal, int64_t n) {
     std::vector<float> q;
     const bool full = size() == N_MAX;
     if (full) {
@@ -14,22 +14,22 @@ retain_query & retain_queries::push(llama_pos pos, int64_t n) {
         queries.pop_front();
     }
     q.resize(n);
-    queries.push_back({ pos, std::move(q) });
+    queries.push_back({ pos, ordinal, std::move(q) });
     if (full) {
-        limit = std::max<int64_t>(limit, (int64_t) queries[N_WINDOW - 1].pos + 1);
+        limit = std::max(limit, queries[N_WINDOW - 1].pos + 1);
     }
     return queries.back();
 }
 
 void retain_queries::cut(llama_pos p) {
     remove(p, std::numeric_limits<llama_pos>::max());
-    limit = std::min<int64_t>(limit, p);
+    limit = std::min(limit, p);
 }
 
-void retain_queries::forget(int64_t n_seen) {
+void retain_queries::forget(llama_pos p) {
     if (!queries.empty()) {
         queries.clear();
-        limit = n_seen;
+        limit = p;
     }
 }
 
@@ -39,10 +39,10 @@ void retain_queries::remove(llama_pos p0, llama_pos p1) {
     }), queries.end());
 }
 
-std::vector<int32_t> retain_queries::window_positions() const {
+std::vector<int32_t> retain_queries::window_ordinals() const {
     std::vector<int32_t> res;
     for (int64_t i = size() - n_window(); i < size(); ++i) {
-        res.push_back(queries[i].pos);
+        res.push_back(queries[i].ordinal);
     }
     return res;
 }
@@ -83,9 +83,18 @@ void retain_memory::take_queries(const llama_ubatch & ubatch) {
         ggml_backend_tensor_get(src, rows[l].data(), 0, rows[l].size()*sizeof(float));
     }
 
+    std::vector<int64_t> ordinal(seqs.size()); // of the next token of each sequence
+    for (size_t s = 0; s < seqs.size(); ++s) {
+        ordinal[s] = seqs[s].n_seen;
+    }
+    for (const int32_t t : tokens) {
+        --ordinal[ubatch.seq_id[t][0]]; // they are the last ones
+    }
+
     for (size_t i = 0; i < tokens.size(); ++i) {
         const int32_t t = tokens[i];
-        auto & query = seqs[ubatch.seq_id[t][0]].queries.push(ubatch.pos[t], n_query);
+        const llama_seq_id s = ubatch.seq_id[t][0];
+        auto & query = seqs[s].queries.push(ubatch.pos[t], (int32_t) ordinal[s]++, n_query);
         for (size_t l = 0; l < layers.size(); ++l) {
             const int64_t n = rows[l].size()/tokens.size();
             std::copy_n(rows[l].begin() + i*n, n, query.q.begin() + layers[l].query_first);

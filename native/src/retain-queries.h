@@ -13,6 +13,7 @@
 // the queries of one token as attention multiplies them with K: after RoPE, turned as quantised K is, and scaled
 struct retain_query {
     llama_pos          pos;
+    int32_t            ordinal;
     std::vector<float> q; // layer after layer [n_head, n_embd_k]
 };
 
@@ -23,7 +24,7 @@ public:
     static constexpr int64_t N_MAX    = 2*N_WINDOW; // with those that come back to it when W tokens are taken back
 
     // the queries of the next token, to be filled in: n floats; the oldest go when there are more than N_MAX
-    retain_query & push(llama_pos pos, int64_t n);
+    retain_query & push(llama_pos pos, int32_t ordinal, int64_t n);
 
     // forget those of positions [p0, p1)
     void remove(llama_pos p0, llama_pos p1);
@@ -31,25 +32,25 @@ public:
     // forget those from p on, of tokens that are taken back
     void cut(llama_pos p);
 
-    // forget all of them, after n_seen tokens
-    void forget(int64_t n_seen);
+    // forget all of them, before position p
+    void forget(llama_pos p);
 
     int64_t size() const { return queries.size(); }
 
     const retain_query & operator[](int64_t i) const { return queries[i]; }
 
-    // The smallest p such that cutting at p gives the window that there was after p tokens
-    int64_t rollback_limit() const { return limit; }
+    // the smallest p such that cutting at p gives the window that there was before position p
+    llama_pos rollback_limit() const { return limit; }
 
     // the window: the last N_WINDOW queries, or all when there are fewer
 
     int64_t              n_window() const { return size() < N_WINDOW ? size() : N_WINDOW; }
-    std::vector<int32_t> window_positions() const;
+    std::vector<int32_t> window_ordinals() const;
 
     // n floats from offset on of each token's queries, one token after the other
     std::vector<float> window_slice(int64_t offset, int64_t n) const;
 
 private:
     std::deque<retain_query> queries;
-    int64_t limit = 0;
+    llama_pos limit = 0;
 };

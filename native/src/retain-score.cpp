@@ -22,10 +22,10 @@ void retain_memory::score_pool(retain_seq & seq, size_t pool) {
 
     int64_t at = 0;
     for_each_cell_list(seq, pool, [&](const retain_layer &, int32_t, const retain_cell_list & cell_list) {
-        select.add_list(cell_list.size(), cell_list.pos.data(), scores.data() + at);
+        select.add_list(cell_list.size(), cell_list.ordinal.data(), scores.data() + at);
         for (int64_t i = 0; i < cell_list.size(); ++i) {
-            const llama_pos p = cell_list.pos[i];
-            if (p < config.n_sink || p >= seq.n_seen() - n_recent || seq.is_pinned(p)) {
+            const int32_t before = cell_list.ordinal[i];
+            if (before < config.n_sink || before >= seq.n_seen - n_recent || seq.is_pinned(cell_list.pos[i])) {
                 select.raise(i);
             }
         }
@@ -36,18 +36,18 @@ void retain_memory::score_pool(retain_seq & seq, size_t pool) {
     });
 }
 
-// the newest positions that are kept: as many as were asked for, or as the maker of the gates wants kept, but of those no
+// the newest tokens that are kept: as many as were asked for, or as the maker of the gates wants kept, but of those no
 // more than half of what sinks and pins leave, so that scores decide too
 int64_t retain_memory::n_recent_of(const retain_seq & seq) const {
     if (!policy->needs_gates) {
         return config.n_recent;
     }
-    const int64_t n_most = std::max<int64_t>(0, seq.budget - config.n_sink - seq.n_pinned())/2;
+    const int64_t n_most = std::max<int64_t>(0, seq.budget - config.n_sink - seq.n_tokens_in(seq.pins))/2;
     return std::max<int64_t>(config.n_recent, std::min<int64_t>(gates->get_window(), n_most));
 }
 
 void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
-    const auto query_pos = seq.queries.window_positions();
+    const auto query_ordinal = seq.queries.window_ordinals();
 
     std::vector<float> keys, queries, sinks;
 
@@ -56,11 +56,11 @@ void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
         retain_policy_input in = {};
         in.il        = layer.il;
         in.head      = h;
-        in.n_seen    = seq.n_seen();
+        in.n_seen    = seq.n_seen;
         in.lookahead = config.lookahead;
         in.seed      = config.seed;
         in.n_cells   = cell_list.size();
-        in.pos       = cell_list.pos.data();
+        in.ordinal   = cell_list.ordinal.data();
         in.log_beta  = cell_list.log_beta.data();
         in.is_static = has_static_gates();
 
@@ -70,9 +70,9 @@ void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
             in.keys     = keys.data();
         }
         if (policy->needs_queries) {
-            in.n_queries = seq.queries.n_window();
-            in.n_group   = layer.n_head/layer.n_head_kv;
-            in.query_pos = query_pos.data();
+            in.n_queries     = seq.queries.n_window();
+            in.n_group       = layer.n_head/layer.n_head_kv;
+            in.query_ordinal = query_ordinal.data();
 
             const int64_t n = in.n_group*layer.n_embd_k;
             queries    = seq.queries.window_slice(layer.query_first + h*n, n);
@@ -93,7 +93,7 @@ void retain_memory::score_by_policy(const retain_seq & seq, size_t pool) {
 }
 
 void retain_memory::score_by_hook(const retain_seq & seq, size_t pool) {
-    const int64_t n_seen = seq.n_seen();
+    const int64_t n_seen = seq.n_seen;
 
     std::vector<int32_t> il, head, pos, age;
     std::vector<float>   log_beta;
@@ -102,11 +102,11 @@ void retain_memory::score_by_hook(const retain_seq & seq, size_t pool) {
         il.insert(il.end(), cell_list.size(), layer.il);
         head.insert(head.end(), cell_list.size(), h);
         pos.insert(pos.end(), cell_list.pos.begin(), cell_list.pos.end());
+        for (const int32_t before : cell_list.ordinal) {
+            age.push_back((int32_t) (n_seen + 1 - before));
+        }
         log_beta.insert(log_beta.end(), cell_list.log_beta.begin(), cell_list.log_beta.end());
     });
-    for (const int32_t p : pos) {
-        age.push_back((int32_t) (n_seen + 1 - p));
-    }
 
     std::vector<float> own(scores);
     in_hook = true;

@@ -22,12 +22,12 @@ static uint32_t key_from_score(float score) {
 void retain_select::clear() {
     first.clear();
     keys.clear();
-    pos.clear();
+    ordinal.clear();
     raised.clear();
     keep.clear();
 }
 
-void retain_select::add_list(int64_t n_cells, const int32_t * p, const float * scores) {
+void retain_select::add_list(int64_t n_cells, const int32_t * ordinals, const float * scores) {
     const size_t at = keys.size();
 
     first.push_back(at);
@@ -35,7 +35,7 @@ void retain_select::add_list(int64_t n_cells, const int32_t * p, const float * s
     for (int64_t i = 0; i < n_cells; ++i) {
         keys[at + i] = key_from_score(scores[i]);
     }
-    pos.insert(pos.end(), p, p + n_cells);
+    ordinal.insert(ordinal.end(), ordinals, ordinals + n_cells);
     raised.resize(at + n_cells, 0);
 }
 
@@ -53,9 +53,9 @@ void retain_select::raise_best(int64_t n) {
         scratch[i - begin] = i;
     }
     std::nth_element(scratch.begin(), scratch.begin() + n, scratch.end(), [&](int64_t a, int64_t b) {
-        if (raised[a] != raised[b]) { return raised[a] > raised[b]; }
-        if (keys[a]   != keys[b])   { return keys[a]   > keys[b]; }
-        if (pos[a]    != pos[b])    { return pos[a]    > pos[b]; }
+        if (raised[a]  != raised[b])  { return raised[a]  > raised[b]; }
+        if (keys[a]    != keys[b])    { return keys[a]    > keys[b]; }
+        if (ordinal[a] != ordinal[b]) { return ordinal[a] > ordinal[b]; }
         return a < b;
     });
     for (int64_t i = 0; i < n; ++i) {
@@ -119,7 +119,7 @@ void retain_select::run_among(size_t i0, size_t i1, uint8_t which, int64_t n) {
     left = std::min<int64_t>(left, scratch.size());
     if (left < (int64_t) scratch.size()) {
         std::nth_element(scratch.begin(), scratch.begin() + left, scratch.end(), [&](int64_t a, int64_t b) {
-            return pos[a] != pos[b] ? pos[a] > pos[b] : a < b;
+            return ordinal[a] != ordinal[b] ? ordinal[a] > ordinal[b] : a < b;
         });
     }
     for (int64_t i = 0; i < left; ++i) {

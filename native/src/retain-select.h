@@ -1,6 +1,6 @@
 // retain-select.h - which cells stay
 //
-// Order: raised cells first, then the higher score, then the newer position, then the lower layer, then the lower head.
+// Order: raised cells first, then the higher score, then the newer token, then the lower layer, then the lower head.
 // The result depends on nothing else. Linear in the number of cells.
 
 #pragma once
@@ -15,7 +15,7 @@ public:
     void clear();
 
     // add a cell list; scores has n_cells entries
-    void add_list(int64_t n_cells, const int32_t * pos, const float * scores);
+    void add_list(int64_t n_cells, const int32_t * ordinals, const float * scores);
 
     // raise a cell of the cell list that was added last
     void raise(int64_t i) { raised[first.back() + i] = 1; }
@@ -40,7 +40,7 @@ private:
 
     std::vector<int64_t>         first;  // per cell list: index of its first cell
     std::vector<uint32_t>        keys;   // scores as integers of the same order
-    std::vector<int32_t>         pos;
+    std::vector<int32_t>         ordinal;
     std::vector<uint8_t>         raised;
     std::vector<uint8_t>         keep;
     std::vector<int64_t>         scratch;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <tuple>
 
 // llama.h writes an open end as a negative number
 static void normalize_range(llama_pos & p0, llama_pos & p1) {
@@ -84,6 +85,7 @@ void retain_memory::drop_open(retain_seq & seq) {
         cell_list.truncate(*pools[layer.pool], cell_list.size() - seq.n_open);
     });
     seq.pos_max = seq.pos_before;
+    seq.n_seen  = seq.n_before;
     seq.n_open  = 0;
 }
 
@@ -106,18 +108,18 @@ void retain_memory::remove_range(retain_seq & seq, llama_pos p0, llama_pos p1) {
         return;
     }
 
+    if (p1 > seq.pos_max) {
+        std::tie(seq.pos_max, seq.n_seen) = seq.end_before(p0);
+        seq.queries.cut(p0);
+    } else {
+        seq.queries.remove(p0, p1);
+        seq.evicted_at = seq.next_pos();
+    }
+
     for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
         cell_list.retain_if(*pools[layer.pool], [&](int64_t i) { return cell_list.pos[i] < p0 || cell_list.pos[i] >= p1; });
     });
     run_copies();
-
-    if (p1 > seq.pos_max) {
-        seq.pos_max = p0 - 1;
-        seq.queries.cut(p0);
-    } else {
-        seq.queries.remove(p0, p1);
-        seq.evicted_at = seq.n_seen();
-    }
 }
 
 void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, llama_pos p0, llama_pos p1) {
@@ -151,15 +153,14 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
         return;
     }
 
-    retain_seq probe;
-    probe.budget = dst.budget;
+    retain_ranges pins;
     for (const auto & [begin, end] : src.pins) {
         if (std::max(begin, p0) < std::min(end, p1)) {
-            probe.pins.emplace_back(std::max(begin, p0), std::min(end, p1));
+            pins.emplace_back(std::max(begin, p0), std::min(end, p1));
         }
     }
     try {
-        check_protected(probe);
+        check_protected(src, pins, dst.budget);
     } catch (const retain_error & err) {
         refuse(retain_format("cannot copy sequence %d to %d: %s", seq_id_src, seq_id_dst, err.what()));
         return;
@@ -175,7 +176,7 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
             if (from.pos[i] < p0 || from.pos[i] >= p1) {
                 continue;
             }
-            to.append(pool, 1, &from.pos[i]);
+            to.append(pool, 1, &from.pos[i], &from.ordinal[i]);
             to.log_beta.back() = from.log_beta[i];
             if (!from.shift.empty()) {
                 to.shift.push_back(from.shift[i]);
@@ -185,9 +186,9 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
     });
     run_copies();
 
-    dst.pos_max    = std::min(src.pos_max, p1 - 1);
-    dst.evicted_at = p0 > 0 ? dst.n_seen() : src.evicted_at;
-    dst.pins       = probe.pins;
+    std::tie(dst.pos_max, dst.n_seen) = src.end_before(p1);
+    dst.evicted_at = p0 > 0 ? dst.next_pos() : src.evicted_at;
+    dst.pins       = pins;
     dst.queries    = src.queries;
     dst.queries.remove(0, p0);
     dst.queries.cut(dst.pos_max + 1);
@@ -244,14 +245,14 @@ std::map<ggml_backend_buffer_type_t, size_t> retain_memory::memory_breakdown() c
 
 bool retain_memory::has_holes(const retain_seq & seq) const {
     for (const auto & cell_list : seq.cell_lists) {
-        if (cell_list.pos.empty()) {
-            if (seq.pos_max >= 0) {
+        if (cell_list.size() == 0) {
+            if (seq.n_seen > 0) {
                 return true;
             }
             continue;
         }
-        const llama_pos p_min = *std::min_element(cell_list.pos.begin(), cell_list.pos.end());
-        if (cell_list.size() != seq.pos_max - p_min + 1) {
+        const int64_t first = *std::min_element(cell_list.ordinal.begin(), cell_list.ordinal.end());
+        if (cell_list.size() != seq.n_seen - first) {
             return true;
         }
     }
@@ -296,8 +297,12 @@ void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, lla
     }
 
     const int64_t begin = std::max(p0, first_position(seq));
-    const int64_t end   = std::min<int64_t>(p1, seq.n_seen());
+    const int64_t end   = std::min(p1, seq.next_pos());
     if (begin >= end || shift == 0) {
+        return;
+    }
+    if (seq.n_seen != seq.next_pos()) {
+        refuse("positions cannot be shifted where several tokens share one");
         return;
     }
     if (end - 1 + shift > RETAIN_POS_MAX) {
@@ -305,7 +310,7 @@ void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, lla
         return;
     }
     const bool meets_older = begin > first_position(seq) && begin + shift < begin && end + shift > first_position(seq);
-    const bool meets_newer = end < seq.n_seen() && end + shift > end && begin + shift < seq.n_seen();
+    const bool meets_newer = end < seq.next_pos() && end + shift > end && begin + shift < seq.next_pos();
     if (meets_older || meets_newer) {
         refuse(retain_format("a shift of [%lld, %lld) by %d would put two tokens at one position; remove the others first",
                     (long long) begin, (long long) end, shift));
@@ -317,8 +322,9 @@ void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, lla
         cell_list.shift.resize(cell_list.size(), 0);
         for (int64_t i = 0; i < cell_list.size(); ++i) {
             if (cell_list.pos[i] >= p0 && cell_list.pos[i] < p1) {
-                cell_list.pos[i]   += shift;
-                cell_list.shift[i] += shift;
+                cell_list.pos[i]     += shift;
+                cell_list.ordinal[i] += shift;
+                cell_list.shift[i]   += shift;
             }
         }
         cell_list.retain_if(*pools[layer.pool], [&](int64_t i) { return cell_list.pos[i] >= 0; });
@@ -328,8 +334,9 @@ void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, lla
     });
     run_copies();
     seq.pos_max    = pos_max;
-    seq.evicted_at = seq.n_seen();
-    seq.queries.forget(seq.n_seen()); // they would have to turn with the keys; those of the next tokens take their place
+    seq.n_seen     = pos_max + 1;
+    seq.evicted_at = seq.next_pos();
+    seq.queries.forget(seq.next_pos()); // they would have to turn with the keys; those of the next tokens take their place
 }
 
 void retain_memory::seq_div(llama_seq_id seq_id, llama_pos p0, llama_pos p1, int d) {

@@ -2,9 +2,9 @@
 //
 //     header    magic, version, fingerprint of the cache's shape, bytes of the payload, checksum of the payload
 //     payload   number of sequences, then for each
-//                   id, budget, last position, tokens that it can be cut back to, pins
-//                   the queries of the last tokens, if the policy needs them: their number, positions, floats
-//                   per cell list: number of cells, positions, log betas, then K row and V row of each cell
+//                   id, budget, last position, tokens seen, the first position that it can be cut back to, pins
+//                   the queries of the last tokens, if the policy needs them: their number, then position, ordinal, floats
+//                   per cell list: number of cells, positions, ordinals, log betas, then K row and V row of each cell
 //
 // A state is read and checked as a whole before anything of the memory changes.
 
@@ -21,7 +21,7 @@
 namespace {
 
 constexpr uint32_t MAGIC   = 0x74726c72; // "rlrt"
-constexpr uint32_t VERSION = 2;
+constexpr uint32_t VERSION = 3;
 
 constexpr size_t FIRST_STEP = 1u << 16; // bytes that are read at first: chosen to be little beside any state, not measured
 
@@ -161,7 +161,8 @@ void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
     w.put((int32_t) id);
     w.put(seq.budget);
     w.put((int32_t) seq.pos_max);
-    w.put((int64_t) mem.rollback_limit(seq)); // whatever the policy of the context that reads it
+    w.put(seq.n_seen);
+    w.put((int32_t) mem.rollback_limit(seq)); // whatever the policy of the context that reads it
     w.put((int64_t) seq.pins.size());
     for (const auto & [p0, p1] : seq.pins) {
         w.put((int32_t) p0);
@@ -171,6 +172,7 @@ void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
     w.put(seq.queries.size());
     for (int64_t i = 0; i < seq.queries.size(); ++i) {
         w.put((int32_t) seq.queries[i].pos);
+        w.put(seq.queries[i].ordinal);
         w.raw(seq.queries[i].q.data(), mem.get_n_query()*sizeof(float));
     }
 
@@ -178,8 +180,9 @@ void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
         const auto & pool = mem.pool_of(layer);
 
         w.put(cell_list.size());
-        w.raw(cell_list.pos.data(),      cell_list.pos.size()*sizeof(int32_t));
-        w.raw(cell_list.log_beta.data(), cell_list.log_beta.size()*sizeof(float));
+        w.raw(cell_list.pos.data(),      cell_list.size()*sizeof(int32_t));
+        w.raw(cell_list.ordinal.data(),  cell_list.size()*sizeof(int32_t));
+        w.raw(cell_list.log_beta.data(), cell_list.size()*sizeof(float));
 
         const size_t at = w.data.size();
         w.data.resize(at + cell_list.size()*pool.bytes_cell());
@@ -193,9 +196,11 @@ loaded_seq read_seq(reader & r, const retain_memory & mem) {
     res.seq            = mem.make_seq(r.get<int32_t>());
     res.seq.budget     = r.get<int32_t>();
     res.seq.pos_max    = r.get<int32_t>();
-    res.seq.evicted_at = r.get<int64_t>();
+    res.seq.n_seen     = r.get<int64_t>();
+    res.seq.evicted_at = r.get<int32_t>();
     if (res.seq.budget < 1 || res.seq.pos_max < -1 || res.seq.pos_max > RETAIN_POS_MAX ||
-            res.seq.evicted_at < 0 || res.seq.evicted_at > res.seq.n_seen()) {
+            res.seq.n_seen < 0 || res.seq.n_seen > (int64_t) RETAIN_POS_MAX + 1 || (res.seq.n_seen == 0) != (res.seq.pos_max < 0) ||
+            res.seq.evicted_at < 0 || res.seq.evicted_at > res.seq.next_pos()) {
         throw retain_error("the state is damaged: a sequence is inconsistent");
     }
 
@@ -210,24 +215,28 @@ loaded_seq read_seq(reader & r, const retain_memory & mem) {
     }
 
     const size_t  n_bytes   = mem.get_n_query()*sizeof(float);
-    const int64_t n_queries = r.count(sizeof(int32_t) + n_bytes);
+    const int64_t n_queries = r.count(2*sizeof(int32_t) + n_bytes);
     for (int64_t i = 0; i < n_queries; ++i) {
-        const int32_t pos = r.get<int32_t>();
-        const int32_t min = i > 0 ? res.seq.queries[i - 1].pos : 0;
-        if (n_queries > retain_queries::N_MAX || pos < min || pos > res.seq.pos_max) {
+        const int32_t pos     = r.get<int32_t>();
+        const int32_t ordinal = r.get<int32_t>();
+        const bool    follows = i == 0 || (pos >= res.seq.queries[i - 1].pos && ordinal > res.seq.queries[i - 1].ordinal);
+        if (n_queries > retain_queries::N_MAX || pos < 0 || pos > res.seq.pos_max ||
+                ordinal < 0 || ordinal >= res.seq.n_seen || !follows) {
             throw retain_error("the state is damaged: a query is out of range");
         }
-        memcpy(res.seq.queries.push(pos, mem.get_n_query()).q.data(), r.raw(n_bytes), n_bytes);
+        memcpy(res.seq.queries.push(pos, ordinal, mem.get_n_query()).q.data(), r.raw(n_bytes), n_bytes);
     }
 
     mem.for_each_cell_list(res.seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
         const size_t  n_cell = mem.pool_of(layer).bytes_cell();
-        const int64_t n      = r.count(sizeof(int32_t) + sizeof(float) + n_cell);
+        const int64_t n      = r.count(2*sizeof(int32_t) + sizeof(float) + n_cell);
         cell_list.pos      = r.list<int32_t>(n);
+        cell_list.ordinal  = r.list<int32_t>(n);
         cell_list.log_beta = r.list<float>(n);
 
         for (int64_t i = 0; i < n; ++i) {
-            const bool in_range = cell_list.pos[i] >= 0 && cell_list.pos[i] <= res.seq.pos_max;
+            const bool in_range = cell_list.pos[i] >= 0 && cell_list.pos[i] <= res.seq.pos_max &&
+                cell_list.ordinal[i] >= 0 && cell_list.ordinal[i] < res.seq.n_seen;
             if (!in_range || (cell_list.log_beta[i] > 0.0f && !mem.has_static_gates())) { // a log beta may be NaN
                 throw retain_error("the state is damaged: a cell is out of range");
             }
@@ -333,7 +342,7 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
                 throw retain_error("the state holds more cells than this context has room for; make its budget larger");
             }
         }
-        check_protected(seq);
+        check_protected(seq, seq.pins, seq.budget);
     }
     if (!r.at_end()) {
         throw retain_error("the state is damaged: bytes are left over");
@@ -349,6 +358,7 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
 
         seq.budget     = l.seq.budget;
         seq.pos_max    = l.seq.pos_max;
+        seq.n_seen     = l.seq.n_seen;
         seq.evicted_at = l.seq.evicted_at;
         seq.pins       = l.seq.pins;
         if (keeps_queries()) {
@@ -360,7 +370,7 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
             const auto * rows = l.rows[layer.list_first + h];
             auto       & pool = *pools[layer.pool];
 
-            cell_list.append(pool, from.size(), from.pos.data());
+            cell_list.append(pool, from.size(), from.pos.data(), from.ordinal.data());
             cell_list.log_beta = from.log_beta;
             pool.write(cell_list.pages, cell_list.size(), rows);
         });

@@ -18,8 +18,8 @@ static void test_null(llama_model * model, const std::string & gates) {
     CHECK(retain_layers(nullptr, nullptr, 4) == -1                      && error_says("the context is NULL"));
     CHECK(retain_layers(ctx, nullptr, 4) == tiny::N_LAYER);
     CHECK(retain_n_head_kv(nullptr, 0) == -1                            && error_says("the context is NULL"));
-    CHECK(retain_get_cells(nullptr, 0, 0, 0, nullptr, nullptr, 9) == -1 && error_says("the context is NULL"));
-    CHECK(retain_get_cells(ctx, 0, 0, 0, nullptr, nullptr, 9) == 0);
+    CHECK(retain_get_cells(nullptr, 0, 0, 0, nullptr, nullptr, nullptr, 9) == -1 && error_says("the context is NULL"));
+    CHECK(retain_get_cells(ctx, 0, 0, 0, nullptr, nullptr, nullptr, 9) == 0);
     CHECK(retain_n_cells(nullptr, 0) == -1                              && error_says("the context is NULL"));
     CHECK(!retain_pin(nullptr, 0, 0, 1)                                 && error_says("the context is NULL"));
     CHECK(!retain_unpin(nullptr, 0, 0, 1)                               && error_says("the context is NULL"));
@@ -44,8 +44,8 @@ static void test_null(llama_model * model, const std::string & gates) {
     // lists of the length that the caller asks for
     decode(ctx, 0, 0, random_tokens(1, 5));
     int32_t pos[2] = { -1, -1 };
-    CHECK(retain_get_cells(ctx, 0, 0, 0, pos, nullptr, -3) == 5 && pos[0] == -1);
-    CHECK(retain_get_cells(ctx, 0, 0, 0, pos, nullptr, 1) == 5 && pos[0] == 0 && pos[1] == -1);
+    CHECK(retain_get_cells(ctx, 0, 0, 0, pos, nullptr, nullptr, -3) == 5 && pos[0] == -1);
+    CHECK(retain_get_cells(ctx, 0, 0, 0, pos, nullptr, nullptr, 1) == 5 && pos[0] == 0 && pos[1] == -1);
     CHECK(retain_layers(ctx, pos, -1) == tiny::N_LAYER && pos[0] == 0);
     llama_free(ctx);
 }

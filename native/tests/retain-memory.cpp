@@ -235,7 +235,7 @@ static void test_queries(llama_model * model, const std::string & gates) {
     CHECK(retain_set_policy(ctx, "knorm"));
     CHECK(llama_state_seq_set_data(ctx, state.data(), state.size(), 0) == state.size());
     const size_t n_query = tiny::N_LAYER*tiny::N_EMBD*sizeof(float);
-    CHECK(state_of(ctx, 0).size() == state.size() - 64*(sizeof(int32_t) + n_query));
+    CHECK(state_of(ctx, 0).size() == state.size() - 64*(2*sizeof(int32_t) + n_query));
     decode(ctx, 0, 200, random_tokens(2, 16));
     CHECK(retain_set_policy(ctx, "snapkv")); // the next graph has the shape of the last one, but hands out queries
     decode(ctx, 0, 216, random_tokens(3, 16));

@@ -15,10 +15,10 @@
 
 // a cell list with gaps in no order, its keys, and the queries of the last tokens, of which some may have lost their cells
 struct made_up {
-    std::vector<int32_t> pos;
+    std::vector<int32_t> ordinal;
     std::vector<float>   log_beta;
     std::vector<float>   keys;
-    std::vector<int32_t> query_pos;
+    std::vector<int32_t> query_ordinal;
     std::vector<float>   queries;
     std::vector<float>   sinks;
     retain_policy_input  in = {};
@@ -26,28 +26,28 @@ struct made_up {
     made_up(std::mt19937 & rng, int64_t n_seen, int64_t n_embd, int64_t n_group, int64_t n_queries, float softcap, bool sink) {
         for (int64_t p = 0; p < n_seen; ++p) {
             if (rng() % 3 > 0) {
-                pos.push_back(p);
+                ordinal.push_back(p);
             }
         }
-        std::shuffle(pos.begin(), pos.end(), rng);
+        std::shuffle(ordinal.begin(), ordinal.end(), rng);
         for (int64_t p = n_seen - n_queries; p < n_seen; ++p) {
-            query_pos.push_back(p);
+            query_ordinal.push_back(p);
         }
-        log_beta.resize(pos.size(), 0.0f);
-        keys    = random_normal(rng, pos.size()*n_embd);
+        log_beta.resize(ordinal.size(), 0.0f);
+        keys    = random_normal(rng, ordinal.size()*n_embd);
         queries = random_normal(rng, n_queries*n_group*n_embd, 0.5f);
         sinks   = random_normal(rng, n_group, 3.0f);
 
         in.n_seen    = n_seen;
         in.lookahead = 1;
-        in.n_cells   = pos.size();
-        in.pos       = pos.data();
+        in.n_cells   = ordinal.size();
+        in.ordinal   = ordinal.data();
         in.log_beta  = log_beta.data();
         in.n_embd_k  = n_embd;
         in.keys      = keys.data();
         in.n_queries = n_queries;
         in.n_group   = n_group;
-        in.query_pos = query_pos.data();
+        in.query_ordinal = query_ordinal.data();
         in.queries   = queries.data();
         in.softcap   = softcap;
         in.sinks     = sink ? sinks.data() : nullptr;
@@ -60,11 +60,11 @@ struct made_up {
     }
 };
 
-// the window's cells, then the attention that the reference op gives cells in order of position, pooled
+// the window's cells, then the attention that the reference op gives cells in order of the tokens, pooled
 static std::vector<float> snapkv_reference(const made_up & m) {
-    std::vector<int64_t> order(m.pos.size());
+    std::vector<int64_t> order(m.ordinal.size());
     std::iota(order.begin(), order.end(), 0);
-    std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return m.pos[a] < m.pos[b]; });
+    std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return m.ordinal[a] < m.ordinal[b]; });
 
     const int64_t n = order.size();
     const int64_t d = m.in.n_embd_k;
@@ -79,7 +79,7 @@ static std::vector<float> snapkv_reference(const made_up & m) {
 
     std::vector<double> mean(n, 0.0);
     for (int64_t w = 0; w < m.in.n_queries; ++w) {
-        const int64_t seen = std::count_if(m.pos.begin(), m.pos.end(), [&](int32_t p) { return p <= m.query_pos[w]; });
+        const int64_t seen = std::count_if(m.ordinal.begin(), m.ordinal.end(), [&](int32_t p) { return p <= m.query_ordinal[w]; });
         for (int64_t g = 0; g < m.in.n_group; ++g) {
             const float * q = m.queries.data() + (w*m.in.n_group + g)*d;
             const auto got = reference::attend(q, d, n, cell_list, seen, 1.0, m.in.softcap, m.in.sinks ? m.in.sinks + g : nullptr);
@@ -90,7 +90,7 @@ static std::vector<float> snapkv_reference(const made_up & m) {
     }
 
     // the window's cells are the last ones
-    const int64_t n_others = std::count_if(m.pos.begin(), m.pos.end(), [&](int32_t p) { return p < m.query_pos[0]; });
+    const int64_t n_others = std::count_if(m.ordinal.begin(), m.ordinal.end(), [&](int32_t p) { return p < m.query_ordinal[0]; });
     std::vector<float> res(n);
     for (int64_t i = 0; i < n; ++i) {
         double sum = 0.0;
@@ -123,7 +123,7 @@ static void test_snapkv() {
 
     // nothing asked: no cell is worth more than another
     const made_up m(rng, 60, 16, 2, 0, 0.0f, false);
-    CHECK(m.score("snapkv") == std::vector<float>(m.pos.size(), 0.0f));
+    CHECK(m.score("snapkv") == std::vector<float>(m.ordinal.size(), 0.0f));
 }
 
 static void test_keys() {

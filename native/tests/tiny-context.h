@@ -96,8 +96,8 @@ inline std::vector<llama_token> random_tokens(int seed, int n) {
 }
 
 inline std::vector<int32_t> positions(llama_context * ctx, llama_seq_id seq, int il, int head) {
-    std::vector<int32_t> res(retain_get_cells(ctx, seq, il, head, nullptr, nullptr, 0));
-    CHECK(retain_get_cells(ctx, seq, il, head, res.data(), nullptr, res.size()) == (int64_t) res.size());
+    std::vector<int32_t> res(retain_get_cells(ctx, seq, il, head, nullptr, nullptr, nullptr, 0));
+    CHECK(retain_get_cells(ctx, seq, il, head, res.data(), nullptr, nullptr, res.size()) == (int64_t) res.size());
     std::sort(res.begin(), res.end());
     return res;
 }

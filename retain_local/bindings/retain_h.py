@@ -89,7 +89,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "get_stats": (c_bool, c_void_p, POINTER(RetainStats)),
     "layers": (c_int32, c_void_p, _i32s, c_int32),
     "n_head_kv": (c_int32, c_void_p, c_int32),
-    "get_cells": (c_int64, c_void_p, c_int32, c_int32, c_int32, _i32s, _f32s, c_int64),
+    "get_cells": (c_int64, c_void_p, c_int32, c_int32, c_int32, _i32s, _i32s, _f32s, c_int64),
     "n_cells": (c_int64, c_void_p, c_int32),
     "pin": (c_bool, c_void_p, c_int32, c_int32, c_int32),
     "unpin": (c_bool, c_void_p, c_int32, c_int32, c_int32),

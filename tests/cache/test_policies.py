@@ -84,7 +84,7 @@ def test_only_a_policy_that_looks_at_queries_makes_the_graph_hand_them_out(rig: 
         n_query = SMALL.n_layer * SMALL.n_embd_q
         n_state = len(session.state(0))
         retain_h.check(retain_h.set_policy(session.handle, b"window"))
-        assert n_state - len(session.state(0)) == (64 * 4 * (1 + n_query) if names else 0)
+        assert n_state - len(session.state(0)) == (64 * 4 * (2 + n_query) if names else 0)
 
 
 @settings(max_examples=30)

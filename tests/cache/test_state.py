@@ -177,8 +177,8 @@ def test_a_huge_count_is_refused(session: RetainedSession) -> None:
 
 
 N_HEADER = UNREAD.stop + 32
-AT_QUERIES = N_HEADER + 36  # their number, behind the sequence's own numbers and no pins
-QUERY_BYTES = 4 * (1 + TINY_MODELS["llama"].n_layer * TINY_MODELS["llama"].n_embd_q)
+AT_QUERIES = N_HEADER + 40  # their number, behind the sequence's own numbers and no pins
+QUERY_BYTES = 4 * (2 + TINY_MODELS["llama"].n_layer * TINY_MODELS["llama"].n_embd_q)
 
 
 def forged(state: bytes, at: int, value: bytes) -> bytes:
@@ -197,8 +197,21 @@ def forged(state: bytes, at: int, value: bytes) -> bytes:
         (AT_QUERIES + 8, struct.pack("<i", -1)),
         (AT_QUERIES + 8, struct.pack("<i", 200)),
         (AT_QUERIES + 8 + QUERY_BYTES, struct.pack("<i", 3)),
+        (AT_QUERIES + 12, struct.pack("<i", -1)),
+        (AT_QUERIES + 12, struct.pack("<i", 150)),
+        (AT_QUERIES + 12 + QUERY_BYTES, struct.pack("<i", 86)),
     ],
-    ids=["too many", "negative", "overflow", "before the first token", "after the last", "out of order"],
+    ids=[
+        "too many",
+        "negative",
+        "overflow",
+        "before the first position",
+        "after the last",
+        "out of order",
+        "before the first token",
+        "after the last token",
+        "of one token twice",
+    ],
 )
 def test_forged_queries_are_refused(tiny: TinyFiles, model: Model, at: int, value: bytes) -> None:
     """With a right checksum, so that their own checks must find them."""

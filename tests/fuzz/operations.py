@@ -88,11 +88,12 @@ class _Program:
         handle, memory = self.session.handle, self.session.memory
         for s, sequence in enumerate(self.sequences):
             assert_same_cells(self.session, sequence, s)
-            assert self.session.n_seen(s) == sequence.n_seen
+            assert self.session.n_seen(s) == sequence.next_pos
             assert self.session.rollback_limit(s) == sequence.rollback_limit
             assert llama_cpp.llama_memory_seq_pos_min(memory, s) == sequence.pos_min
             assert retain_h.get_budget(handle, s) == sequence.options.budget
         stats = self.session.stats()
+        assert stats.n_seen == sum(sequence.n_seen for sequence in self.sequences)
         assert stats.n_cells == sum(sequence.n_cells for sequence in self.sequences)
         assert stats.n_cells_peak <= stats.n_cells_max == len(self.sequences) * self.sequences[0].n_max
         lengths = [
@@ -112,7 +113,7 @@ class _Program:
 
     def _position(self, s: int) -> int:
         """One of the sequence, or near its ends."""
-        return int(self.rng.integers(-2, self.sequences[s].n_seen + 4))
+        return int(self.rng.integers(-2, self.sequences[s].next_pos + 4))
 
     def _range(self, s: int) -> tuple[int, int]:
         p0 = self._position(s)
@@ -124,12 +125,14 @@ class _Program:
         """One batch whose tokens belong to sequences in any order."""
         n = int(self.rng.integers(1, N_BATCH + 1))
         sequences = [self._sequence()] * n if self.rng.integers(2) else [self._sequence() for _ in range(n)]
-        starts = [sequence.n_seen for sequence in self.sequences]
+        starts = [sequence.next_pos for sequence in self.sequences]
         if self.rng.integers(20) == 0:  # an empty one begins anywhere
             starts = [start or int(self.rng.choice([9, POS_MAX - 15, POS_MAX - 40])) for start in starts]
-        positions = [starts[s] + sequences[:i].count(s) for i, s in enumerate(sequences)]
+        crowding = 1 if self.rng.integers(3) else int(self.rng.integers(2, 9))  # tokens at each position
+        positions = [starts[s] + sequences[:i].count(s) // crowding for i, s in enumerate(sequences)]
         tokens = self.rng.integers(3, N_VOCAB, n).tolist()
-        fits = max(positions) <= POS_MAX and all(self.sequences[s].can_read(sequences.count(s)) for s in set(sequences))
+        fits = max(positions) <= POS_MAX and all(self._counts(s, starts[s], sequences.count(s)) for s in set(sequences))
+        fits = fits and all(self.sequences[s].can_read(sequences.count(s)) for s in set(sequences))
         positions_in_int = [min(p, 2**31 - 1) for p in positions]
         try:
             self.session.decode_rows(list(zip(tokens, positions_in_int, sequences)))
@@ -148,6 +151,10 @@ class _Program:
                 own = [row for row in rows if sequences[row] == s]
                 self.sequences[s].add(np.array(positions)[own], log_beta[:, own])
 
+    def _counts(self, s: int, start: int, n: int) -> bool:
+        """Whether n more tokens of a sequence can be counted."""
+        return (self.sequences[s].n_seen if self.sequences[s].next_pos else start) + n <= POS_MAX + 1
+
     def remove(self) -> None:
         s = self._sequence()
         p0, p1 = self._range(s)
@@ -156,7 +163,7 @@ class _Program:
 
     def roll_back(self) -> None:
         s = self._sequence()
-        p0 = max(0, self.sequences[s].n_seen - int(self.rng.integers(1, 12)))
+        p0 = max(0, self.sequences[s].next_pos - int(self.rng.integers(1, 12)))
         did = llama_cpp.llama_memory_seq_rm(self.session.memory, s, p0, -1)
         self._refused(self.sequences[s].cut(p0, -1), did)
 

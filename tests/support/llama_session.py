@@ -180,6 +180,25 @@ class Session:
         logits = [llama_cpp.llama_get_logits_ith(self.handle, i)[: self.model.n_vocab] for i in range(len(rows))]
         return np.array(logits, np.float32)
 
+    def decode_embeddings(self, embeddings: np.ndarray, positions: np.ndarray, seq_id: int = 0) -> None:
+        """Decode one batch of embeddings, [n, n_embd] f32, at positions [sections, n], as of a picture."""
+        n = len(embeddings)
+        embeddings, positions = embeddings.astype(np.float32), positions.astype(np.int32)
+        sequence = (llama_cpp.llama_seq_id * 1)(seq_id)
+        pointer = ctypes.POINTER(llama_cpp.llama_seq_id)
+        batch = llama_cpp.llama_batch(
+            n_tokens=n,
+            embd=embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            pos=positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            n_seq_id=(ctypes.c_int32 * n)(*[1] * n),
+            seq_id=(pointer * (n + 1))(*[ctypes.cast(sequence, pointer)] * n),
+            logits=(ctypes.c_int8 * n)(),
+        )
+        with logged_errors() as errors:
+            status = llama_cpp.llama_decode(self.handle, batch)
+        if status != 0:
+            raise RuntimeError(f"llama_decode returned {status}: {errors}")
+
     def greedy(self, logits: np.ndarray, n: int, seq_id: int = 0) -> tuple[list[int], np.ndarray]:
         """Choose and decode n tokens, the first from `logits` [n_vocab]; returns them and their logits [n, n_vocab]."""
         tokens, rows = [], []

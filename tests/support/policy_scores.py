@@ -30,20 +30,20 @@ def keydiff_scores(keys: np.ndarray) -> Scores:
     return -cosine, 2 * EPSILON * np.abs(cosine) + 1e-12
 
 
-def snapkv_scores(pos: np.ndarray, keys: np.ndarray, query_pos: np.ndarray, queries: np.ndarray) -> Scores:
+def snapkv_scores(ordinal: np.ndarray, keys: np.ndarray, query_ordinal: np.ndarray, queries: np.ndarray) -> Scores:
     """Attention of the last queries, averaged and pooled over 5 neighbours (arXiv 2404.14469).
 
     Parameters
     ----------
-    pos : of the cells, [n], ascending.
+    ordinal : of the cells, [n], ascending.
     keys : [n, d].
-    query_pos : [w].
+    query_ordinal : [w].
     queries : of the query heads that share the KV head, times the scale of attention, [w, g, d].
     """
     n_dim = keys.shape[1]
-    attention, error = np.zeros(len(pos)), np.zeros(len(pos))
-    for p, heads in zip(query_pos, queries):
-        seen = pos <= p
+    attention, error = np.zeros(len(ordinal)), np.zeros(len(ordinal))
+    for last, heads in zip(query_ordinal, queries):
+        seen = ordinal <= last
         for q in heads if seen.any() else []:
             logits = keys[seen] @ q
             below = logits - logits.max()
@@ -54,10 +54,10 @@ def snapkv_scores(pos: np.ndarray, keys: np.ndarray, query_pos: np.ndarray, quer
             error[seen] += weights * (rounding + rounding.max() + 8 * EPSILON)
     n_mean = max(1, queries.shape[0] * queries.shape[1])
 
-    in_window = np.isin(pos, query_pos)
+    in_window = np.isin(ordinal, query_ordinal)
     scores = np.where(in_window, IN_WINDOW, 0.0)
     scores[~in_window] = _pool(attention[~in_window] / n_mean)
-    bound = np.zeros(len(pos))
+    bound = np.zeros(len(ordinal))
     bound[~in_window] = 2 * _pool(error[~in_window] / n_mean) + 2 * EPSILON * scores[~in_window]
     return scores, bound
 

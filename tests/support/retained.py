@@ -42,9 +42,14 @@ class RetainedSession(Session):
         return retain_h.check(retain_h.n_cells(self.handle, seq_id))
 
     def cell_list(self, il: int, head: int, seq_id: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and log betas of a stream, by position: [n] int32, [n] float32."""
-        n = retain_h.check(retain_h.get_cells(self.handle, seq_id, il, head, None, None, 0))
-        pos, log_beta = np.empty(n, np.int32), np.empty(n, np.float32)
+        """Positions and log betas of a stream, in order of the tokens: [n] int32, [n] float32."""
+        pos, _, log_beta = self.cells(il, head, seq_id)
+        return pos, log_beta
+
+    def cells(self, il: int, head: int, seq_id: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions, ordinals and log betas of a stream, in order of the tokens: [n] int32, [n] int32, [n] float32."""
+        n = retain_h.check(retain_h.get_cells(self.handle, seq_id, il, head, None, None, None, 0))
+        pos, ordinal, log_beta = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
         retain_h.check(
             retain_h.get_cells(
                 self.handle,
@@ -52,12 +57,13 @@ class RetainedSession(Session):
                 il,
                 head,
                 pos.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+                ordinal.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
                 log_beta.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
                 n,
             )
         )
-        order = np.argsort(pos)
-        return pos[order], log_beta[order]
+        order = np.argsort(ordinal)
+        return pos[order], ordinal[order], log_beta[order]
 
     def pin(self, p0: int, p1: int, seq_id: int = 0) -> None:
         retain_h.check(retain_h.pin(self.handle, seq_id, p0, p1))
@@ -118,12 +124,10 @@ def retain_fields(options: Options) -> dict[str, Any]:
 
 
 def assert_same_cells(session: RetainedSession, cache: Cache, seq_id: int = 0) -> None:
-    """Every stream holds exactly the reference's positions, with exactly its log betas."""
+    """Every stream holds exactly the reference's cells: their positions, ordinals and log betas."""
     for il in range(cache.n_layer):
         for head in range(cache.n_head_kv):
-            pos, log_beta = session.cell_list(il, head, seq_id)
-            expected_pos, expected_log_beta = cache.cell_list(il, head)
             where = f"sequence {seq_id}, layer {il}, head {head}, {cache.n_seen} tokens seen"
-            np.testing.assert_array_equal(pos, expected_pos, err_msg=where)
-            np.testing.assert_array_equal(log_beta, expected_log_beta, err_msg=where)
+            for found, expected in zip(session.cells(il, head, seq_id), cache.cells(il, head)):
+                np.testing.assert_array_equal(found, expected, err_msg=where)
     assert session.n_cells(seq_id) == cache.n_cells

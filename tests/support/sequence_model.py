@@ -20,7 +20,7 @@ POS_MAX = 2**31 - 3  # the last position that a cell can have
 class Sequence(Cache):
     """A cache with its past.
 
-    evicted_at : tokens seen when cells last went that cannot come back.
+    evicted_at : the next position when cells last went that cannot come back.
     shifted : whether keys wait to be turned, which the next decoding does.
     """
 
@@ -31,7 +31,7 @@ class Sequence(Cache):
         before = self.n_cells
         super().evict()
         if self.n_cells < before:
-            self.evicted_at = self.n_seen
+            self.evicted_at = self.next_pos
 
     @property
     def rollback_limit(self) -> int:
@@ -50,9 +50,8 @@ class Sequence(Cache):
         return -(-self.n_cells // self.n_cell_lists)
 
     def n_protected(self, pins: list[tuple[int, int]]) -> int:
-        """Positions that sinks, the recent window and pins keep."""
-        pinned = set().union(*(range(*pin) for pin in pins))
-        return self.options.n_sink + self.options.n_recent + len(pinned)
+        """Tokens that sinks, the recent window and pins keep."""
+        return self.options.n_sink + self.options.n_recent + self.n_tokens_in(pins)
 
     def can_read(self, n: int) -> bool:
         """Whether n more tokens are taken; only policy none refuses."""
@@ -60,26 +59,34 @@ class Sequence(Cache):
 
     def clear(self) -> None:
         self._keep(np.empty(0, int))
-        self.pinned, self.n_seen, self.evicted_at, self.shifted = [], 0, 0, False
+        self.pinned, self.n_seen, self.next_pos, self.evicted_at, self.shifted = [], 0, 0, 0, False
 
     def cut(self, p0: int, p1: int) -> bool:
         """Remove positions [p0, p1); p1 < 0 is the end."""
         p0, p1 = max(p0, 0), 2**31 - 1 if p1 < 0 else p1
         if self.refuses_cut(p0, p1):
             return False
-        if p0 == 0 and p1 >= self.n_seen:
+        if p0 == 0 and p1 >= self.next_pos:
             self.clear()
-        elif p0 < min(self.n_seen, p1):
-            middle = p1 < self.n_seen
+        elif p0 < min(self.next_pos, p1):
+            middle = p1 < self.next_pos
             self.remove(p0, p1)
             self.shifted = self.shifted and self.n_cells > 0
             if middle:
-                self.evicted_at = self.n_seen
+                self.evicted_at = self.next_pos
+            else:
+                self._end_at_a_token()
         return True
+
+    def _end_at_a_token(self) -> None:
+        """The last position is one that a token was seen at."""
+        self.next_pos = max(self.evicted_at, int(self.pos.max(initial=-1)) + 1)
+        if self.next_pos == 0:
+            self.n_seen = 0
 
     def refuses_cut(self, p0: int, p1: int) -> bool:
         p1 = 2**31 - 1 if p1 < 0 else p1
-        return 0 < p0 < self.n_seen <= p1 and p0 < self.rollback_limit
+        return 0 < p0 < self.next_pos <= p1 and p0 < self.rollback_limit
 
     def pin(self, p0: int, p1: int) -> bool:
         if p0 < 0 or p1 <= p0 or self.n_protected([*self.pinned, (p0, p1)]) > self.options.budget:
@@ -106,16 +113,19 @@ class Sequence(Cache):
         pins = [(max(a, p0), min(b, p1)) for a, b in self.pinned if max(a, p0) < min(b, p1)]
         if (
             p0 >= p1
-            or (p0 > 0 and p0 >= self.n_seen)
-            or (p1 < self.n_seen and p1 < self.rollback_limit)
+            or (p0 > 0 and p0 >= self.next_pos)
+            or (p1 < self.next_pos and p1 < self.rollback_limit)
             or (self.options.policy == "none" and self.per_stream > budget < self.options.budget)
             or self.n_protected(pins) > budget
         ):
             return other
         result = copy.deepcopy(self)
-        result._keep(np.flatnonzero((self.pos >= p0) & (self.pos < p1)))
-        result.options, result.pinned, result.n_seen = other.options, pins, min(self.n_seen, p1)
-        result.evicted_at = result.n_seen if p0 > 0 else self.evicted_at
+        result.options, result.pinned = other.options, pins
+        if p1 < self.next_pos:
+            result.remove(p1, 2**31 - 1)
+            result._end_at_a_token()
+        result._keep(np.flatnonzero(result.pos >= p0))
+        result.evicted_at = result.next_pos if p0 > 0 else self.evicted_at
         result.shifted = self.shifted and result.n_cells > 0
         if result.per_stream > budget < self.options.budget:
             result.evict()
@@ -124,8 +134,8 @@ class Sequence(Cache):
     def has_holes(self) -> bool:
         for il in range(self.n_layer):
             for head in range(self.n_head_kv):
-                pos = self.cell_list(il, head)[0]
-                if self.n_seen and (not len(pos) or len(pos) != self.n_seen - pos[0]):
+                ordinal = self.cells(il, head)[1]
+                if self.n_seen and (not len(ordinal) or len(ordinal) != self.n_seen - ordinal[0]):
                     return True
         return False
 
@@ -135,16 +145,20 @@ class Sequence(Cache):
         if self.has_holes():
             return False
         first = int(self.pos.min()) if self.n_cells else -1
-        begin, end = max(p0, first), min(p1, self.n_seen)
+        begin, end = max(p0, first), min(p1, self.next_pos)
         if begin >= end or delta == 0:
             return True
         moved = (self.pos >= begin) & (self.pos < end)
-        if end - 1 + delta > POS_MAX or set(self.pos[moved] + delta) & set(self.pos[~moved]):
+        if (
+            self.n_seen != self.next_pos
+            or end - 1 + delta > POS_MAX
+            or set(self.pos[moved] + delta) & set(self.pos[~moved])
+        ):
             return False
-        self.pos = np.where(moved, self.pos + delta, self.pos)
+        self.pos, self.ordinal = self.pos + delta * moved, self.ordinal + delta * moved
         self._keep(np.flatnonzero(self.pos >= 0))
-        self.n_seen = int(self.pos.max()) + 1 if self.n_cells else 0
-        self.evicted_at, self.shifted = self.n_seen, self.n_cells > 0
+        self.n_seen = self.next_pos = int(self.pos.max(initial=-1)) + 1
+        self.evicted_at, self.shifted = self.next_pos, self.n_cells > 0
         return True
 
 

@@ -17,30 +17,32 @@ KEY_TYPES = {name: getattr(gguf.GGMLQuantizationType, name.upper()) for name in 
 
 @dataclass
 class SavedStream:
-    """Cells of one (layer, KV head) by position: pos [n] int32, keys [n, head_size] float64."""
+    """Cells of one (layer, KV head) in order of the tokens: pos, ordinal [n] int32, keys [n, head_size] float64."""
 
     pos: np.ndarray
+    ordinal: np.ndarray
     keys: np.ndarray
 
 
 @dataclass
 class SavedSequence:
-    """A sequence: its streams by (layer, head), and the positions of the queries kept with it."""
+    """A sequence: its streams by (layer, head), and the ordinals of the queries kept with it."""
 
     streams: dict[tuple[int, int], SavedStream]
-    query_pos: list[int]
+    query_ordinal: list[int]
 
 
 def read_sequence(state: bytes, shape: TinyModel, cell_type: str) -> SavedSequence:
     """Read what `llama_state_seq_get_data` gave for cells of `cell_type` ("q8_0", or "q8_0/f16" for K and V)."""
     reader = _Reader(state, N_PREFIX + N_HEADER)
     assert reader.take("<q") == (1,)
-    reader.take("<iiiq")
+    reader.take("<iiiqi")
     (n_pins,) = reader.take("<q")
     reader.take(f"<{2 * n_pins}i")
-    query_pos = []
+    query_ordinal = []
     for _ in range(*reader.take("<q")):
-        query_pos += reader.take("<i")
+        _, ordinal = reader.take("<ii")
+        query_ordinal.append(ordinal)
         reader.skip(4 * shape.n_layer * shape.n_embd_q)
 
     type_k, _, type_v = cell_type.partition("/")
@@ -50,13 +52,13 @@ def read_sequence(state: bytes, shape: TinyModel, cell_type: str) -> SavedSequen
     for il in range(shape.n_layer):
         for head in range(shape.n_head_kv):
             (n,) = reader.take("<q")
-            pos = reader.array(np.int32, n)
+            pos, ordinal = reader.array(np.int32, n), reader.array(np.int32, n)
             reader.skip(4 * n)
             rows = reader.array(np.uint8, n * n_bytes).reshape(n, n_bytes)[:, :n_bytes_k]
-            order = np.argsort(pos)
-            streams[il, head] = SavedStream(pos[order], _keys(rows[order], shape.head_size, type_k))
+            order = np.argsort(ordinal)
+            streams[il, head] = SavedStream(pos[order], ordinal[order], _keys(rows[order], shape.head_size, type_k))
     assert reader.at == len(state)
-    return SavedSequence(streams, query_pos)
+    return SavedSequence(streams, query_ordinal)
 
 
 def _row_bytes(n: int, cell_type: str) -> int:

@@ -30,10 +30,10 @@ SCALES_Q = ("gemma", "phi3")  # architectures that scale q before attention, whi
 
 @dataclass
 class Eviction:
-    """What an eviction had before it: streams by (layer, head), and the last queries as indices of tokens."""
+    """What an eviction had before it: streams by (layer, head), and the last queries: their tokens' ordinals, and where they were captured."""
 
     streams: dict[tuple[int, int], SavedStream]
-    query_pos: list[int]
+    query_ordinal: list[int]
     query_tokens: list[int]
 
 
@@ -72,9 +72,9 @@ class Watch:
         self.session.set_callback(self._see)
         self.caches = [Cache(shape.n_layer, shape.n_head_kv, options) for _ in range(n_seq_max)]
         self.evictions: list[list[Eviction]] = [[] for _ in range(n_seq_max)]
-        # (position, index of the token) of the queries that the policy may look at
-        self.queries: list[list[tuple[int, int]]] = [[] for _ in range(n_seq_max)]
-        self.pending: list[tuple[int, int, int]] = []  # rows whose attention was not seen yet
+        # (position, ordinal, index of the token) of the queries that the policy may look at
+        self.queries: list[list[tuple[int, int, int]]] = [[] for _ in range(n_seq_max)]
+        self.pending: list[tuple[int, int, int]] = []  # position, ordinal, sequence of rows not seen yet in attention
         self.n_tokens = 0
         self.n_evictions = self.n_near_ties = 0
         for seq_id, cache in enumerate(self.caches):
@@ -90,12 +90,14 @@ class Watch:
 
     def decode(self, tokens: list[int], seq_id: int = 0) -> np.ndarray:
         """Append tokens, at most one batch of them, to a sequence, and compare the kept cells; returns the logits."""
-        start = self.caches[seq_id].n_seen
+        start = self.caches[seq_id].next_pos
         return self.decode_rows([(token, start + i, seq_id) for i, token in enumerate(tokens)])
 
     def decode_rows(self, rows: list[tuple[int, int, int]]) -> np.ndarray:
         """Decode one batch of (token, position, sequence), and compare the kept cells; returns the logits."""
-        self.pending += rows
+        for i, (_, pos, seq_id) in enumerate(rows):
+            before = sum(seq == seq_id for _, _, seq in rows[:i])
+            self.pending.append((pos, self.caches[seq_id].n_seen + before, seq_id))
         logits = self.session.decode_rows(rows)
         self._log_queries()
         log_beta = np.zeros((self.shape.n_layer, len(rows), self.shape.n_head_kv), np.float32)
@@ -135,14 +137,14 @@ class Watch:
 
     def remove(self, p0: int, p1: int, seq_id: int = 0) -> None:
         """Remove positions [p0, p1) of a sequence, or change nothing where that would cut it back too far."""
-        n_seen, limit = self.caches[seq_id].n_seen, self.session.rollback_limit(seq_id)
-        refused = 0 < p0 < n_seen <= p1 and p0 < limit
+        next_pos, limit = self.caches[seq_id].next_pos, self.session.rollback_limit(seq_id)
+        refused = 0 < p0 < next_pos <= p1 and p0 < limit
         assert self.session.try_remove(p0, p1, seq_id) != refused
         if refused:
             self.compare()
             return
         self.caches[seq_id].remove(p0, p1)
-        self.queries[seq_id] = [(p, token) for p, token in self.queries[seq_id] if not p0 <= p < p1]
+        self.queries[seq_id] = [query for query in self.queries[seq_id] if not p0 <= query[0] < p1]
         self.compare()
 
     def copy(self, source: int, target: int) -> None:
@@ -174,19 +176,21 @@ class Watch:
         """Take in the rows whose attention was computed."""
         n_new = self.capture.n_tokens - self.n_tokens
         new, self.pending = self.pending[:n_new], self.pending[n_new:]
-        for _, pos, seq_id in new:
+        for pos, ordinal, seq_id in new:
             if self.caches[seq_id].options.policy == "snapkv":
-                self.queries[seq_id] = [*self.queries[seq_id], (pos, self.n_tokens)][-N_HELD:]
+                self.queries[seq_id] = [*self.queries[seq_id], (pos, ordinal, self.n_tokens)][-N_HELD:]
             self.n_tokens += 1
 
     def _see(self, seq_id, n_seen, layer, head, pos, log_beta, age) -> None:
         self._log_queries()
         saved = read_sequence(self.session.state(seq_id), self.shape, self.cell_type)
-        assert saved.query_pos == [p for p, _ in self.queries[seq_id]]
+        assert saved.query_ordinal == [ordinal for _, ordinal, _ in self.queries[seq_id]]
         window = self.queries[seq_id][-N_QUERIES:]
         for (il, h), stream in saved.streams.items():
             np.testing.assert_array_equal(np.sort(pos[(layer == il) & (head == h)]), stream.pos)
-        self.evictions[seq_id].append(Eviction(saved.streams, [p for p, _ in window], [i for _, i in window]))
+        self.evictions[seq_id].append(
+            Eviction(saved.streams, [ordinal for _, ordinal, _ in window], [i for _, _, i in window])
+        )
 
     # what the reference makes of it
 
@@ -199,10 +203,10 @@ class Watch:
         scores, error, kept = (np.zeros(cache.n_cells) for _ in range(3))
         for (il, head), stream in eviction.streams.items():
             cells = np.flatnonzero((cache.layer == il) & (cache.head == head))
-            cells = cells[np.argsort(cache.pos[cells])]
-            np.testing.assert_array_equal(cache.pos[cells], stream.pos)
+            cells = cells[np.argsort(cache.ordinal[cells])]
+            np.testing.assert_array_equal(cache.ordinal[cells], stream.ordinal)
             scores[cells], error[cells] = self._score_stream(cache.options.policy, eviction, il, head, stream)
-            kept[cells] = np.isin(stream.pos, self._after(seq_id, il, head))
+            kept[cells] = np.isin(stream.ordinal, self._after(seq_id, il, head))
         rounded = scores.astype(np.float32)  # the same token's keys have one norm in layer 0, up to rounding
         if np.array_equal(cache.select(rounded), np.flatnonzero(kept)):
             return rounded
@@ -221,9 +225,10 @@ class Watch:
         queries = all_queries[eviction.query_tokens, head * n_group : (head + 1) * n_group]
         scale = 1.0 if self.shape.arch in SCALES_Q else self.shape.head_size**-0.5
         scale = self.shape.metadata.get("attention.scale", scale)
-        return snapkv_scores(stream.pos, stream.keys, np.array(eviction.query_pos, int), queries.astype(float) * scale)
+        ordinals = np.array(eviction.query_ordinal, int)
+        return snapkv_scores(stream.ordinal, stream.keys, ordinals, queries.astype(float) * scale)
 
     def _after(self, seq_id: int, il: int, head: int) -> np.ndarray:
-        """Positions that a stream held when next something was seen of it."""
+        """Ordinals that a stream held when next something was seen of it."""
         later = self.evictions[seq_id]
-        return later[0].streams[il, head].pos if later else self.session.cell_list(il, head, seq_id)[0]
+        return later[0].streams[il, head].ordinal if later else self.session.cells(il, head, seq_id)[1]

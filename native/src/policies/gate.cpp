@@ -3,8 +3,8 @@
 //     s = (n + 1 - p)*log(beta)                                                            lookahead 1
 //     s = (n + 2 - p)*log(beta) + log1mexp(N*log(beta)) - log1mexp(log(beta))              lookahead N
 //
-// with n tokens seen and a cell at position p: the log of beta^age, and of its sum over the next N tokens. Static gates
-// give s itself, whatever the age.
+// with n tokens seen and a cell that p tokens came before: the log of beta^age, and of its sum over the next N tokens. Static
+// gates give s itself, whatever the age.
 
 #include "retain-policy.h"
 
@@ -34,7 +34,7 @@ static void score(const retain_policy_input & in, float * scores) {
     const int64_t n = in.n_seen + (in.lookahead > 1 ? 2 : 1);
 
     for (int64_t i = 0; i < in.n_cells; ++i) {
-        const float age = (float) (n - in.pos[i]);
+        const float age = (float) (n - in.ordinal[i]);
         scores[i] = (float) ((double) age*(double) in.log_beta[i]);
     }
 

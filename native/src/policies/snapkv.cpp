@@ -2,9 +2,9 @@
 // (arXiv 2404.14469)
 //
 //     a_i = mean of softmax(logits)_i over the queries of the last W tokens and the query heads of the KV head
-//     s_i = (a_i-2 + a_i-1 + a_i + a_i+1 + a_i+2)/5     neighbours in order of position, 0 beyond the ends
+//     s_i = (a_i-2 + a_i-1 + a_i + a_i+1 + a_i+2)/5     neighbours in order of the tokens, 0 beyond the ends
 //
-// A query sees the cells up to its own position. The cells of the W tokens themselves always stay and are nobody's
+// A query sees the cells up to its own token's. The cells of the W tokens themselves always stay and are nobody's
 // neighbours. Averages where the authors' code (github.com/FasterDecoding/SnapKV) has a choice of average and maximum:
 // they are its default, and what kvpress does. Without queries every score is 0, so the newest cells stay.
 
@@ -21,12 +21,12 @@
 static constexpr int64_t N_POOL    = 5;    // neighbours that are averaged, as in the authors' code; not measured
 static constexpr float   IN_WINDOW = 2.0f; // above every mean of probabilities
 
-// the cells in order of position
+// the cells in order of their tokens
 static std::vector<int64_t> sorted_cells(const retain_policy_input & in) {
     std::vector<int64_t> res(in.n_cells);
     std::iota(res.begin(), res.end(), 0);
     std::sort(res.begin(), res.end(), [&](int64_t a, int64_t b) {
-        return in.pos[a] != in.pos[b] ? in.pos[a] < in.pos[b] : a < b;
+        return in.ordinal[a] != in.ordinal[b] ? in.ordinal[a] < in.ordinal[b] : a < b;
     });
     return res;
 }
@@ -61,7 +61,7 @@ static void score(const retain_policy_input & in, float * scores) {
     std::vector<double> sum(in.n_cells, 0.0); // of the attention that each cell gets, in order
     for (int64_t w = 0; w < in.n_queries; ++w) {
         const int64_t n = std::partition_point(order.begin(), order.end(), [&](int64_t i) {
-            return in.pos[i] <= in.query_pos[w];
+            return in.ordinal[i] <= in.query_ordinal[w];
         }) - order.begin();
         for (int64_t g = 0; g < in.n_group; ++g) {
             const float * q = in.queries + (w*in.n_group + g)*in.n_embd_k;
@@ -71,7 +71,7 @@ static void score(const retain_policy_input & in, float * scores) {
 
     std::vector<int64_t> others; // indices into order of the cells outside the window
     for (int64_t i = 0; i < in.n_cells; ++i) {
-        if (std::binary_search(in.query_pos, in.query_pos + in.n_queries, in.pos[order[i]])) {
+        if (std::binary_search(in.query_ordinal, in.query_ordinal + in.n_queries, in.ordinal[order[i]])) {
             scores[order[i]] = IN_WINDOW;
         } else {
             others.push_back(i);

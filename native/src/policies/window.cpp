@@ -6,7 +6,7 @@
 
 static void score(const retain_policy_input & in, float * scores) {
     for (int64_t i = 0; i < in.n_cells; ++i) {
-        scores[i] = -(float) (in.n_seen + 1 - in.pos[i]);
+        scores[i] = -(float) (in.n_seen + 1 - in.ordinal[i]);
     }
 }
 
