@@ -23,6 +23,23 @@ def data_dir() -> Path:
     return private_folder(_data_home() / "retain-local")
 
 
+def settings_file(name: str) -> Path | None:
+    """Where a file of this user's settings would be: the platform's own place, or under `XDG_CONFIG_HOME`.
+
+    None where there is no home folder.
+    """
+    named = os.environ.get("XDG_CONFIG_HOME", "")
+    if os.path.isabs(named):
+        return Path(named) / "retain-local" / name
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return None
+    if sys.platform == "win32":
+        return Path(os.environ.get("APPDATA", home / "AppData" / "Roaming")) / "retain-local" / name
+    return home / ("Library/Application Support" if sys.platform == "darwin" else ".config") / "retain-local" / name
+
+
 def _data_home() -> Path:
     named = os.environ.get("XDG_DATA_HOME", "")
     if os.path.isabs(named):  # a relative one is to be ignored, as the standard says

@@ -18,14 +18,26 @@ from .safetensors import shard_files
 
 @dataclass(frozen=True)
 class FetchedCheckpoint:
-    """Where the tensors of a checkpoint are on this machine, its other files beside them, and the commit it is of.
-
-    card : the README of the repository; None where it has none.
-    """
+    """Where the tensors of a checkpoint are on this machine, its other files beside them, and the commit it is of."""
 
     path: Path
     commit: str
-    card: Path | None
+
+
+def fetch_card(repo: str, revision: str | None) -> Path | None:
+    """Fetch the README of a repository; None where it has none.
+
+    Raises
+    ------
+    RetainError : no such repository or revision, no access, no connection.
+    """
+    files, offline = list_files(repo, revision)
+    if README_FILE not in files:
+        return None
+    try:
+        return download(repo, README_FILE, offline, revision)
+    except (HTTPError, OSError, ValueError) as error:
+        raise RetainError(why(repo, error, UNFINISHED)) from None
 
 
 def fetch_checkpoint(repo: str, revision: str | None, file: str | None = None) -> FetchedCheckpoint:
@@ -51,7 +63,9 @@ def fetch_checkpoint(repo: str, revision: str | None, file: str | None = None) -
     folder = weights.rpartition("/")[0]
     config = f"{folder}/{CONFIG_FILE}" if folder else CONFIG_FILE
     try:
-        beside = {name: download(repo, name, offline, revision) for name in (config, README_FILE) if name in files}
+        for name in (config, README_FILE):
+            if name in files:
+                download(repo, name, offline, revision)
         path = download(repo, weights, offline, revision)
         if weights.endswith(INDEX_SUFFIX):
             for shard in shard_files(path):
@@ -59,4 +73,4 @@ def fetch_checkpoint(repo: str, revision: str | None, file: str | None = None) -
     except (HTTPError, OSError, ValueError) as error:
         raise RetainError(why(repo, error, UNFINISHED)) from None
     root = path.parents[weights.count("/")]
-    return FetchedCheckpoint(path, root.name, beside.get(README_FILE))
+    return FetchedCheckpoint(path, root.name)

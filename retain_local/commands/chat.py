@@ -11,6 +11,7 @@ from ..chat.sampling import Sampling
 from ..model_options import ModelOptions
 from ..options import RetentionOptions
 from ..terminal.text_input import read_prompt
+from .gates_published import tell_published
 from .loading import load_model
 
 
@@ -22,6 +23,7 @@ def run_chat(model: str, system: str, retention: RetentionOptions, loading: Mode
     RetainError : the model cannot be found, fetched or loaded.
     """
     llm = load_model(model, retention, loading)
+    tell_published(llm, retention)
 
     from ..chat.session import Session
     from ..chat.ui import ChatUI
@@ -51,6 +53,7 @@ def complete(
         raise typer.BadParameter("a system message needs --chat", param_hint="--system")
     text = read_prompt(prompt, file)
     llm = load_model(model, retention, loading)
+    tell_published(llm, retention)
 
     from ..chat.one_prompt import run_prompt
 

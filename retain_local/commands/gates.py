@@ -13,7 +13,7 @@ from .help import command, show_help_alone
 from .model_name import find_model, find_sidecar
 
 gates_app = typer.Typer(
-    help="Train, export, inspect and verify gates.",
+    help="Fetch, make, inspect and verify gates.",
     callback=show_help_alone,
     invoke_without_command=True,
     rich_markup_mode=None,
@@ -38,6 +38,76 @@ def gates_inspect(
     from .gates_export import show_sidecar
 
     show_sidecar(find_sidecar(file), as_json)
+
+
+@command(
+    gates_app,
+    "list",
+    "retain-local gates list",
+    "retain-local gates list Qwen3-8B-Q4_K_M.gguf",
+)
+def gates_list(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="A model, named as for chat: show the gates for it alone.", metavar="[MODEL]", show_default=False
+        ),
+    ] = None,
+    registry: Annotated[
+        Path | None,
+        typer.Option(
+            help="A further list of published gates, a JSON file; its entries come first.", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON array.")] = False,
+) -> None:
+    """Show which gates are published, for which models, and under which licence."""
+    from .gates_published import list_gates
+
+    list_gates(None if model is None else find_model(model)[0], registry, as_json)
+
+
+@command(
+    gates_app,
+    "pull",
+    "retain-local gates pull Qwen3-8B-Q4_K_M.gguf",
+    "retain-local gates pull model.gguf --from nvidia/KVzap-linear-Qwen3-8B",
+)
+def gates_pull(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The model that the gates are for, named as for chat.", metavar="MODEL", show_default=False
+        ),
+    ],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="The gates to fetch, OWNER/REPO or OWNER/REPO:FILE. (default: the first that `gates list MODEL` shows)",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The sidecar to write. (default: beside the model, where it is found)", show_default=False),
+    ] = None,
+    outtype: Annotated[str, typer.Option(help="The type of the weights: f32, f16 or q8_0.")] = "f16",
+    revision: Annotated[
+        str | None, typer.Option(help="The branch, tag or commit of the repository.", show_default=False)
+    ] = None,
+    registry: Annotated[
+        Path | None,
+        typer.Option(
+            help="A further list of published gates, a JSON file; its entries come first.", show_default=False
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the sidecar if it exists.")] = False,
+) -> None:
+    """Fetch published gates for a model from the Hugging Face Hub and make its sidecar. Their licence is shown first."""
+    from .gates_published import pull
+
+    pull(find_model(model)[0], source, out, outtype, revision, registry, force)
 
 
 @command(

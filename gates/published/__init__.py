@@ -1,0 +1,1 @@
+"""Gates that others published: which there are, for which models, and fetching them."""
