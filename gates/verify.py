@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from ..bindings import llama_cpp
 from ..bindings.capture import Capture
 from ..errors import RetainError
 from ..llama import Llama
@@ -20,6 +19,7 @@ from .export import check_pair
 from .sidecar.file import Sidecar, read_sidecar
 from .sidecar.forward import gate_output
 from .sidecar.gate_set import GateSet
+from .watched import WatchedLlama
 
 # The largest relative difference that rounding explains: of float32 sums; of weights and inputs in f16, as which ggml
 # also computes gelu; of both in blocks of 8 bits. Log beta is compared with itself, static scores with their range.
@@ -133,8 +133,8 @@ def verify_sidecar(
     result.layers = [LayerDifference(il, is_static) for il in gates.layer_indices]
     widths = {_OUTPUT: 1} | dict.fromkeys((_GATE_INPUT, _RESIDUAL, _EMBEDDING), gates.n_embd)
     capture = Capture(widths)
-    llm = _CapturedLlama(
-        base, capture, gates=path, policy="gate", budget=len(tokens), sinks=0, n_ctx=len(tokens), n_batch=N_BATCH,
+    llm = WatchedLlama(
+        base, capture.callback, gates=path, policy="gate", budget=len(tokens), sinks=0, n_ctx=len(tokens), n_batch=N_BATCH,
         n_ubatch=N_BATCH, **options,
     )  # fmt: skip
     try:
@@ -157,24 +157,6 @@ def _tokenize(base: Path, text: str) -> list[int]:
     if not tokens:
         raise RetainError("the text has no tokens")
     return tokens
-
-
-class _CapturedLlama(Llama):
-    """A model whose graph is seen by a `Capture`; the parent has no argument for the evaluation callback."""
-
-    def __init__(self, path: Path, capture: Capture, **options: Any) -> None:
-        self._capture = capture
-        super().__init__(path, **options)
-
-    @property
-    def context_params(self) -> llama_cpp.llama_context_params:
-        """Parameters of the context, as the parent fills them in."""
-        return self._context_params
-
-    @context_params.setter
-    def context_params(self, params: llama_cpp.llama_context_params) -> None:
-        params.cb_eval = self._capture.callback
-        self._context_params = params
 
 
 def _compare(result: Verification, gates: GateSet, values: Mapping[str, list[np.ndarray]]) -> None:

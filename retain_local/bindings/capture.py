@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import numpy as np
 
 from . import llama_cpp
-
-_lib = llama_cpp.llama_cpp._lib  # also finds the symbols of the ggml libraries it is linked with
-_lib.ggml_get_name.restype = ctypes.c_char_p
-_lib.ggml_get_name.argtypes = [ctypes.c_void_p]
-_lib.ggml_nbytes.restype = ctypes.c_size_t
-_lib.ggml_nbytes.argtypes = [ctypes.c_void_p]
-_lib.ggml_backend_tensor_get.restype = None
-_lib.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+from .graph import node_at
 
 
 class Capture:
@@ -44,13 +35,12 @@ class Capture:
             return False
 
     def _look(self, tensor: int, ask: bool) -> bool:
-        name = _lib.ggml_get_name(tensor).decode()
+        node = node_at(tensor)
+        name = node.name.decode()
         width = self.widths.get(name.rpartition("-")[0] or name)
         if ask or width is None:
             return width is not None
-        values = np.empty(_lib.ggml_nbytes(tensor) // 4, np.float32)
-        _lib.ggml_backend_tensor_get(tensor, values.ctypes.data, 0, values.nbytes)
-        self.values.setdefault(name, []).append(values.reshape(-1, width))
+        self.values.setdefault(name, []).append(node.floats().reshape(-1, width))
         return True
 
     def take(self, base: str, n_layer: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..gates.calibrate.options import CalibrateOptions
 from ..gates.train.options import TrainOptions
 from . import options as o
 from .help import command, show_help_alone
@@ -247,3 +248,46 @@ def gates_train(
     from ..gates.train.screen import train
 
     train(base, out, data or [], options, None if base_gguf is None else find_model(base_gguf)[0], outtype)
+
+
+@command(
+    gates_app,
+    "calibrate",
+    "retain-local gates calibrate model.gguf",
+    "retain-local gates calibrate model.gguf --text notes.txt --text code.py",
+)
+@o.takes(options=CalibrateOptions)
+def gates_calibrate(
+    model: o.Model,
+    text: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A UTF-8 file to calibrate on; may be given several times. (default: the program's own texts)",
+            metavar="FILE",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The sidecar to write. (default: MODEL.gates.gguf beside the model)", show_default=False),
+    ] = None,
+    outtype: Annotated[str, typer.Option(help="The type of the sidecar's weights: f32, f16 or q8_0.")] = "f16",
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many CPU threads to use. (default: all CPUs)", show_default=False),
+    ] = None,
+    n_gpu_layers: Annotated[
+        int, typer.Option("--n-gpu-layers", min=-1, help="How many layers to put on the GPU; -1 is all of them.")
+    ] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the sidecar if it exists.")] = False,
+    *,
+    options: CalibrateOptions,
+) -> None:
+    """Make gates for a model from the GGUF alone, on this machine. PyTorch is not needed.
+
+    The model reads texts and repeats them. What an eviction of each cell would change is measured, and the gates learn to
+    foresee it from the cell's hidden state. A run that was stopped goes on with the same command.
+    """
+    from .gates_calibrate import run_calibrate
+
+    run_calibrate(model, text or [], out, options, outtype, threads, n_gpu_layers, force)

@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import RetainError
 from ..files import opened
 from ..kv_types import KVType
-from .gguf_header import BOOL, STRING, U16, Header, read_header, text
+from .gguf_header import BOOL, STRING, U16, Header, TensorInfo, read_header, text
 from .model_checks import check_model, count, half_vector, per_layer
 
 SIDECAR_SUFFIX = ".gates.gguf"
@@ -123,6 +123,16 @@ def read_model_file(path: str | os.PathLike[str]) -> ModelFile:
     check_model(header, arch, tensors)
     _check_attention(header, arch)
     return replace(_describe(header, arch), n_parts=len(parts), half_vector=half_vector(tensors))
+
+
+def tensor_places(path: str | os.PathLike[str]) -> dict[str, tuple[Path, TensorInfo]]:
+    """The tensors of a model by name, each with the file that it is in: a model may be split into several.
+
+    Raises
+    ------
+    RetainError : see `read_model_file`.
+    """
+    return {name: (part.path, info) for part in _parts(read_header(path)) for name, info in part.tensors.items()}
 
 
 def _architecture(header: Header) -> str:

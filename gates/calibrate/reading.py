@@ -1,0 +1,104 @@
+"""Reading documents with a model that is watched: hidden states and importances of their cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...errors import RetainError
+from ..watched import WatchedLlama
+from .documents import Document, Plan
+from .importance import LayerImportance
+from .metric import OutputMetrics
+from .watch import Attention, AttentionWatch, Floats
+
+SEPARATOR = "\n\nRepeat the previous text exactly.\n\n"
+N_UBATCH = 512
+
+Layer = tuple[Floats, npt.NDArray[np.float64]]
+
+
+class Reader:
+    """A model that reads documents of one plan. A context manager.
+
+    Parameters
+    ----------
+    model : the GGUF.
+    n_ctx : tokens of the longest reading.
+    options : of `Llama`, such as n_threads.
+
+    Attributes
+    ----------
+    llm : the model.
+    layers : the layers that have cells in the pool. n_heads : KV heads of each.
+
+    Raises
+    ------
+    RetainError : the model cannot be loaded, or has no layers to make gates for.
+    """
+
+    def __init__(self, model: Path, n_ctx: int, **options: Any) -> None:
+        self._watch = AttentionWatch()
+        self.llm = WatchedLlama(
+            model, self._watch.callback, policy="none", gates=None, sinks=0, budget=n_ctx, n_ctx=n_ctx,
+            n_ubatch=min(N_UBATCH, n_ctx), **options,
+        )  # fmt: skip
+        self.layers = self._watch.layers = self.llm.retention.layers
+        self.n_heads = [self.llm.retention.heads(il) for il in self.layers]
+        self._separator = self._tokens(SEPARATOR)
+        self._metrics = OutputMetrics(model, self.layers)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.llm.close()
+
+    def _tokens(self, text: str) -> list[int]:
+        """Tokens of a text; none where the vocabulary cannot express it: it is a help and not needed."""
+        try:
+            return self.llm.tokenize(text.encode(), add_bos=False, special=False)
+        except RetainError:
+            return []
+
+    def read(self, document: Document, plan: Plan, on_progress: Callable[[int], None] | None = None) -> list[Layer]:
+        """What `LayerImportance.result` gives for each layer after a document was read.
+
+        Parameters
+        ----------
+        on_progress : called with the number of tokens read so far.
+
+        Raises
+        ------
+        RetainError : the model names or computes something that gates cannot be made from.
+        KeyboardInterrupt : Ctrl-C was pressed.
+        """
+        sums: dict[int, LayerImportance] = {}
+
+        def see(il: int, attention: Attention) -> None:
+            if il not in sums:
+                metric = self._metrics.of(il, *attention.out.shape[1:])
+                sums[il] = LayerImportance(
+                    metric, plan.n_repeat, plan.n_text, plan.n_text + plan.n_pause, plan.least_age
+                )
+            sums[il].add(attention)
+
+        tokens = plan.tokens(document, self._separator)
+        self._watch.see = see
+        self.llm.reset()
+        try:
+            for start in range(0, len(tokens), N_UBATCH):
+                try:
+                    self.llm.eval(tokens[start : start + N_UBATCH])
+                finally:
+                    self._watch.raise_error()
+                if on_progress is not None:
+                    on_progress(min(start + N_UBATCH, len(tokens)))
+        finally:
+            self._watch.see = None
+        return [sums[il].result() for il in self.layers]
