@@ -172,7 +172,10 @@ class Retention:
         return self._cells(layer, head)[0]
 
     def log_beta(self, layer: int, head: int) -> npt.NDArray[np.float32]:
-        """log β of the cells of a layer and KV head, float32 [n_cells], in the order of `positions`; 0 without gates."""
+        """log β of the cells of a layer and KV head, float32 [n_cells], in the order of `positions`; 0 without gates.
+
+        Of static gates (`has_static_gates`) it is the score itself.
+        """
         return self._cells(layer, head)[1]
 
     @in_step

@@ -53,7 +53,7 @@ int64_t retain_gguf::require(const char * key, gguf_type type, const char * type
         throw retain_error(retain_format("%s: key %s is missing; is it a gate sidecar?", path.c_str(), key));
     }
     if (gguf_get_kv_type(gguf.get(), id) != type) {
-        throw retain_error(retain_format("%s: key %s must be a %s", path.c_str(), key, type_name));
+        throw retain_error(retain_format("%s: key %s must be %s", path.c_str(), key, type_name));
     }
     return id;
 }
@@ -63,19 +63,19 @@ bool retain_gguf::has(const char * key) const {
 }
 
 std::string retain_gguf::get_string(const char * key) const {
-    return gguf_get_val_str(gguf.get(), require(key, GGUF_TYPE_STRING, "string"));
+    return gguf_get_val_str(gguf.get(), require(key, GGUF_TYPE_STRING, "a string"));
 }
 
 uint32_t retain_gguf::get_u32(const char * key) const {
-    return gguf_get_val_u32(gguf.get(), require(key, GGUF_TYPE_UINT32, "uint32"));
+    return gguf_get_val_u32(gguf.get(), require(key, GGUF_TYPE_UINT32, "a uint32"));
 }
 
 bool retain_gguf::get_bool(const char * key) const {
-    return gguf_get_val_bool(gguf.get(), require(key, GGUF_TYPE_BOOL, "bool"));
+    return gguf_get_val_bool(gguf.get(), require(key, GGUF_TYPE_BOOL, "a bool"));
 }
 
 std::vector<uint32_t> retain_gguf::get_u32s(const char * key) const {
-    const int64_t id = require(key, GGUF_TYPE_ARRAY, "array of uint32");
+    const int64_t id = require(key, GGUF_TYPE_ARRAY, "an array of uint32");
     if (gguf_get_arr_type(gguf.get(), id) != GGUF_TYPE_UINT32) {
         throw retain_error(retain_format("%s: key %s must be an array of uint32", path.c_str(), key));
     }

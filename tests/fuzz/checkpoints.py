@@ -7,10 +7,13 @@ import json
 import random
 import tracemalloc
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from safetensors.torch import save_file
 
 from fuzz.mutate import mutate
 from fuzz.run import main
@@ -18,7 +21,7 @@ from retain_local.gates.checkpoint.layout import CheckpointError
 from retain_local.gates.checkpoint.license import checkpoint_license
 from retain_local.gates.checkpoint.read import read_checkpoint
 from support.checkpoints import GatedModel, config_for, save_checkpoint
-from support.tiny_models import TinyModel
+from support.tiny_models import TinyModel, write_tiny_model
 
 MODEL = TinyModel("llama", n_layer=2, n_embd=16, n_head=2, n_head_kv=1, head_size=8, n_ff=16)
 FORMATS = ("torch", "safetensors", "shards")
@@ -28,6 +31,35 @@ VALUES: list[Any] = [
     "a\x1b[2J", "../x.safetensors", [], [0], [16, 16], [0, 2**60], [[1]], {}, {"dtype": "F32"}, "x" * 10_000,
 ]  # fmt: skip
 README = b"---\nlicense: mit\ntags: [a, b]\n---\n# Gates\n"
+
+
+def other_kinds(folder: Path) -> Iterator[dict[str, bytes]]:
+    """Checkpoints of KVzap, Locret and Fast KVzip."""
+    draw = np.random.default_rng(0)
+
+    def tensor(*shape: int) -> torch.Tensor:
+        return torch.tensor(draw.normal(0, 1, shape), dtype=torch.float32)
+
+    layers = range(MODEL.n_layer)
+    n_embd, n_head, n_qkv = MODEL.n_embd, MODEL.n_head_kv, MODEL.n_embd_q + 2 * MODEL.n_embd_kv
+    kvzap = {f"layers.{il}.{part}": tensor(*shape) for il in layers
+             for part, shape in (("weight", (n_head, n_embd)), ("bias", (n_head,)))}  # fmt: skip
+    save_file(kvzap, folder / "kvzap.safetensors")
+    config = {"model_type": "kvzap", "input_dim": n_embd, "output_dim": n_head, "n_modules": MODEL.n_layer}
+    yield {
+        "model.safetensors": (folder / "kvzap.safetensors").read_bytes(),
+        "config.json": json.dumps(config).encode(),
+    }
+    locret = {f"model.layers.{il}.self_attn.{part}.weight": tensor(*shape) for il in layers
+              for part, shape in (("fc1", (8, n_qkv)), ("fc2", (n_head, 8)))}  # fmt: skip
+    torch.save(locret, folder / "locret.pth")
+    yield {"locret.pth": (folder / "locret.pth").read_bytes()}
+    parts = {"q_proj.weight": (4 * 2 * n_head, n_embd), "q_proj.bias": (4 * 2 * n_head,), "q_norm.weight": (4,),
+             "k_proj.weight": (4 * n_head, n_embd), "k_norm.weight": (4,), "k_base": (n_head, 1, 3, 4),
+             "b": (n_head, 1, 2)}  # fmt: skip
+    kvzip = {"module": [{part: tensor(*shape) for part, shape in parts.items()} for _ in layers], "loss": np.ones(9)}
+    torch.save(kvzip, folder / "kvzip.pth")
+    yield {"kvzip.pth": (folder / "kvzip.pth").read_bytes()}
 
 
 class CheckpointFuzzer:
@@ -40,6 +72,8 @@ class CheckpointFuzzer:
             made = folder / format
             save_checkpoint(made, GatedModel(MODEL), config_for(MODEL), format)
             self.wholes.append({path.name: path.read_bytes() for path in made.iterdir()} | {"README.md": README})
+        self.base = write_tiny_model(folder / "base.gguf", MODEL)
+        self.wholes += [files | {"README.md": README} for files in other_kinds(folder)]
 
     def case(self, rng: np.random.Generator) -> None:
         chooser = random.Random(int(rng.integers(2**63)))
@@ -55,7 +89,7 @@ class CheckpointFuzzer:
         before = sorted(path.name for path in self.folder.parent.iterdir())
         tracemalloc.start()
         try:
-            checkpoint = read_checkpoint(self.folder)
+            checkpoint = read_checkpoint(self.folder, self.base)
             checkpoint.gates.checked()
             license = checkpoint_license(checkpoint)
             assert license is None or isinstance(license, str)
