@@ -171,19 +171,29 @@ class Retention:
         """Positions of the cells of a layer and KV head, int32 [n_cells], in the order of their list (not sorted)."""
         return self._cells(layer, head)[0]
 
+    def ordinals(self, layer: int, head: int) -> npt.NDArray[np.int32]:
+        """How many tokens of the text came before that of each cell, int32 [n_cells], in the order of `positions`.
+
+        For text they are the positions; the tokens of a picture may share one.
+        """
+        return self._cells(layer, head)[1]
+
     def log_beta(self, layer: int, head: int) -> npt.NDArray[np.float32]:
         """log β of the cells of a layer and KV head, float32 [n_cells], in the order of `positions`; 0 without gates.
 
         Of static gates (`has_static_gates`) it is the score itself.
         """
-        return self._cells(layer, head)[1]
+        return self._cells(layer, head)[2]
 
     @in_step
-    def _cells(self, layer: int, head: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    def _cells(
+        self, layer: int, head: int
+    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+        """Positions, ordinals and log β."""
         if not 0 <= head < self.heads(layer):
             raise UsageError(f"layer {layer} has {self.heads(layer)} KV heads; there is no head {head}")
         n = retain_h.check(retain_h.get_cells(self._ctx, SEQUENCE, layer, head, None, None, None, 0))
-        pos, log_beta = np.empty(n, np.int32), np.empty(n, np.float32)
+        pos, ordinals, log_beta = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
         retain_h.check(
             retain_h.get_cells(
                 self._ctx,
@@ -191,12 +201,17 @@ class Retention:
                 layer,
                 head,
                 pos.ctypes.data_as(POINTER(c_int32)),
-                None,
+                ordinals.ctypes.data_as(POINTER(c_int32)),
                 log_beta.ctypes.data_as(POINTER(c_float)),
                 n,
             )
         )
-        return pos, log_beta
+        return pos, ordinals, log_beta
+
+    def count(self, layer: int, head: int, stretches: Sequence[tuple[int, int]]) -> int:
+        """How many cells of a layer and KV head are of tokens in [start, stop) of these stretches of the text."""
+        ordinals = self.ordinals(layer, head)
+        return sum(int(np.count_nonzero((ordinals >= start) & (ordinals < stop))) for start, stop in stretches)
 
     @property
     @in_step

@@ -15,8 +15,19 @@ VERSION = "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
 VENDORED = "vendor/llama.cpp/"
-# what the build of the libraries reads: a fifth of the source distribution
-PARTS = ("CMakeLists.txt", "LICENSE", "cmake/", "ggml/", "include/", "src/", "tools/mtmd/", "vendor/")
+# what the build of the libraries and of upstream's own tests reads: a fifth of the source distribution
+PARTS = (
+    "CMakeLists.txt",
+    "LICENSE",
+    "cmake/",
+    "ggml/",
+    "include/",
+    "src/",
+    "tests/test-mtmd-",
+    "tests/testing.h",
+    "tools/mtmd/",
+    "vendor/",
+)
 
 OFFLINE_HINT = (
     f"To build without a network, get the source distribution of {PACKAGE} {VERSION} elsewhere, unpack it, "

@@ -37,7 +37,13 @@ def audit_as_dict(
         "bound": asdict(bound),
         "recommended": None if recommended is None else {"budget": str(recommended.budget), "cells": recommended.cells},
         "texts": [
-            {"file": text.file, "line": text.line, "n_tokens": len(text.tokens), "tokens": text.pieces}
+            {
+                "file": text.file,
+                "line": text.line,
+                "n_tokens": len(text.tokens),
+                "n_tokens_of_pictures": sum(picture.n_tokens for picture in text.pictures),
+                "tokens": text.pieces,
+            }
             for text in audit.texts
         ],
         "budgets": [_budget(one, bound, piece) for one in audit.budgets],
@@ -52,6 +58,7 @@ def _budget(one: BudgetAudit, bound: Bound, piece: Callable[[int], str]) -> dict
         "within_bound": bound.allows(one),
         "bytes_peak": one.bytes_peak,
         "bytes_full": one.bytes_full,
+        "picture_cells": dict(zip(("left", "came"), one.n_of_pictures)),
         "summary": _summary(one.summary),
         "files": {file: _summary(summary) for file, summary in one.files.items()},
         "worst": [asdict(place) for place in worst_places(one, WORST, piece)],

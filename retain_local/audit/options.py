@@ -41,6 +41,13 @@ class AuditOptions:
         int,
         unset="not cut",
     )
+    image: list[Path] | None = option(
+        None,
+        "A picture that comes before each text, or each window of one; may be given several times.",
+        _WHAT,
+        list[Path],
+        rare=True,
+    )
     worst: int = option(3, "How many of the worst places to show for each budget.", _OUTPUT, int, most=100, rare=True)
     json: Path | None = option(None, "Write all numbers and the text, token by token, to this file.", _OUTPUT, Path)
     store: bool = option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..divergence.text_cache import TextCache
+from ..divergence.text_cache import TextCache, chunks
 from ..divergence.texts import AuditText, token_text
 from ..options import RetentionOptions
 from ..report.files import ReportFiles
@@ -16,6 +16,7 @@ from ..report.kept_text import KeptText, make_kept_text, name_budget
 from ..report.page import render
 from ..report.recorder import Recorder, Trace
 from ..terminal.progress import AuditProgress
+from ..vision.layout import Layout
 from .pictures import divergence_pictures
 from .reading import options_for
 from .result import Audit, BudgetAudit
@@ -67,19 +68,23 @@ def _read_again(llm: Llama, audit: Audit, shown: BudgetAudit, number: int, optio
     text = audit.texts[number]
     trace = _record(llm, text, options_for(llm, options, shown.budget, text))
     kl = np.concatenate([[0.0], shown.divergences[number].kl])
-    return make_kept_text("kept", name_budget(shown.budget, trace.budget), trace, text.pieces[:-1], kl[:-1])
+    title = name_budget(shown.budget, trace.budget)
+    of_picture = np.array(text.tokens[:-1]) < 0
+    return make_kept_text("kept", title, trace, text.pieces[:-1], kl[:-1], of_picture)
 
 
 def _record(llm: Llama, text: AuditText, options: RetentionOptions) -> Trace:
     tokens = text.tokens[:-1]  # the last one is only predicted
+    layout = Layout.of(text.tokens, llm.pictures)
     with (
-        TextCache(llm, options) as cache,
+        TextCache(llm, options, layout) as cache,
         Recorder(cache.retention, len(tokens)) as recorder,
         AuditProgress("drawing what is kept") as progress,
     ):
-        for start in range(0, len(tokens), cache.n_chunk):
+        for start, stop in chunks(len(tokens), cache.n_chunk, layout):
             progress(start, len(tokens))
-            cache.read(tokens[start : start + cache.n_chunk])
+            recorder.n_read = start
+            cache.read(tokens[start:stop])
         return recorder.trace()
 
 

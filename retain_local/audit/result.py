@@ -45,6 +45,12 @@ class BudgetAudit:
         """The same of the full cache."""
         return max(one.full.bytes_peak for one in self.divergences)
 
+    @property
+    def n_of_pictures(self) -> tuple[int, int]:
+        """Cells of pictures that were left at the end of the texts, and those that came."""
+        left, came = zip(*(one.n_of_pictures for one in self.divergences))
+        return sum(left), sum(came)
+
     @cached_property
     def summary(self) -> Summary:
         """Over all texts."""

@@ -35,6 +35,8 @@ def print_audit(console: Console, audit: Audit, bound: Bound, n_worst: int, piec
     """Print what was audited, each budget, each file where there are several, and the worst places."""
     console.print(Text(heading(audit)))
     print_whole(console, _budget_table(audit, bound))
+    if left := pictures_left(audit):
+        console.print(Text(left))
     if remark := note(audit):
         console.print(Text(remark, "yellow"))
     if len(audit.budgets[0].files) > 1:
@@ -84,6 +86,13 @@ def budget_row(one: BudgetAudit, bound: Bound) -> list[str]:
 def full_row(audit: Audit) -> list[str]:
     """The same of the full cache."""
     return ["full", "", "", "", "", "", "", format_bytes(audit.budgets[0].bytes_full), "", ""]
+
+
+def pictures_left(audit: Audit) -> str | None:
+    """How much of the pictures was left at each budget, in one line; None without pictures."""
+    shares = [(one.budget, *one.n_of_pictures) for one in audit.budgets]
+    parts = [f"{left / came:.1%} at {budget}" for budget, left, came in shares if came]
+    return f"cells of pictures left at the end of the texts: {', '.join(parts)}" if parts else None
 
 
 def note(audit: Audit) -> str | None:

@@ -1,6 +1,8 @@
-"""A picture of what a cache keeps: rows are layers and heads, columns are positions."""
+"""A drawing of what a cache keeps: rows are layers and heads, columns are stretches of the text."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,24 +13,32 @@ from ..retention import Retention
 
 _SHADES = " ░▒▓█"  # from nothing kept to all kept
 _COUNTS = "cells"
+_TEXT, _PICTURE = "cyan", "magenta"
+_PICTURE_MARK = "▔"
+
+Stretches = Sequence[tuple[int, int]]  # of tokens, [start, stop)
 
 
 def kept_share(retention: Retention, layer: int, head: int, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Share of the positions in each bucket that a cell list keeps, [n_buckets].
+    """Share of the tokens in each bucket that a cell list keeps, [n_buckets].
 
     Parameters
     ----------
-    edges : positions where the buckets begin and the last one ends, ascending, [n_buckets + 1].
+    edges : tokens where the buckets begin and the last one ends, ascending, [n_buckets + 1].
     """
-    counts, _ = np.histogram(retention.positions(layer, head), edges)
+    counts, _ = np.histogram(retention.ordinals(layer, head), edges)
     return counts / np.diff(edges)
 
 
-def render_cache_map(retention: Retention, width: int, height: int) -> Group:
+def render_cache_map(retention: Retention, width: int, height: int, pictures: Stretches = ()) -> Group:
     """Draw the cache into at most `width` columns and about `height` rows of text.
 
     Each row is a KV head of a layer, or the mean over a layer's heads where there are too many. At its end is how many
     cells it holds.
+
+    Parameters
+    ----------
+    pictures : the tokens of each picture, whose columns have a line above them and another colour.
     """
     n_seen = retention.stats().tokens_seen
     if not n_seen:
@@ -38,23 +48,39 @@ def render_cache_map(retention: Retention, width: int, height: int) -> Group:
     rows = [(f"{layer}.{head}", [(layer, head)]) for layer, head in cell_lists]
     if not by_head:
         rows = [(str(layer), [one for one in cell_lists if one[0] == layer]) for layer in retention.layers]
-    counts = [f"{sum(len(retention.positions(*cell_list)) for cell_list in of_row):,}" for _, of_row in rows]
+    counts = [f"{sum(len(retention.ordinals(*cell_list)) for cell_list in of_row):,}" for _, of_row in rows]
     label_width = max(len(label) for label, _ in rows) + 1
     count_width = max(map(len, [_COUNTS, *counts])) + 1
     n_buckets = max(1, min(width - label_width - count_width, n_seen))
     edges = np.linspace(0, n_seen, n_buckets + 1).round().astype(np.int64)
 
+    is_picture = _touched(edges, pictures)
     lines = [Text(f"{'':{label_width}}{_scale(n_seen, n_buckets):{n_buckets}}{_COUNTS:>{count_width}}", style="dim")]
+    if pictures:
+        marks = "".join(_PICTURE_MARK if touched else " " for touched in is_picture)
+        lines.append(Text(f"{'':{label_width}}{marks}", style=_PICTURE))
     for (label, of_row), count in zip(rows, counts):
         row = Text(f"{label:>{label_width - 1}} ", style="dim")
-        row.append(
-            _shade(np.mean([kept_share(retention, *cell_list, edges) for cell_list in of_row], axis=0)), style="cyan"
-        )
+        shades = _shade(np.mean([kept_share(retention, *cell_list, edges) for cell_list in of_row], axis=0))
+        for shade, touched in zip(shades, is_picture):
+            row.append(shade, style=_PICTURE if touched else _TEXT)
         lines.append(row.append(f"{count:>{count_width}}", style="dim"))
     unit = "layer.head" if by_head else "layer (mean of its heads)"
     each = n_seen / n_buckets
-    legend = f"rows: {unit} · columns: {each:.1f} positions each · {_SHADES[1]} some kept to {_SHADES[-1]} all kept"
-    return Group(*lines, Text(legend, style="dim"))
+    legend = f"rows: {unit} · columns: {each:.1f} tokens each · {_SHADES[1]} some kept to {_SHADES[-1]} all kept"
+    lines.append(Text(legend, style="dim"))
+    if pictures:
+        kept = sum(retention.count(*cell_list, pictures) for cell_list in cell_lists)
+        seen = len(cell_lists) * sum(stop - start for start, stop in pictures)
+        lines.append(Text(f"{_PICTURE_MARK} of a picture: {kept:,} of {seen:,} cells kept", style="dim"))
+    return Group(*lines)
+
+
+def _touched(edges: npt.NDArray[np.int64], stretches: Stretches) -> list[bool]:
+    """Whether each bucket has a token of one of the stretches."""
+    return [
+        any(start < right and left < stop for start, stop in stretches) for left, right in zip(edges[:-1], edges[1:])
+    ]
 
 
 def _scale(n_seen: int, width: int) -> str:

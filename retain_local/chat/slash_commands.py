@@ -126,7 +126,9 @@ def _stats(ui: ChatUI, argument: str) -> None:
 
 
 def _cache(ui: ChatUI, argument: str) -> None:
-    ui.show(render_cache_map(ui.session.llm.retention, ui.out.width, ui.out.height))
+    llm = ui.session.llm
+    pictures = [(one.start, one.stop) for one in llm.layout.placed]
+    ui.show(render_cache_map(llm.retention, ui.out.width, ui.out.height, pictures))
 
 
 def _save(ui: ChatUI, argument: str) -> None:
@@ -187,7 +189,7 @@ COMMANDS = (
     Command("/budget [N]", "show the budget, or change it: cells, 1/4, 25%, 512MiB or auto", _budget),
     Command("/ctx [N]", "show the context, or change its length in tokens; the conversation goes on", _ctx),
     Command("/stats", "show what the cache holds, and how long evictions took", _stats),
-    Command("/cache", "draw which cells are kept, by layer, head and position", _cache),
+    Command("/cache", "draw which cells are kept, by layer, head and place in the text", _cache),
     Command("/image FILE", "show the model a picture with the next message", _image),
     Command("/save FILE", "write the conversation and its cache to a file", _save),
     Command("/load FILE", "go on with a saved conversation", _load),

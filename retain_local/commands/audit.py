@@ -29,6 +29,7 @@ from ..options import NO_GATES, RetentionOptions
 from ..recommendation import Recommendation, Shelf
 from ..report.files import ReportFiles
 from ..terminal.progress import AuditProgress
+from ..vision.source import read_image_file
 from .loading import gates_to_load, load_model
 from .model_name import find_model
 
@@ -70,7 +71,8 @@ def run_audit(
     from ..audit.reading import audit_texts  # loads the native libraries
 
     with closing(_load_weights(path, asked, loading)) as llm:
-        texts = make_texts(llm, contents, options.window)
+        images = [llm.projector.read(read_image_file(file), str(file)) for file in options.image or ()]
+        texts = make_texts(llm, contents, options.window, images=images)
         with AuditProgress() as progress:
             audit = audit_texts(llm, texts, budgets, retention, progress)
         if asked.policy == "auto" and audit.gates is None:

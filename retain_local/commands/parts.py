@@ -49,7 +49,7 @@ AUDIT = {
             " the text sees as few cells as a generated one does."
         },
     ),
-    "loading": _MEASURED,
+    "loading": _MODEL.but("n_batch", "control_tokens_in_messages"),
 }
 
 BENCH = {

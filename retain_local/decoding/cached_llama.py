@@ -140,7 +140,7 @@ class CachedLlama(llama_cpp.Llama):
     def _read(self, tokens: Sequence[int], layout: Layout, n_reused: int) -> None:
         """Cut the cache back to the first n_reused of these tokens, and read the rest."""
         self._check_room(len(tokens))
-        self._check_pictures(layout)
+        self.check_pictures(layout)
         if n_reused == 0:
             self.reset()
         self.n_tokens = n_reused
@@ -206,7 +206,7 @@ class CachedLlama(llama_cpp.Llama):
             self.reset()
         self._check_room(self.n_tokens + len(tokens))
         layout = self._layout.extended(self.n_tokens, tokens, self.pictures)
-        self._check_pictures(layout)
+        self.check_pictures(layout)
         self._layout = layout
         if self._last_position() >= self._position:
             self._ctx.kv_cache_seq_rm(SEQUENCE, self._position, -1)
@@ -225,8 +225,11 @@ class CachedLlama(llama_cpp.Llama):
         if n_tokens > self._n_ctx:
             raise RetainError(f"the context of {self._n_ctx} tokens is full; use a longer context, or start anew")
 
-    def _check_pictures(self, layout: Layout) -> None:
-        """llama.cpp ends the process over a picture that is to be computed at once and is larger than a ubatch."""
+    def check_pictures(self, layout: Layout) -> None:
+        """Raise RetainError for a picture that is to be computed at once and is larger than a ubatch.
+
+        llama.cpp ends the process over it.
+        """
         for one in layout.placed:
             if not one.picture.is_causal and one.picture.n_tokens > self._n_ubatch:
                 raise RetainError(

@@ -12,6 +12,8 @@ import numpy.typing as npt
 class Reading:
     """Predictions of one cache over a text of n tokens. Entry i is about token i + 1, predicted from all before it.
 
+    Where that token is of a picture nothing is predicted: nll is 0 and top -1.
+
     nll : negative log-likelihood of the token that came, in nats, float64 [n - 1].
     top : the token held likeliest, int32 [n - 1].
     budget : cells per (layer, KV head) on average that the cache was made for.
@@ -36,12 +38,16 @@ class Divergence:
     full, cache : the two readings.
     kl : KL(full || cache) of the two next-token distributions in nats, float64 [n - 1].
     n_whole : the first entries, which were predicted while no cell had been evicted; n - 1 when none ever was.
+    is_text : the entries that are about a token of text, bool [n - 1]; None: all of them.
+    n_of_pictures : cells of pictures that this cache holds at the end, and those that came.
     """
 
     full: Reading
     cache: Reading
     kl: npt.NDArray[np.float64]
     n_whole: int
+    is_text: npt.NDArray[np.bool_] | None = None
+    n_of_pictures: tuple[int, int] = (0, 0)
 
     @property
     def evicts(self) -> bool:

@@ -11,9 +11,10 @@ import numpy.typing as npt
 
 from ..errors import UsageError
 from ..options import RetentionOptions
+from ..vision.layout import Layout
 from .distributions import kl_divergence, log_softmax, row_blocks
 from .divergence import Divergence, Reading
-from .text_cache import TextCache
+from .text_cache import TextCache, chunks
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -33,7 +34,7 @@ def diverge(
     Parameters
     ----------
     llm : the model, which gives the weights, the context and the chunk: its `n_ubatch`. Its own cache is not used.
-    tokens : the text, two tokens at least.
+    tokens : the text, two tokens at least. Its pictures, which somebody must hold, are read in chunks of their own.
     options : of each cache, as resolved; `prefill` must be "bounded", as a text that is read whole first shows nothing.
     on_progress : called with (tokens read, tokens to read), added up over all caches.
 
@@ -44,7 +45,8 @@ def diverge(
     Raises
     ------
     UsageError : the text is too short, or the options hold evictions back.
-    RetainError : the text does not fit the context, a cache cannot be made, or the logits are not numbers.
+    RetainError : the text does not fit the context, a cache cannot be made, the logits are not numbers, or a picture is
+        larger than the chunk that it must fit.
     """
     if len(tokens) < 2:
         raise UsageError("a text needs two tokens at least: the second is the first that is predicted")
@@ -52,12 +54,13 @@ def diverge(
         raise UsageError("with prefill 'full' nothing is evicted while a text is read; use 'bounded'")
     read, came = list(tokens[:-1]), np.asarray(tokens[1:], np.intp)
     full = RetentionOptions(len(read), buffer=0, gates=None, policy="none", sinks=0)
+    layout = Layout.of(tokens, llm.pictures).cut(len(read))
+    llm.check_pictures(layout)
     with ExitStack() as stack:
-        caches = [stack.enter_context(TextCache(llm, option)) for option in (full, *options)]
+        caches = [stack.enter_context(TextCache(llm, option, layout)) for option in (full, *options)]
         sheets = [_Sheet(len(read)) for _ in caches]
-        n_chunk = caches[0].n_chunk
-        for start in range(0, len(read), n_chunk):
-            chunk = read[start : start + n_chunk]
+        for start, stop in chunks(len(read), caches[0].n_chunk, layout):
+            chunk = read[start:stop]
             logits = []
             for i, cache in enumerate(caches):
                 if on_progress is not None:
@@ -67,8 +70,9 @@ def diverge(
         if on_progress is not None:
             on_progress(len(read) * len(caches), len(read) * len(caches))
         base, *readings = [sheet.reading(cache) for sheet, cache in zip(sheets, caches)]
+        is_text = None if came.min() >= 0 else came >= 0
         return [
-            Divergence(base, reading, sheet.kl, cache.n_whole)
+            Divergence(base, reading, sheet.kl, cache.n_whole, is_text, cache.cells_of_pictures())
             for reading, sheet, cache in zip(readings, sheets[1:], caches[1:])
         ]
 
@@ -83,8 +87,9 @@ class _Sheet:
 
     def note(self, at: slice, log_q: npt.NDArray[np.float64], came: npt.NDArray[np.intp]) -> None:
         """Take in the log probabilities [n, n_vocab] of some entries, and the tokens that came."""
-        self.nll[at] = -np.take_along_axis(log_q, came[:, None], axis=1)[:, 0]
-        self.top[at] = log_q.argmax(axis=1)
+        is_text = came >= 0
+        self.nll[at] = np.where(is_text, -np.take_along_axis(log_q, came[:, None].clip(0), axis=1)[:, 0], 0)
+        self.top[at] = np.where(is_text, log_q.argmax(axis=1), -1)
 
     def reading(self, cache: TextCache) -> Reading:
         stats = cache.retention.stats()
@@ -110,4 +115,4 @@ def _compare(
         for sheet, own in zip(sheets[1:], logits[1:]):
             log_q = log_softmax(own[rows])
             sheet.note(at, log_q, came[at])
-            sheet.kl[at] = kl_divergence(log_p, log_q)
+            sheet.kl[at] = np.where(came[at] >= 0, kl_divergence(log_p, log_q), 0)

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from .divergence import Divergence
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Over the tokens predicted once evictions had begun; over all of them where nothing was evicted.
+    """Over the tokens of text predicted once evictions had begun; over all of them where nothing was evicted.
 
     n : tokens.
     kl_mean, kl_95, kl_99, kl_max : of KL(full || cache) in nats: mean, 95th and 99th percentile, maximum.
@@ -42,7 +43,7 @@ def summarize(divergences: Sequence[Divergence]) -> Summary:
     they would flatter a large budget, and a short text.
     """
     evicts = any(one.evicts for one in divergences)
-    parts = [(one, slice(one.n_whole if evicts else 0, None)) for one in divergences]
+    parts = [(one, _counted(one, one.n_whole if evicts else 0)) for one in divergences]
     kl = np.concatenate([one.kl[at] for one, at in parts])
     agrees = np.concatenate([one.agrees[at] for one, at in parts])
     nll_full = np.concatenate([one.full.nll[at] for one, at in parts])
@@ -58,3 +59,9 @@ def summarize(divergences: Sequence[Divergence]) -> Summary:
         perplexity_full=float(np.exp(nll_full.mean())),
         perplexity=float(np.exp(nll.mean())),
     )
+
+
+def _counted(one: Divergence, first: int) -> npt.NDArray[np.int64]:
+    """The entries from `first` on that are about a token of text."""
+    entries = np.arange(first, len(one.kl))
+    return entries if one.is_text is None else entries[one.is_text[first:]]

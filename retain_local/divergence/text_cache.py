@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +13,11 @@ import numpy.typing as npt
 from ..bindings import llama_cpp, log, retain_h
 from ..bindings.context import armed
 from ..bindings.interrupt import stoppable
+from ..decoding.picture_batch import PictureBatch
 from ..errors import RetainError
 from ..options import RetentionOptions
 from ..retention import Retention
+from ..vision.layout import Layout
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -27,6 +30,7 @@ class TextCache:
     ----------
     llm : the model; it must stay open. Context, types, threads and RoPE settings are those that it was loaded with.
     options : as resolved.
+    layout : the pictures of the text; its chunks must be cut as `chunks` does.
 
     Attributes
     ----------
@@ -41,7 +45,8 @@ class TextCache:
     RetainError : the context cannot be made.
     """
 
-    def __init__(self, llm: Llama, options: RetentionOptions) -> None:
+    def __init__(self, llm: Llama, options: RetentionOptions, layout: Layout | None = None) -> None:
+        self._layout = layout or Layout()
         self.n_chunk = llm.context_params.n_ubatch
         self.n_whole = 0
         self.seconds = 0.0
@@ -80,19 +85,45 @@ class TextCache:
         n = len(tokens)
         if self.n_whole == self._n_read and not self._lacks_cells(n):
             self.n_whole += n
-        self._batch.n_tokens = n
-        np.ctypeslib.as_array(self._batch.token, (n,))[:] = tokens
-        np.ctypeslib.as_array(self._batch.pos, (n,))[:] = np.arange(self._n_read, self._n_read + n)
-        retain_h.clear_error()
-        start = time.perf_counter()
-        with stoppable(self._ctx):
-            if status := llama_cpp.llama_decode(self._ctx, self._batch):
-                raise RetainError(retain_h.error_text() or f"llama_decode returned {status}")
+        placed = self._layout.at(self._n_read)
+        with ExitStack() as stack:
+            if placed is not None:
+                first = self._n_read - placed.start
+                picture = PictureBatch(placed, slice(first, first + n), logits_all=True)
+                stack.enter_context(picture.attention(self._ctx))
+                batch = picture.batch
+            else:
+                batch, position = self._batch, self._layout.position(self._n_read)
+                batch.n_tokens = n
+                np.ctypeslib.as_array(batch.token, (n,))[:] = tokens
+                np.ctypeslib.as_array(batch.pos, (n,))[:] = np.arange(position, position + n)
+            retain_h.clear_error()
+            start = time.perf_counter()
+            with stoppable(self._ctx):
+                if status := llama_cpp.llama_decode(self._ctx, batch):
+                    raise RetainError(retain_h.error_text() or f"llama_decode returned {status}")
         self.seconds += time.perf_counter() - start
         self._n_read += n
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._ctx), (n, self._n_vocab))
+
+    def cells_of_pictures(self) -> tuple[int, int]:
+        """The cells of pictures that are held now, and those that came."""
+        spans = [(one.start, one.stop) for one in self._layout.placed]
+        retention = self.retention
+        cell_lists = [(layer, head) for layer in retention.layers for head in range(retention.heads(layer))]
+        held = sum(retention.count(layer, head, spans) for layer, head in cell_lists) if spans else 0
+        return held, len(cell_lists) * sum(stop - start for start, stop in spans)
 
     def _lacks_cells(self, n_tokens: int) -> bool:
         """Whether the next tokens see less than the whole text: an eviction ran, or runs to make room for them."""
         stats = self.retention.stats()
         return stats.evictions > 0 or stats.cells_kept + stats.cell_lists * n_tokens > stats.cells_limit
+
+
+def chunks(n_tokens: int, n_chunk: int, layout: Layout) -> Iterator[tuple[int, int]]:
+    """Where the chunks of a text begin and end: at most n_chunk tokens each, of text or of one picture."""
+    start = 0
+    while start < n_tokens:
+        stop = layout.next_edge(start, min(start + n_chunk, n_tokens))
+        yield start, stop
+        start = stop

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 from ..errors import RetainError, UsageError
 from ..terminal.text_input import read_text
+from ..vision.picture import Picture
+from ..vision.projector import ReadImage
 
 if TYPE_CHECKING:
     from ..llama import Llama
 
 LEAST_WINDOW = 16
+PICTURE_PIECE = "▦"  # what a page shows for a token of a picture
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,14 @@ class AuditText:
     tokens : with the model's first token (BOS), where it has one.
     pieces : the text of each token, "" for special tokens; joined they are the text.
     line : where it begins in the file, from 1.
+    pictures : those that come before the text, which are held for its tokens.
     """
 
     file: str
     tokens: list[int]
     pieces: list[str]
     line: int = 1
+    pictures: tuple[Picture, ...] = ()
 
     def line_of(self, token: int) -> int:
         """Line of the file that a token begins in, from 1."""
@@ -59,7 +64,13 @@ def read_files(files: Sequence[Path]) -> dict[str, str]:
     return contents
 
 
-def make_texts(llm: Llama, contents: dict[str, str], window: int | None, n_ctx: int | None = None) -> list[AuditText]:
+def make_texts(
+    llm: Llama,
+    contents: dict[str, str],
+    window: int | None,
+    n_ctx: int | None = None,
+    images: Sequence[ReadImage] = (),
+) -> list[AuditText]:
     """Files as texts, in order.
 
     Parameters
@@ -69,6 +80,7 @@ def make_texts(llm: Llama, contents: dict[str, str], window: int | None, n_ctx: 
     window : cut each file into as few windows of nearly equal length, at most so many tokens, as it takes; None: leave
         it whole.
     n_ctx : of the caches that will read them; None: that of `llm`.
+    images : what the model reads of pictures, which come before each text, and each window of one.
 
     Raises
     ------
@@ -80,9 +92,11 @@ def make_texts(llm: Llama, contents: dict[str, str], window: int | None, n_ctx: 
         raise UsageError(f"a window of {window} tokens is out of range: {LEAST_WINDOW} to {n_ctx}, the context")
     texts: list[AuditText] = []
     for file, content in contents.items():
-        text = _tokenized(llm, file, content)
+        text, n_head = _tokenized(llm, file, content, images)
+        if window is not None and window < n_head + LEAST_WINDOW:
+            raise UsageError(f"a window of {window} tokens leaves no room for text beside {n_head} of pictures")
         if window is not None:
-            texts += _windows(text, window, has_bos=text.tokens[0] == llm.token_bos())
+            texts += _windows(text, window, n_head)
         elif len(text.tokens) <= n_ctx:
             texts.append(text)
         else:
@@ -93,19 +107,29 @@ def make_texts(llm: Llama, contents: dict[str, str], window: int | None, n_ctx: 
     return texts
 
 
-def _tokenized(llm: Llama, file: str, content: str) -> AuditText:
+def _tokenized(llm: Llama, file: str, content: str, images: Sequence[ReadImage]) -> tuple[AuditText, int]:
+    """A file as a text, and how many tokens at its start each window of it begins with."""
     try:
         tokens = llm.tokenize(content.encode(), add_bos=True, special=False)
     except RetainError as error:
         raise RetainError(f"{file}: {error}") from None
     if len(tokens) < 2:
         raise RetainError(f"{file} has one token: there is nothing to predict")
-    return AuditText(file, tokens, token_texts(llm, tokens))
+    n_head = int(tokens[0] == llm.token_bos())
+    before = [token for image in images for token in image.tokens]
+    pieces = token_texts(llm, tokens)
+    shown = [PICTURE_PIECE if token < 0 else "" for token in before]
+    text = AuditText(
+        file,
+        [*tokens[:n_head], *before, *tokens[n_head:]],
+        [*pieces[:n_head], *shown, *pieces[n_head:]],
+        pictures=tuple(picture for image in images for picture in image.pictures),
+    )
+    return text, n_head + len(before)
 
 
-def _windows(text: AuditText, window: int, has_bos: bool) -> list[AuditText]:
-    """Each window begins with the first token of the text, if that is a BOS."""
-    head = int(has_bos)
+def _windows(text: AuditText, window: int, head: int) -> list[AuditText]:
+    """Each window begins with the first `head` tokens of the text: a BOS where it has one, and pictures."""
     body = len(text.tokens) - head
     count = -(-body // (window - head))
     cuts = [head + body * i // count for i in range(count + 1)]
@@ -115,6 +139,7 @@ def _windows(text: AuditText, window: int, has_bos: bool) -> list[AuditText]:
             text.tokens[:head] + text.tokens[start:stop],
             text.pieces[:head] + text.pieces[start:stop],
             text.line_of(start),
+            text.pictures,
         )
         for start, stop in zip(cuts, cuts[1:])
     ]

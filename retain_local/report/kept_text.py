@@ -11,7 +11,7 @@ import numpy.typing as npt
 from ..budget import Budget
 from . import measures
 from .coloured_text import ColouredText, text_picture
-from .recorder import Trace
+from .recorder import HELD, Trace
 from .retention_pictures import retention_pictures
 from .style import Picture
 
@@ -48,7 +48,12 @@ def name_budget(budget: Budget, cells: int) -> str:
 
 
 def make_kept_text(
-    name: str, title: str, trace: Trace, pieces: Sequence[str], kl: npt.NDArray[np.float64] | None = None
+    name: str,
+    title: str,
+    trace: Trace,
+    pieces: Sequence[str],
+    kl: npt.NDArray[np.float64] | None = None,
+    of_picture: npt.NDArray[np.bool_] | None = None,
 ) -> KeptText:
     """Draw a trace.
 
@@ -56,6 +61,7 @@ def make_kept_text(
     ----------
     pieces : text of each token.
     kl : see `ColouredText`.
+    of_picture : which tokens are of pictures, [n].
     """
     log_beta = trace.log_beta.mean(axis=0, dtype=np.float64) if trace.log_beta is not None else None
     text = ColouredText(pieces, measures.held_by(trace), len(trace.cell_lists), log_beta, kl)
@@ -64,4 +70,7 @@ def make_kept_text(
         f"{trace.n_tokens:,} tokens were read; {cells:,} of {trace.evicted_at.size:,} cells are left."
         f" {text.n_gone:,} tokens are held by no head, {text.n_whole:,} by all {text.n_cell_lists:,}."
     )
+    if of_picture is not None and of_picture.any():
+        left = int((trace.evicted_at[:, of_picture] == HELD).sum())
+        numbers += f" Of pictures (▦) {left:,} of {int(of_picture.sum()) * len(trace.cell_lists):,} cells are left."
     return KeptText(name, title, numbers, retention_pictures(trace, name), text)

@@ -14,7 +14,7 @@ HELD = np.iinfo(np.int32).max
 
 @dataclass(frozen=True)
 class Trace:
-    """What became of every cell of a text of n tokens. Rows are cell lists, columns are positions.
+    """What became of every cell of a text of n tokens. Rows are cell lists, columns are tokens.
 
     cell_lists : (layer, KV head) of each row.
     budget : M, cells per cell list on average.
@@ -47,6 +47,11 @@ class Recorder:
     ----------
     retention : of the cache.
     n_tokens : of the text.
+
+    Attributes
+    ----------
+    n_read : int or None
+        Tokens read when the next ones come, for whoever reads a text with pictures; None: it follows from the positions.
     """
 
     def __init__(self, retention: Retention, n_tokens: int) -> None:
@@ -56,7 +61,8 @@ class Recorder:
         layers, heads = np.array(self._cell_lists).T
         self._row = np.zeros((layers.max() + 1, heads.max() + 1), np.int64)
         self._row[layers, heads] = np.arange(len(self._cell_lists))
-        # cells are numbers: row · n + position
+        self.n_read: int | None = None
+        # cells are numbers: row · n + ordinal
         self._log_beta = np.zeros(len(self._cell_lists) * n_tokens, np.float32)
         self._evicted_at = np.full(len(self._cell_lists) * n_tokens, HELD, np.int32)
         self._seen = np.zeros(len(self._cell_lists) * n_tokens, bool)  # scratch
@@ -81,8 +87,9 @@ class Recorder:
     ) -> None:
         rows = self._row[layer, head]
         looked_at = np.bincount(rows, minlength=len(self._cell_lists)) > 0  # layers of one device are evicted together
-        self._note((rows * self._n + pos).astype(np.int64), log_beta, looked_at)
-        self._last_eviction[looked_at] = pos[0] + age[0] - 1
+        n_seen = int(pos[0] + age[0] - 1) if self.n_read is None else self.n_read
+        self._note(rows * self._n + (n_seen + 1 - age).astype(np.int64), log_beta, looked_at)
+        self._last_eviction[looked_at] = n_seen
 
     def _note(
         self, cells: npt.NDArray[np.int64], log_beta: npt.NDArray[np.float32], looked_at: npt.NDArray[np.bool_]
@@ -100,7 +107,7 @@ class Recorder:
         """What became of the cells, when all of the text was read."""
         self._retention._raise_scorer_error()
         for row, cell_list in enumerate(self._cell_lists):
-            cells = row * self._n + self._retention.positions(*cell_list).astype(np.int64)
+            cells = row * self._n + self._retention.ordinals(*cell_list).astype(np.int64)
             self._note(cells, self._retention.log_beta(*cell_list), np.arange(len(self._cell_lists)) == row)
         shape = len(self._cell_lists), self._n
         log_beta = self._log_beta.reshape(shape) if self._decays else None

@@ -7,28 +7,31 @@ import pytest
 from rich.console import Console
 
 from retain_local.chat.cache_map import kept_share, render_cache_map
+from retain_local.retention import Retention
 
 
 class Streams:
-    """Stands for a `Retention` with the positions it is given, [layer][head]."""
+    """Stands for a `Retention` with the ordinals it is given, [layer][head]."""
 
-    def __init__(self, positions: list[list[list[int]]], n_seen: int) -> None:
-        self._positions, self._n_seen = positions, n_seen
-        self.layers = tuple(range(len(positions)))
+    count = Retention.count
+
+    def __init__(self, ordinals: list[list[list[int]]], n_seen: int) -> None:
+        self._ordinals, self._n_seen = ordinals, n_seen
+        self.layers = tuple(range(len(ordinals)))
 
     def heads(self, layer: int) -> int:
-        return len(self._positions[layer])
+        return len(self._ordinals[layer])
 
-    def positions(self, layer: int, head: int) -> np.ndarray:
-        return np.array(self._positions[layer][head], np.int32)
+    def ordinals(self, layer: int, head: int) -> np.ndarray:
+        return np.array(self._ordinals[layer][head], np.int32)
 
     def stats(self):
         return type("Stats", (), {"tokens_seen": self._n_seen})
 
 
-def draw(streams: Streams, width: int, height: int) -> list[str]:
+def draw(streams: Streams, width: int, height: int, pictures: list[tuple[int, int]] | None = None) -> list[str]:
     console = Console(width=200, record=True, file=open("/dev/null", "w"))
-    console.print(render_cache_map(streams, width, height))
+    console.print(render_cache_map(streams, width, height, pictures or []))
     return console.export_text().splitlines()
 
 
@@ -37,11 +40,20 @@ def test_shares() -> None:
     assert kept_share(streams, 0, 0, np.array([0, 2, 6, 10])).tolist() == [1, 0.25, 0.25]
 
 
-def test_one_column_for_each_position() -> None:
+def test_one_column_for_each_token() -> None:
     lines = draw(Streams([[[0, 1, 5], [2]]], 6), 80, 20)
     assert lines[0] == "    0    5 cells"
     assert lines[1] == "0.0 ██   █     3" and lines[2] == "0.1   █        1"
-    assert "layer.head" in lines[-1] and "1.0 positions each" in lines[-1]
+    assert "layer.head" in lines[-1] and "1.0 tokens each" in lines[-1]
+
+
+def test_pictures_are_marked() -> None:
+    """Above their columns, also where those are text in part, and in numbers."""
+    lines = draw(Streams([[[0, 1, 5, 7], [2, 4]]], 8), 80, 20, [(2, 4), (5, 6)])
+    assert lines[1].rstrip() == "      ▔▔ ▔"
+    assert lines[2] == "0.0 ██   █ █     4" and lines[3] == "0.1   █ █        2"
+    assert lines[-1] == "▔ of a picture: 2 of 6 cells kept"
+    assert draw(Streams([[[0, 1, 5, 7]]], 8), 14, 20, [(7, 8)])[1].endswith("▔")
 
 
 def test_buckets() -> None:
