@@ -1,7 +1,8 @@
 """Fast KVzip (arXiv 2601.17668): a small attention for each layer, see `sidecar.parts.KVzipGate`.
 
 The layout is that of the authors' files (github.com/Janghyun1230/FastKVzip): what `torch.save` wrote of a dict whose `module` is a
-list with the state dict of each layer's gate. Their code keeps the newest 8 cells while it writes.
+list with the state dict of each layer's gate. Of a model with sliding windows the list has the gates of the layers without one.
+Their code keeps the newest 8 cells while it writes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...models.model_file import read_model_file
 from ..sidecar.gate_set import GateSet, KVzipGate, Linear
 from ..sidecar.metadata import MAX_LAYERS
 from ..sidecar.variants import STATIC
@@ -22,6 +24,8 @@ name = "fast_kvzip"
 WINDOW = 8
 
 _NAME = re.compile(r"module\.(?P<layer>\d{1,4})\.(?P<part>.+)", re.DOTALL)
+_FULL_EVERY = {"gemma3": 6}  # one layer in so many, the last of them, has no sliding window
+
 _PARTS = ("q_proj.weight", "q_proj.bias", "k_proj.weight", "q_norm.weight", "k_norm.weight", "k_base", "b")
 
 
@@ -39,14 +43,26 @@ def read(files: CheckpointFiles, base: Path | None) -> ReadGates:
     for il in indices:
         _check_layer(files, f"module.{il}", f"module.{indices[0]}")
     files.check_bytes([files.tensors[name] for name in known])
+    places, n_layer = _places(indices, base)
     gates = GateSet(
         tuple(_gate(files, f"module.{il}") for il in indices),
         score_kind=STATIC,
         window=WINDOW,
-        indices=tuple(indices),
-        block_count=indices[-1] + 1,
+        indices=places,
+        block_count=n_layer,
     )
     return ReadGates(gates.checked(), About())
+
+
+def _places(indices: list[int], base: Path | None) -> tuple[tuple[int, ...], int]:
+    """The layers of the model that the gates are of, and how many it has."""
+    if base is not None:
+        model = read_model_file(base)
+        n_layer, every = len(model.n_head_kv), _FULL_EVERY.get(model.architecture)
+        full = tuple(range(every - 1, n_layer, every)) if every else ()
+        if len(indices) == len(full):
+            return full, n_layer
+    return tuple(indices), indices[-1] + 1
 
 
 def _check_layer(files: CheckpointFiles, module: str, first: str) -> None:

@@ -224,6 +224,19 @@ def test_fast_kvzip(tmp_path: Path, tiny, dtype: torch.dtype, protocol: int) -> 
     assert_verified(out, tiny.model("qwen3"), source)
 
 
+def test_fast_kvzip_of_a_model_with_sliding_windows(tmp_path: Path) -> None:
+    """The list has the gates of the layers without a window alone: in Gemma 3, one in six."""
+    model = TinyModel("gemma3", n_layer=12, n_embd=64, n_head=4, n_head_kv=2, qk_norm="head", post_norm=True)
+    base = write_tiny_model(tmp_path / "base.gguf", model)
+    modules = fast_kvzip(model, n_layer=2)
+    source = save_torch(tmp_path / "c", {"module": [module.state_dict() for module in modules]}, "gates.pt")
+    gates = export_checkpoint(source, tmp_path / "out.gguf", "f32", base=base).sidecar.gates
+    assert (gates.layer_indices, gates.n_layer, gates.heads) == ((5, 11), 12, (2, 2))
+    h = hidden(model.n_embd)
+    for il, module in zip((5, 11), modules):
+        assert_gives(tmp_path / "out.gguf", il, h, module.double()(h))
+
+
 # what is wrong
 
 
