@@ -293,9 +293,9 @@ class Llama(GuardedLlama):
     def complete_with_system(
         self, prompt: str | Sequence[int], system: tuple[int, int], *args: Any, **kwargs: Any
     ) -> Any:
-        """Complete a prompt whose positions [start, stop) hold a system message: with `pin_system` they are pinned."""
+        """Complete a prompt whose tokens [start, stop) are a system message: with `pin_system` they are pinned."""
         if self._retention is not None and self.options.pin_system:
-            self.retention.pin_system(*system)
+            self.retention.pin_system(*(system if isinstance(prompt, str) else self.positions(prompt, *system)))
         return super().create_completion(prompt, *args, **kwargs)
 
     @cached_property
@@ -392,7 +392,7 @@ class Llama(GuardedLlama):
         self._usage.changes += 1
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"control_tokens_in_messages": self.control_tokens_in_messages}
+        own = {"control_tokens_in_messages": self.control_tokens_in_messages, "mmproj": self._mmproj}
         return super().__getstate__() | asdict(self.options) | own
 
 

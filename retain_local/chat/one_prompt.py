@@ -53,7 +53,7 @@ def run_prompt(
         tokens = template.first_turn(messages)
         stop = template.stop
         if llm.options.pin_system:
-            llm.retention.pin_system(*template.system_range(messages))
+            llm.retention.pin_system(*llm.positions(tokens, *template.system_range(messages)))
     else:
         tokens = llm.tokenize(prompt.encode(), add_bos=True, special=True)
         if pictures:

@@ -147,7 +147,8 @@ class Session:
         self, messages: list[dict[str, str]], prompt: list[int], opening: int, sampling: Sampling
     ) -> Generator[str, None, None]:
         if self.llm.options.pin_system:
-            self.llm.retention.pin_system(*self.template.system_range(messages[:opening]))
+            system = self.template.system_range(messages[:opening])
+            self.llm.retention.pin_system(*self.llm.positions(prompt, *system))
         generation = self.last = Generation(self.llm, prompt, sampling, self.template.stop, continues=True)
         try:
             yield from generation

@@ -63,7 +63,7 @@ class ChatTemplate:
         return [mark for mark in self.pictures if mark in texts]
 
     def system_range(self, messages: Sequence[Message]) -> tuple[int, int]:
-        """Positions [start, stop) of the system message in `first_turn`; (0, 0) without one."""
+        """Tokens [start, stop) of the system message in `first_turn`; (0, 0) without one."""
         return system_range(messages, self.first_turn)
 
     def next_turn(self, messages: Sequence[Message], ending: str = "") -> list[int]:

@@ -58,6 +58,16 @@ class CachedLlama(llama_cpp.Llama):
         """The pictures of the text in the cache."""
         return self._layout.cut(self.n_tokens)
 
+    def positions(self, tokens: Sequence[int], start: int, stop: int) -> tuple[int, int]:
+        """The positions [start, stop) that tokens [start, stop) of a text have in the cache, for pins.
+
+        Raises
+        ------
+        RetainError : the text holds a picture that nobody keeps.
+        """
+        layout = Layout.of(tokens, self.pictures)
+        return layout.position(start), layout.position(stop)
+
     def reset(self) -> None:
         """Forget the text: the next evaluation starts at position 0. Pins stay."""
         super().reset()

@@ -25,7 +25,7 @@ def system_text(messages: Sequence[Mapping[str, Any]]) -> str:
 def system_range(
     messages: Sequence[Mapping[str, Any]], to_prompt: Callable[[Sequence[Mapping[str, Any]]], Sequence[int]]
 ) -> tuple[int, int]:
-    """Positions [start, stop) of the system message in the prompt of a conversation; (0, 0) without one.
+    """Tokens [start, stop) of the system message in the prompt of a conversation; (0, 0) without one.
 
     It is where the prompt changes when the message does. A short header before it counts as part of it.
 

@@ -91,6 +91,15 @@ class Projector:
         llm._stack.callback(lambda: library.mtmd_free(opened.pop()))
         return cls(llm, path, lambda: opened[0] if opened else None)
 
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        """Nobody else uses the model meanwhile, or closes it."""
+        llm = self._llm()
+        if llm is None:
+            raise RetainError(_CLOSED)
+        with llm._usage.step():
+            yield
+
     @property
     def _context(self) -> int:
         context = self._open_context()
@@ -111,7 +120,7 @@ class Projector:
         RetainError : the file is damaged, or the projector cannot take such a picture.
         """
         library = self._mtmd
-        with _reported(f"{name} cannot be read as a picture"):
+        with self._in_use(), _reported(f"{name} cannot be read as a picture"):
             buffer = (ctypes.c_uint8 * len(content)).from_buffer_copy(content)
             bitmap = library.mtmd_helper_bitmap_init_from_buf(self._context, buffer, len(content), False)
             if not bitmap:
@@ -206,10 +215,7 @@ class Projector:
         owner = _Chunk(library, library.mtmd_input_chunk_copy(chunk))
 
         def encode() -> npt.NDArray[np.float32]:
-            llm = self._llm()
-            if llm is None:
-                raise RetainError(_CLOSED)
-            with llm._usage.step(), _reported("the projector cannot read the picture"):
+            with self._in_use(), _reported("the projector cannot read the picture"):
                 if library.mtmd_encode_chunk(self._context, owner.pointer):
                     raise RetainError("")
                 n = library.mtmd_input_chunk_get_n_tokens(owner.pointer)

@@ -86,6 +86,33 @@ def test_a_template_for_text_alone_takes_pictures_too(folder: Path, tmp_path: Pa
     llm.close()
 
 
+SYSTEM_LAST = (
+    "{% for message in messages %}{% if message['role'] != 'system' %}"
+    "{% if loop.last and messages[0]['role'] == 'system' %}{{ 'rule: ' + messages[0]['content'] + '\n' }}{% endif %}"
+    "{{ message['role'] + ': ' + message['content'] + '\n' }}{% endif %}{% endfor %}{{ 'assistant: ' }}"
+)
+
+
+def test_a_system_message_behind_a_picture_is_pinned(folder: Path, tmp_path: Path) -> None:
+    """Pins are of positions, which are fewer than tokens behind a picture."""
+    model = write_tiny_model(tmp_path / "model.gguf", TINY_VISION["qwen2vl"].text, chat_template=SYSTEM_LAST)
+    llm = load(model, **SMALL, mmproj=next(folder.glob("mmproj*")), pin_system=True)
+    content = [{"type": "image_url", "image_url": str(folder / "0.png")}, {"type": "text", "text": "what"}]
+    messages = [
+        {"role": "system", "content": "quack"},
+        {"role": "user", "content": content},
+        {"role": "assistant", "content": "a duck"},
+        {"role": "user", "content": text(90)},
+    ]
+    llm.create_chat_completion(messages, max_tokens=30, temperature=0)
+    (pin,) = llm.retention.pins
+    layout = llm.layout
+    written = llm.input_ids[layout.token(pin.start) : layout.token(pin.stop)].tolist()
+    assert "quack" in llm.detokenize(written).decode() and pin.start < layout.token(pin.start)
+    assert all(set(range(*pin)) <= set(positions) for positions in kept(llm))
+    llm.close()
+
+
 def test_a_refused_picture_leaves_the_conversation(folder: Path, tmp_path: Path) -> None:
     session = chat(folder)
     say(session, "hello")
