@@ -66,13 +66,18 @@ class CheckpointFiles:
         if sum(tensor.n_bytes for tensor in tensors) > sum(path.stat().st_size for path in {t.path for t in tensors}):
             raise CheckpointError(f"{self.path}: the file is damaged: its tensors have more numbers than it holds")
 
-    def finite(self, name: str) -> np.ndarray:
-        """A tensor's numbers in float32; CheckpointError unless all are finite there."""
+    def finite(self, name: str, keep: bool = True) -> np.ndarray:
+        """A tensor's numbers in float32; CheckpointError unless all are finite there.
+
+        `keep` : for the next that asks for the same tensor, under whatever name.
+        """
         tensor = self.tensors[name]
-        if tensor not in self._read:
+        array = self._read.get(tensor)
+        if array is None:
             with np.errstate(over="ignore"):  # a float64 beyond float32 becomes inf
-                self._read[tensor] = tensor.read().astype(np.float32, copy=False)
-        array = self._read[tensor]
+                array = tensor.read().astype(np.float32, copy=False)
+        if keep:
+            self._read[tensor] = array
         if not np.isfinite(array).all():
             raise CheckpointError(f"{self.path}: tensor '{name[:120]}' has numbers that are not finite")
         return array

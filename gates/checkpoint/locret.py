@@ -55,10 +55,12 @@ def read(files: CheckpointFiles, base: Path | None) -> ReadGates:
     layers = []
     for il in range(len(model.n_out)):
         module = f"{prefix}.{il}.self_attn"
-        fc1, fc2 = files.finite(f"{module}.fc1.weight"), files.finite(f"{module}.fc2.weight")
+        fc1 = files.finite(f"{module}.fc1.weight", keep=False).astype(np.float64)
+        fc2 = files.finite(f"{module}.fc2.weight")
         projection = model.layer(il)
-        wide = fc1.astype(np.float64)
-        hidden = Linear(wide @ projection.weight.astype(np.float64), wide @ projection.bias.astype(np.float64))
+        hidden = Linear(
+            *((fc1 @ part.astype(np.float64)).astype(np.float32) for part in (projection.weight, projection.bias))
+        )
         layers.append(LayerGate(hidden=hidden, score=Linear(fc2, np.zeros(len(fc2), np.float32))))
     gates = GateSet(tuple(layers), activation=activation, score_kind=STATIC, window=WINDOW)
     return ReadGates(gates.checked(), About())

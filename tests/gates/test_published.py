@@ -259,13 +259,15 @@ def test_list(home: Path) -> None:
     assert [entry["hub"] for entry in json.loads(done.stdout)] == ["ann/tiny-gates", "ann/second"]
 
 
-def test_run_tells_of_published_gates_and_fetches_nothing(home: Path, hub: Hub) -> None:
+def test_who_runs_without_gates_is_told_of_published_ones_and_nothing_is_fetched(home: Path, hub: Hub) -> None:
     asked = ["run", "m.gguf", *FAST, "-p", "hello", "--max-tokens", "4"]
     hint = (
         "gates for this model are published (ann/tiny-gates, licence mit, and 1 more): `retain-local gates pull m.gguf`"
     )
     done = run(home, *asked, **online(hub, home))
     assert done.returncode == 0 and sum(hint in line for line in done.stderr.splitlines()) == 1, done.stderr
+    chat = run(home, "chat", "m.gguf", *FAST, stdin="/quit\n", **online(hub, home))
+    assert chat.returncode == 0 and sum(hint in line for line in chat.stderr.splitlines()) == 1, chat.stderr
     assert hub.downloads == [] and not (home / "m.gates.gguf").exists()
     for more in (["--policy", "window"], ["--gates", "none"]):
         assert "published" not in run(home, *asked, *more, **online(hub, home)).stderr
