@@ -4,7 +4,7 @@
     capacity = mean over the t where it is positive of max(0, (S_t - M L H) / max(1, t L H - M L H))
 
 after arXiv 2605.09649, with t counted from 1 in each document. Powers are computed in blocks of t and computed anew in
-backward, so memory is linear in the length of a row.
+backward, so memory is linear in the length of a row; on a GPU with Triton a kernel does it (`capacity_kernel`).
 """
 
 from __future__ import annotations
@@ -15,39 +15,45 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .attention import BLOCK_NUMBERS, ages, visible
+from .attention import BLOCK_NUMBERS, ages
+from .spans import Spans
+from .triton_kernels import has_kernels
 
 
-def cells_left(log_betas: Sequence[Tensor], documents: Tensor, block_numbers: int | None = None) -> Tensor:
+def cells_left(log_betas: Sequence[Tensor], spans: Spans) -> Tensor:
     """S_t of every token's document, [B, T] float32.
 
     Parameters
     ----------
     log_betas : for each layer [B, T, H_kv] float32.
-    documents : [B, T], see `fading_attention`.
+    spans : of the documents.
     """
-    n_batch, n_tokens = documents.shape
-    size = max(1, (block_numbers or BLOCK_NUMBERS) // (n_batch * n_tokens * log_betas[0].shape[2]))
-    left = torch.zeros(n_batch, n_tokens, device=documents.device)
-    for log_beta in log_betas:
-        fade = log_beta.transpose(1, 2)
-        if size >= n_tokens:
-            left = left + _left_in_block(fade, documents, 0)
-            continue
-        blocks = []
-        for start in range(0, n_tokens, size):
-            stop = min(start + size, n_tokens)
-            blocks.append(
-                checkpoint(_left_in_block, fade[:, :, :stop], documents[:, :stop], start, use_reentrant=False)
-            )
-        left = left + torch.cat(blocks, dim=1)
-    return left
+    fade = torch.cat(list(log_betas), dim=2).transpose(1, 2)  # [B, L H, T]
+    if has_kernels(fade):
+        from .capacity_kernel import kernel_left
+
+        return kernel_left(fade, spans)
+    return blockwise_left(fade, spans)
 
 
-def _left_in_block(fade: Tensor, documents: Tensor, start: int) -> Tensor:
+def blockwise_left(fade: Tensor, spans: Spans, block_numbers: int | None = None) -> Tensor:
+    """`cells_left` in plain PyTorch, of log betas [B, L H, T]; a block has `block_numbers` powers, None: `BLOCK_NUMBERS`."""
+    n_batch, n_lists, n_tokens = fade.shape
+    size = max(1, (block_numbers or BLOCK_NUMBERS) // (n_batch * n_tokens * n_lists))
+    if size >= n_tokens:
+        return _left_in_block(fade, spans.visible(0, n_tokens))
+    blocks = []
+    for start in range(0, n_tokens, size):
+        stop = min(start + size, n_tokens)
+        seen = spans.visible(start, stop)
+        blocks.append(checkpoint(_left_in_block, fade[:, :, :stop], seen, use_reentrant=False))
+    return torch.cat(blocks, dim=1)
+
+
+def _left_in_block(fade: Tensor, seen: Tensor) -> Tensor:
     n_keys = fade.shape[2]
-    powers = (ages(start, n_keys - start, n_keys, fade.device) * fade[:, :, None, :]).exp()
-    return (powers * visible(documents, start)[:, None]).sum(dim=(1, 3))
+    powers = (ages(n_keys - seen.shape[1], n_keys, fade.device) * fade[:, :, None, :]).exp()
+    return (powers * seen[:, None]).sum(dim=(1, 3))
 
 
 def capacity_excess(left: Tensor, positions: Tensor, real: Tensor, budget: int, n_cell_lists: int) -> Tensor:
@@ -64,4 +70,4 @@ def capacity_excess(left: Tensor, positions: Tensor, real: Tensor, budget: int, 
     most = (positions + 1) * n_cell_lists - budget * n_cell_lists
     excess = (left - budget * n_cell_lists) / most.clamp(min=1)
     over = (excess > 0) & real
-    return excess[over].mean() if over.any() else left.sum() * 0.0
+    return torch.where(over, excess, 0).sum() / over.sum().clamp(min=1)

@@ -52,6 +52,7 @@ class Rows:
     context : T.
     n_needed : rows that the whole training takes.
     assistant_only : count what the assistant says and nothing else.
+    packs_documents : whether a row may hold several documents.
 
     Raises
     ------
@@ -60,13 +61,13 @@ class Rows:
 
     def __init__(
         self, documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, context: int, n_needed: int, seed: int,
-        assistant_only: bool,
+        assistant_only: bool, packs_documents: bool = True,
     ) -> None:  # fmt: skip
         self.context, self.seed = context, seed
         self.rows: list[list[Piece]] = []
         self.n_skipped = 0
         pieces = self._pieces(_shuffled(documents, Random(f"documents-{seed}")), tokenizer, assistant_only)
-        for row in _pack(pieces, context):
+        for row in _pack(pieces, context) if packs_documents else ([piece] for piece in pieces):
             self.rows.append(row)
             if len(self.rows) == n_needed:
                 break

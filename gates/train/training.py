@@ -75,12 +75,12 @@ def train_gates(
     torch.manual_seed(options.seed)
     base, tokenizer = load_base(source, options)
     gates = RetentionGates(
-        base.n_layer, base.n_embd, base.n_head_kv, options.gate_size, options.variant, options.is_tied,
+        len(base.gated_layers), base.n_embd, base.n_head_kv, options.gate_size, options.variant, options.is_tied,
         gate_activation(base), options.bias,
     )  # fmt: skip
     assistant_only = options.loss == "assistant"
     n_needed = options.steps * options.batch
-    rows = Rows(chain(*documents), tokenizer, options.context, n_needed, options.seed, assistant_only)
+    rows = Rows(chain(*documents), tokenizer, options.context, n_needed, options.seed, assistant_only, base.packs_documents)
     identity = {**options.as_dict(), "base": _digest(base), "data": rows.digest()}
     try:
         out.mkdir(parents=True, exist_ok=True)

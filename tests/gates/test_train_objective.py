@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from retain_local.gates.train import attention, capacity, objective
-from retain_local.gates.train.attention import fading_attention
+from retain_local.gates.train.attention import blockwise_attention, fading_attention
 from retain_local.gates.train.base import BaseModel
-from retain_local.gates.train.capacity import capacity_excess, cells_left
+from retain_local.gates.train.capacity import blockwise_left, capacity_excess, cells_left
 from retain_local.gates.train.modules import RetentionGates
 from retain_local.gates.train.objective import gate_losses
 from retain_local.gates.train.options import TrainOptions
 from retain_local.gates.train.rows import Batch
+from retain_local.gates.train.spans import spans_of
 from support.direct_objective import direct_attention, direct_capacity, direct_divergences
 from support.tiny_bases import FAMILIES, tiny_base
 
@@ -44,7 +45,7 @@ def test_attention(block: int) -> None:
     weight[documents < 0] = 0
     inputs = (q, k, v, log_beta)
 
-    found = (fading_attention(q, k, v, log_beta, documents, 0.4, block) * weight).sum()
+    found = (blockwise_attention(q, k, v, log_beta, spans_of(documents), 0.4, block_numbers=block) * weight).sum()
     expected = sum(
         (direct_attention(q[row, :, at], k[row, :, at], v[row, :, at], log_beta[row, at], 0.4) * weight[row, at]).sum()
         for row, at in places
@@ -59,8 +60,9 @@ def test_nothing_fades_without_gates(block: int) -> None:
     torch.manual_seed(0)
     documents, _, _ = make_documents()
     q, k, v = (torch.randn(2, heads, T, 8) for heads in (4, 2, 2))
-    with_ones = fading_attention(q, k, v, torch.zeros(2, T, 2), documents, 0.4, 1 << 20)
-    torch.testing.assert_close(fading_attention(q, k, v, None, documents, 0.4, block), with_ones)
+    spans = spans_of(documents)
+    with_ones = fading_attention(q, k, v, torch.zeros(2, T, 2), spans, 0.4)
+    torch.testing.assert_close(blockwise_attention(q, k, v, None, spans, 0.4, block_numbers=block), with_ones)
 
 
 @pytest.mark.parametrize("block", [1 << 20, 2 * 2 * T * 4, 1])
@@ -69,7 +71,9 @@ def test_capacity(block: int, budget: int) -> None:
     torch.manual_seed(1)
     documents, positions, places = make_documents()
     layers = [(-torch.rand(2, T, 2) * 0.5).requires_grad_() for _ in range(3)]
-    found = capacity_excess(cells_left(layers, documents, block), positions, documents >= 0, budget, 6)
+    left = blockwise_left(torch.cat(layers, 2).transpose(1, 2), spans_of(documents), block)
+    torch.testing.assert_close(cells_left(layers, spans_of(documents)), left)
+    found = capacity_excess(left, positions, documents >= 0, budget, 6)
     expected = direct_capacity([[layer[row, at] for layer in layers] for row, at in places], budget)
     torch.testing.assert_close(found, expected)
     assert (found > 0) == (budget < 50)
@@ -124,7 +128,7 @@ def direct_hidden(base: BaseModel, gates: RetentionGates, seen: tuple[torch.Tens
     """One document through the model with `direct_attention` in place of ours."""
     from retain_local.gates.train import base as module
 
-    def attend(q, k, v, log_beta, documents, scaling):
+    def attend(q, k, v, log_beta, spans, scaling, sinks, softcap):
         return direct_attention(q[0], k[0], v[0], log_beta[0], scaling)[None]
 
     ours, module.fading_attention = module.fading_attention, attend
