@@ -112,6 +112,7 @@ class CheckpointConfig:
     variant : `rg10` or `rg`.
     tied : whether one final projection was trained for all layers.
     n_ff, n_embd, n_layer, n_head_kv : sizes.
+    gated_layers : the layers that have gates, ascending; (): all.
     hidden_act : the activation, by its name in transformers.
     model_type : of the language model, by its name in transformers; "" when the file does not say.
     base_model : repository or path of the base model.
@@ -132,10 +133,18 @@ class CheckpointConfig:
     trained_budget: float | None = None
     trained_context_length: int | None = None
     license: str | None = None
+    gated_layers: tuple[int, ...] = ()
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that have gates."""
+        return self.gated_layers or tuple(range(self.n_layer))
 
     def to_dict(self) -> dict[str, Any]:
         """The entries of `config.json`; what is not known is left out."""
         entries = {key: getattr(self, field) for field, key in _KEYS.items()}
+        if len(self.layers) < self.n_layer:
+            entries[_LAYERS] = list(self.layers)
         return {key: value for key, value in entries.items() if value not in (None, "")}
 
     @classmethod
@@ -148,13 +157,14 @@ class CheckpointConfig:
         """
         entries = _Entries(config)
         variant = entries.one_of("retention_gate", TRAINED_VARIANTS)
+        n_layer = entries.size("num_hidden_layers", MAX_LAYERS)
         kv_heads = "num_key_value_heads" if entries.get("num_key_value_heads") is not None else "num_attention_heads"
         return cls(
             variant=variant,
             tied=variant == RG10 and entries.optional("tie_retention_gate_layers", bool) is not False,
             n_ff=entries.size("retention_gate_intermediate_size", MAX_FF),
             n_embd=entries.size("hidden_size", MAX_WIDTH),
-            n_layer=entries.size("num_hidden_layers", MAX_LAYERS),
+            n_layer=n_layer,
             n_head_kv=entries.size(kv_heads, MAX_WIDTH),
             hidden_act=entries.text("hidden_act"),
             model_type=_model_type(entries),
@@ -162,9 +172,20 @@ class CheckpointConfig:
             trained_budget=entries.optional("memory_size", (int, float)),
             trained_context_length=entries.optional("max_seq_len", int),
             license=entries.optional("license", str),
+            gated_layers=_gated_layers(entries, n_layer),
         )
 
 
+def _gated_layers(entries: _Entries, n_layer: int) -> tuple[int, ...]:
+    layers = entries.optional(_LAYERS, list) or []
+    are_right = all(isinstance(il, int) and not isinstance(il, bool) and 0 <= il < n_layer for il in layers)
+    if not are_right or layers != sorted(set(layers)):
+        raise CheckpointError(f"'{_LAYERS}' is {_shown(layers)}; it must be layers from 0 to {n_layer - 1}, ascending")
+    return tuple(layers)
+
+
+# of models in which some layers have no gate: a sliding window, or no attention
+_LAYERS = "retention_gate_layers"
 # field -> key of config.json
 _KEYS = {
     "variant": "retention_gate",

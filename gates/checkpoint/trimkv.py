@@ -74,10 +74,10 @@ class _Reader:
             if MODULE not in text:
                 continue
             name = parse_gate_name(text)
-            if name is None or name.part not in self.shapes or name.layer >= self.config.n_layer:
+            if name is None or name.part not in self.shapes or name.layer not in self.config.layers:
                 raise CheckpointError(
                     f"{self.path}: tensor '{text[:120]}' has no place in gates of variant {self.config.variant} for"
-                    f" {self.config.n_layer} layers, which {CONFIG_FILE} describes"
+                    f" {len(self.config.layers)} layers, which {CONFIG_FILE} describes"
                 )
             if prefix not in (None, name.prefix):
                 raise CheckpointError(f"{self.path}: gates of two models: '{prefix}layers' and '{name.prefix}layers'")
@@ -93,7 +93,7 @@ class _Reader:
         with_final = {il for il, part in self.tensors if part in final}
         # shared tensors may have been stored once
         shares_final = config.tied and len(with_final) == 1
-        for il in range(config.n_layer):
+        for il in config.layers:
             for part, shape in self.shapes.items():
                 name = GateName(self.prefix, il, part)
                 tensor = self.tensors.get((il, part))
@@ -120,9 +120,16 @@ class _Reader:
                 mid=self.linear(il, "linear2.weight", "linear2.bias") if config.variant == RG10 else None,
                 score=None if is_one else finals[il],
             )
-            for il in range(config.n_layer)
+            for il in config.layers
         )
-        gates = GateSet(layers, first if is_one else None, ACTIVATIONS[config.hidden_act])
+        indices = config.layers if len(config.layers) < config.n_layer else None
+        gates = GateSet(
+            layers,
+            first if is_one else None,
+            ACTIVATIONS[config.hidden_act],
+            indices=indices,
+            block_count=config.n_layer,
+        )
         try:
             return gates.checked(), self.remarks(is_one)
         except GateFileError as error:

@@ -194,7 +194,10 @@ class BaseModel:
         except (AttributeError, KeyError, TypeError, RuntimeError) as error:
             raise RetainError(f"{type(self.model).__name__} cannot be read with fading cells: {error}") from None
         difference = ((found - expected).abs().max() / expected.std()).item()
-        if sorted(self._seen) != [layer.layer_idx for layer in self.layers] or not difference <= _PROBE_TOLERANCE[self.model.dtype]:
+        if (
+            sorted(self._seen) != [layer.layer_idx for layer in self.layers]
+            or not difference <= _PROBE_TOLERANCE[self.model.dtype]
+        ):
             raise RetainError(
                 f"{type(self.model).__name__} does not say with fading attention what it says with its own (logits differ"
                 f" by {difference:.2g} of their standard deviation), so gates cannot be trained for it"

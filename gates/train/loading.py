@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ...errors import RetainError, UsageError
 from .base import BaseModel
+from .gguf_base import check_logits, is_gguf, load_gguf
+from .gguf_tokenizer import GgufTokenizer
 from .options import TrainOptions
+from .rows import Tokenizer
 
 # activations of transformers by what gates call them; the gates' own follows the model's
 _ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu"}
 
 
-def load_base(source: str, options: TrainOptions) -> tuple[BaseModel, PreTrainedTokenizerBase]:
+def load_base(source: str, options: TrainOptions) -> tuple[BaseModel, Tokenizer]:
     """A base model, frozen, with its tokenizer.
 
     Parameters
     ----------
-    source : a folder in the layout of transformers, or a repository on the Hugging Face Hub.
+    source : a folder in the layout of transformers, a repository on the Hugging Face Hub, or a GGUF file.
 
     Raises
     ------
@@ -27,6 +32,14 @@ def load_base(source: str, options: TrainOptions) -> tuple[BaseModel, PreTrained
     """
     device = choose_device(options.device)
     dtype = _dtype(options.dtype, device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # of the gates, whose weights are float32: TF32
+    if is_gguf(source):
+        path = Path(source)
+        tokenizer: Tokenizer = GgufTokenizer(path)
+        base = BaseModel(load_gguf(path, dtype).to(device))
+        check_logits(base, path)
+        return base, tokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
@@ -35,10 +48,7 @@ def load_base(source: str, options: TrainOptions) -> tuple[BaseModel, PreTrained
         raise RetainError(f"{source}: no base model could be loaded: {reason}") from None
     if not tokenizer.is_fast:
         raise RetainError(f"{source}: its tokenizer has no tokenizer.json, which is needed to find replies in a text")
-    base = BaseModel(model.to(device))
-    if device.type == "cuda":
-        base.use_gradient_checkpointing()
-    return base, tokenizer
+    return BaseModel(model.to(device)), tokenizer
 
 
 def gate_activation(base: BaseModel) -> str:

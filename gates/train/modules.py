@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,8 @@ class RetentionGates(nn.Module):
 
     Parameters
     ----------
-    n_layer, n_embd, n_head_kv : sizes of the base model.
+    n_layer : layers with gates.
+    n_embd, n_head_kv : sizes of the base model.
     n_ff : F.
     variant : `rg10` or `rg`.
     tied : one final projection for all layers (`rg10` only).
@@ -50,9 +51,14 @@ class RetentionGates(nn.Module):
                 u = act(self.mid[layer](u))
             return F.logsigmoid(self.score[0 if self.tied else layer](u))
 
-    def gate_set(self) -> GateSet:
-        """The gates as NumPy arrays, which share no memory with the module."""
-        layers = tuple(
+    def gate_set(self, layers: Sequence[int] | None = None, n_layer: int | None = None) -> GateSet:
+        """The gates as NumPy arrays, which share no memory with the module.
+
+        Parameters
+        ----------
+        layers, n_layer : which of how many layers the gates are of; None: all.
+        """
+        gates = tuple(
             LayerGate(
                 _linear(hidden),
                 _linear(self.mid[il]) if self.variant == RG10 else None,
@@ -60,7 +66,9 @@ class RetentionGates(nn.Module):
             )
             for il, hidden in enumerate(self.hidden)
         )
-        return GateSet(layers, _linear(self.score[0]) if self.tied else None, self.activation)
+        score = _linear(self.score[0]) if self.tied else None
+        indices = None if layers is None else tuple(layers)
+        return GateSet(gates, score, self.activation, indices=indices, block_count=n_layer)
 
 
 def _linear(module: nn.Linear) -> Linear:

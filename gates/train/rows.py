@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ...errors import RetainError
 from .documents import Document, Message
+from .gguf_tokenizer import GgufTokenizer
+
+Tokenizer: TypeAlias = PreTrainedTokenizerBase | GgufTokenizer
 
 LEAST_TOKENS = 2  # a shorter piece has nothing to predict
 _SHUFFLE = 4096  # documents that are shuffled at a time, so that a data set need not be read to its end
@@ -60,7 +64,7 @@ class Rows:
     """
 
     def __init__(
-        self, documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, context: int, n_needed: int, seed: int,
+        self, documents: Iterable[Document], tokenizer: Tokenizer, context: int, n_needed: int, seed: int,
         assistant_only: bool, packs_documents: bool = True,
     ) -> None:  # fmt: skip
         self.context, self.seed = context, seed
@@ -103,9 +107,7 @@ class Rows:
             chosen.append(self.rows[order[at]])
         return make_batch(chosen, self.context, device)
 
-    def _pieces(
-        self, documents: Iterable[Document], tokenizer: PreTrainedTokenizerBase, assistant_only: bool
-    ) -> Iterator[Piece]:
+    def _pieces(self, documents: Iterable[Document], tokenizer: Tokenizer, assistant_only: bool) -> Iterator[Piece]:
         for document in documents:
             whole = _encode(document, tokenizer, assistant_only)
             if not whole.counts[1:].any():
@@ -170,7 +172,7 @@ def _shuffled(documents: Iterable[Document], rng: Random) -> Iterator[Document]:
     yield from held
 
 
-def _encode(document: Document, tokenizer: PreTrainedTokenizerBase, assistant_only: bool) -> Piece:
+def _encode(document: Document, tokenizer: Tokenizer, assistant_only: bool) -> Piece:
     if isinstance(document, str):
         tokens = tokenizer(document, add_special_tokens=True, verbose=False)["input_ids"]
         return Piece(np.array(tokens, np.int32), np.full(len(tokens), not assistant_only))
@@ -188,7 +190,7 @@ def _encode(document: Document, tokenizer: PreTrainedTokenizerBase, assistant_on
     return Piece(tokens, said[starts])
 
 
-def _replies(messages: list[Message], text: str, tokenizer: PreTrainedTokenizerBase) -> Iterator[tuple[int, int]]:
+def _replies(messages: list[Message], text: str, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
     """Where in the rendered text the assistant's messages are, each with the marker that ends it.
 
     A template may write earlier messages another way once others follow; those cannot be found and do not count.

@@ -15,6 +15,7 @@ import torch
 from ...errors import RetainError
 from ...files import replaced
 from .base import BaseModel
+from .memory import activations_fit
 from .modules import RetentionGates
 from .objective import gate_losses
 from .options import TrainOptions
@@ -65,12 +66,27 @@ class Training:
             self._load()
 
     def run(self, on_step: Callable[[Progress], None]) -> None:
-        """Train to the end, and save the state from time to time and at Ctrl-C."""
+        """Train to the end, and save the state from time to time and at Ctrl-C.
+
+        Raises
+        ------
+        RetainError : a loss is not a number, or the memory is too small.
+        """
+        options = self.options
+        first = self.rows.batch(self.step, options.batch, self.base.device)
+        if self.base.device.type == "cuda" and not activations_fit(self.base, self.gates, first, options):
+            self.base.use_gradient_checkpointing()
         saved = time.monotonic()
         try:
-            while self.step < self.options.steps:
-                numbers = self._train_step()
-                on_step(Progress(self.step, self.options.steps, numbers))
+            while self.step < options.steps:
+                try:
+                    numbers = self._train_step()
+                except torch.cuda.OutOfMemoryError:
+                    raise RetainError(
+                        f"the GPU's memory is too small for {options.batch} rows of {options.context:,} tokens; halve"
+                        " --batch, or --context"
+                    ) from None
+                on_step(Progress(self.step, options.steps, numbers))
                 if time.monotonic() - saved > SAVE_SECONDS:
                     self.save()
                     saved = time.monotonic()
@@ -88,7 +104,9 @@ class Training:
         self.optimizer.zero_grad()
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(self.gates.parameters(), MAX_GRADIENT_NORM)
-        numbers = {name: getattr(losses, name).item() for name in ("total", "kl", "ce", "capacity", "cells")}
+        names = ("total", "kl", "ce", "capacity", "cells")
+        values = torch.stack([getattr(losses, name).detach() for name in names])  # one wait for a GPU, not five
+        numbers = dict(zip(names, values.tolist()))
         if not math.isfinite(numbers["total"]):
             raise RetainError(f"the loss of step {self.step + 1} is {numbers['total']}; try a lower --lr")
         self._updating = True  # a state in which some weights are of this step and some of the last is never saved

@@ -18,6 +18,7 @@ from ..checkpoint.layout import CONFIG_FILE, SAFETENSORS_FILE, CheckpointConfig,
 from ..export import Export, export_checkpoint
 from .base import BaseModel
 from .documents import read_documents
+from .gguf_base import is_gguf
 from .loading import gate_activation, load_base
 from .modules import RetentionGates
 from .options import TrainOptions
@@ -56,7 +57,7 @@ def train_gates(
 
     Parameters
     ----------
-    source : the base model, as `load_base` takes it.
+    source : the base model, as `load_base` takes it; a GGUF file is also `base_gguf`.
     out : folder for `gates.safetensors`, `config.json`, the sidecar, `losses.jsonl` and, until it is done, the state.
     data : sources as `read_documents` takes them.
     base_gguf : the same model as a GGUF; the sidecar is then checked against it, tied to its vocabulary, and named after
@@ -74,13 +75,17 @@ def train_gates(
     documents = list(map(read_documents, data))  # before the model: a name that is wrong should not take minutes
     torch.manual_seed(options.seed)
     base, tokenizer = load_base(source, options)
+    if is_gguf(source):
+        base_gguf = Path(source)
     gates = RetentionGates(
         len(base.gated_layers), base.n_embd, base.n_head_kv, options.gate_size, options.variant, options.is_tied,
         gate_activation(base), options.bias,
     )  # fmt: skip
     assistant_only = options.loss == "assistant"
     n_needed = options.steps * options.batch
-    rows = Rows(chain(*documents), tokenizer, options.context, n_needed, options.seed, assistant_only, base.packs_documents)
+    rows = Rows(
+        chain(*documents), tokenizer, options.context, n_needed, options.seed, assistant_only, base.packs_documents
+    )
     identity = {**options.as_dict(), "base": _digest(base), "data": rows.digest()}
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -117,13 +122,14 @@ def _write(
     out: Path, source: str, base: BaseModel, gates: RetentionGates, options: TrainOptions, base_gguf: Path | None,
     weight_type: str,
 ) -> Export:  # fmt: skip
-    name = Path(source).resolve().name if Path(source).is_dir() else source  # where a folder lies is nobody's business
+    name = Path(source).resolve().name if Path(source).exists() else source  # where it lies is nobody's business
     config = CheckpointConfig(
         variant=options.variant,
         tied=options.is_tied,
         n_ff=options.gate_size,
         n_embd=base.n_embd,
         n_layer=base.n_layer,
+        gated_layers=base.gated_layers,
         n_head_kv=base.n_head_kv,
         hidden_act=base.config.hidden_act if hasattr(base.config, "hidden_act") else base.config.hidden_activation,
         model_type=base.config.model_type,
@@ -133,7 +139,7 @@ def _write(
     )
     try:
         partial = out / (SAFETENSORS_FILE + ".partial")
-        save_file(state_dict(gates.gate_set()), partial)
+        save_file(state_dict(gates.gate_set(base.gated_layers, base.n_layer)), partial)
         (out / CONFIG_FILE).write_text(json.dumps(_config_entries(config, options), indent=2) + "\n")
         partial.replace(out / SAFETENSORS_FILE)
     except OSError as error:

@@ -10,7 +10,7 @@ from retain_local.errors import RetainError
 from retain_local.gates.sidecar.forward import gate_output
 from retain_local.gates.train.base import BaseModel
 from retain_local.gates.train.modules import RetentionGates
-from support.tiny_bases import FAMILIES, REFUSED, tiny_base
+from support.tiny_bases import FAMILIES, PARTLY_FULL, REFUSED, tiny_base
 
 T = 24
 
@@ -64,7 +64,7 @@ def test_gates_read_what_the_projections_read(family: str, variant: str, tied: b
         projection.register_forward_hook(lambda module, args, output: read.append(args[0].numpy()))
     with torch.no_grad():
         _, log_betas = base.hidden(ids, positions, documents, gates)
-    assert len(read) == len(log_betas) == base.n_layer
+    assert len(read) == len(log_betas) == len(base.gated_layers)
     for il, (h, found) in enumerate(zip(read, log_betas, strict=True)):
         expected = gate_output(gates.gate_set(), il, h.reshape(2 * T, -1))
         np.testing.assert_allclose(found.numpy().reshape(2 * T, -1), expected, rtol=1e-4, atol=1e-6)
@@ -85,8 +85,50 @@ def test_gates_change_what_is_said_and_nothing_of_the_model() -> None:
         assert parameter.grad is None and torch.equal(parameter, before[name])
 
 
+@pytest.mark.parametrize("family", PARTLY_FULL)
+def test_layers_with_a_window_or_a_state_are_read_as_the_model_reads_them(family: str) -> None:
+    """Without gates the model says what it says unpatched, and the full layers alone have gates."""
+    config, full_layers = PARTLY_FULL[family]
+    ids, positions, documents = make_ids()
+    with torch.no_grad():
+        expected = tiny_base(config)(input_ids=ids).logits
+        base = BaseModel(tiny_base(config))
+        hidden, _ = base.hidden(ids, positions, documents)
+    torch.testing.assert_close(base.logits(hidden), expected, rtol=1e-3, atol=1e-3)
+    assert base.gated_layers == full_layers and base.n_layer == 3
+    assert base.packs_documents == (family not in ("qwen3-next", "lfm2"))
+
+    gates = RetentionGates(len(full_layers), base.n_embd, base.n_head_kv, 32, "rg10", True, "silu", 1.0)
+    read: dict[int, np.ndarray] = {}
+    for layer in base.layers:
+        layer.q_proj.register_forward_hook(
+            lambda module, args, output, il=layer.layer_idx: read.update({il: args[0].detach().numpy()})
+        )
+    faded, log_betas = base.hidden(ids, positions, documents, gates)
+    assert len(log_betas) == len(full_layers) and (faded - hidden).abs().max() > 1e-3
+    gate_set = gates.gate_set(base.gated_layers, base.n_layer)
+    for il, found in zip(full_layers, log_betas, strict=True):
+        output = gate_output(gate_set, il, read[il].reshape(2 * T, -1))
+        np.testing.assert_allclose(found.detach().numpy().reshape(2 * T, -1), output, rtol=1e-4, atol=1e-6)
+    faded.sum().backward()
+    assert all(parameter.grad is not None for parameter in gates.parameters())
+
+
+@pytest.mark.parametrize("family", [name for name in PARTLY_FULL if name not in ("qwen3-next", "lfm2")])
+def test_windows_end_at_the_start_of_a_document(family: str) -> None:
+    base = BaseModel(tiny_base(PARTLY_FULL[family][0]))
+    ids, positions, documents = make_ids()
+    positions, documents = positions.clone(), documents.clone()
+    positions[:, 10:] -= 10
+    documents[:, 10:] = 1
+    with torch.no_grad():
+        packed, _ = base.hidden(ids, positions, documents)
+        alone, _ = base.hidden(ids[:, 10:], positions[:, 10:], documents[:, 10:])
+    torch.testing.assert_close(packed[:, 10:], alone, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
-    "family, reason", [("gpt2", "has 2 layers and 0 of them"), ("gemma2", "cap on its logits|sliding")]
+    "family, reason", [("gpt2", "has 2 layers and 0 of them"), ("mistral", "every layer of .* has a sliding window")]
 )
 def test_families_that_cannot_fade(family: str, reason: str) -> None:
     with pytest.raises(RetainError, match=reason):

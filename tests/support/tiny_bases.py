@@ -9,8 +9,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     Gemma2Config,
+    Gemma3TextConfig,
     GPT2Config,
+    GptOssConfig,
     GraniteConfig,
+    Lfm2Config,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
@@ -19,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3NextConfig,
 )
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
@@ -42,9 +46,39 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "phi3": Phi3Config(**_SIZES),
     "granite": GraniteConfig(**_SIZES, attention_multiplier=0.3, logits_scaling=4.0, residual_multiplier=0.5),
 }
+_WINDOW = 7
+# families in which only some layers have full attention, and the layers that have it
+PARTLY_FULL: dict[str, tuple[PreTrainedConfig, tuple[int, ...]]] = {
+    "gemma2": (Gemma2Config(**_SIZES, head_dim=16, attn_logit_softcapping=20.0, sliding_window=_WINDOW), (1,)),
+    "gemma3": (
+        Gemma3TextConfig(
+            **_SIZES, head_dim=16, sliding_window=_WINDOW,
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+        (1,),
+    ),
+    "gpt-oss": (
+        GptOssConfig(
+            **_SIZES, head_dim=16, sliding_window=_WINDOW, num_local_experts=4, num_experts_per_tok=2,
+            layer_types=["sliding_attention", "full_attention", "full_attention"],
+        ),
+        (1, 2),
+    ),
+    "qwen3-next": (
+        Qwen3NextConfig(
+            **_SIZES, head_dim=16, layer_types=["linear_attention", "linear_attention", "full_attention"],
+            linear_num_value_heads=4, linear_num_key_heads=2, linear_key_head_dim=16, linear_value_head_dim=16,
+            num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, shared_expert_intermediate_size=32,
+        ),
+        (2,),
+    ),
+    "lfm2": (
+        Lfm2Config(**_SIZES, layer_types=["conv", "full_attention", "conv"], block_auto_adjust_ff_dim=False), (1,),
+    ),
+}  # fmt: skip
 REFUSED: dict[str, PreTrainedConfig] = {
     "gpt2": GPT2Config(vocab_size=N_VOCAB, n_embd=64, n_layer=2, n_head=4),
-    "gemma2": Gemma2Config(**_SIZES, head_dim=16, attn_logit_softcapping=20.0),
+    "mistral": MistralConfig(**_SIZES, sliding_window=_WINDOW),
 }
 
 
