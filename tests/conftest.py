@@ -11,6 +11,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # NumPy's spin too, and its products here are small.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Kernels in Triton are interpreted, which needs no GPU. Read when Triton is imported.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 from hypothesis import settings
