@@ -93,11 +93,11 @@ class Projector:
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
-        """Nobody else uses the model meanwhile, or closes it."""
+        """Nobody else uses the model meanwhile, or closes it; and what libmtmd would end the process for is an error."""
         llm = self._llm()
         if llm is None:
             raise RetainError(_CLOSED)
-        with llm._usage.step():
+        with llm._usage.step(), aborts_as_errors():
             yield
 
     @property
@@ -226,14 +226,14 @@ class Projector:
 
 def unusable(path: str | os.PathLike[str]) -> str:
     """Says that libmtmd could not load a projector, and why, from what it logged."""
-    reason = _logged().removeprefix("error: ")
+    reason = _logged()
     if reason.startswith("mismatch between text model"):
         return f"{os.fspath(path)} is the projector of another model: {reason}"
     return f"the projector {os.fspath(path)} cannot be used: {reason}"
 
 
 def _logged() -> str:
-    return (log.first_error() or "libmtmd gave no reason").partition("\n")[0]
+    return (log.first_error() or "libmtmd gave no reason").partition("\n")[0].removeprefix("error: ")
 
 
 class _Chunk:

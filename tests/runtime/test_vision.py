@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,18 @@ def test_projectors_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
         write_tiny_projector(tmp_path / name, TINY_VISION["janus_pro"])
     (tmp_path / "sound.gguf").unlink()
     assert ask(llm, str(folder / "0.png"))["usage"]["prompt_tokens"] > 64  # the one that is named like the model
+    llm.close()
+
+
+def test_a_projector_that_llama_cpp_would_end_the_process_over(folder: Path, tmp_path: Path) -> None:
+    """It is found out when a picture is read, and the model goes on."""
+    vision = TINY_VISION["qwen2vl"]
+    wrong = TinyVision(vision.text, replace(vision.projector, n_layer=0))
+    model = next((folder / "qwen2vl").glob("[!m]*.gguf"))
+    llm = load(model, mmproj=write_tiny_projector(tmp_path / "mmproj.gguf", wrong), policy="none")
+    with pytest.raises(RetainError, match="the projector cannot read the picture"):
+        ask(llm, str(folder / "0.png"))
+    assert llm.create_completion("hello", max_tokens=2)["usage"]["completion_tokens"] == 2
     llm.close()
 
 
