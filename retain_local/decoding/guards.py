@@ -77,7 +77,7 @@ class GuardedLlama(CachedLlama):
     def _check(self, tokens: Sequence[int]) -> tuple[Picture, ...]:
         """The pictures of a text; raises UsageError for what is neither a token of this model nor a picture."""
         try:
-            pictures = self.pictures.of(tokens)
+            pictures = self.pictures.of(tokens) if min(tokens, default=0) < 0 else ()
         except (RetainError, TypeError, ValueError, OverflowError):
             pictures = ()
         known = {token for picture in pictures for token in picture.tokens}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_cpp.llama_chat_format import MTMDChatHandler
 
 from retain_local import Llama
 from retain_local.errors import RetainError, UsageError
@@ -90,6 +91,41 @@ def test_a_prompt_that_goes_on_reads_no_picture_again(folder: Path) -> None:
     other = around(llm, picture)
     assert llm.cached_prefix(other) == llm.layout.placed[0].start
     llm.close()
+
+
+@pytest.mark.parametrize("budget", [64, None])
+def test_a_handler_of_the_bindings_reads_as_any_prompt_is_read(folder: Path, budget: int | None) -> None:
+    """What it read before is used again, pictures too, and changes nothing; streams and saved prompts are the same."""
+    projector = next((folder / "qwen2vl").glob("mmproj*"))
+
+    def with_handler() -> Llama:
+        handler = MTMDChatHandler(str(projector), verbose=False)
+        return loaded(folder, **SMALL | {"budget": budget}, chat_handler=handler)
+
+    content = [
+        {"type": "image_url", "image_url": {"url": (folder / "0.png").as_uri()}},
+        {"type": "text", "text": "what is it"},
+    ]
+    first = [{"role": "user", "content": content}]
+    llm, fresh = with_handler(), with_handler()
+    settings: dict[str, Any] = {"max_tokens": 8, "temperature": 0}
+    reply = llm.create_chat_completion(first, **settings)["choices"][0]["message"]
+    second = [*first, reply, {"role": "user", "content": "and now"}]
+    read: list[int] = []
+    llm.on_prompt = lambda _, total: read.append(total)
+    again = llm.create_chat_completion(second, **settings)["choices"][0]["message"]
+    assert again == fresh.create_chat_completion(second, **settings)["choices"][0]["message"]
+    assert kept(llm) == kept(fresh)
+    if budget is None:
+        assert max(read) < 66  # the picture was not read again
+    chunks = llm.create_chat_completion(second, stream=True, **settings)
+    assert "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks) == again["content"]
+    # and its prompt is that of the model's own template
+    own = loaded(folder, **SMALL | {"budget": budget})
+    own.create_chat_completion(second, **settings)
+    assert own.input_ids[: own.n_tokens].tolist() == llm.input_ids[: llm.n_tokens].tolist()
+    for each in (llm, fresh, own):
+        each.close()
 
 
 def test_tokens_stand_for_what_the_picture_is(folder: Path, tmp_path: Path) -> None:
