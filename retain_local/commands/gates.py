@@ -199,15 +199,16 @@ def gates_verify(
 @command(
     gates_app,
     "train",
-    "retain-local gates train Qwen/Qwen3-0.6B trained/ --data chats.jsonl",
-    "retain-local gates train ./base trained/ --data book.txt --data more.txt",
+    "retain-local gates train model.gguf trained/ --data chats.jsonl",
+    "retain-local gates train Qwen/Qwen3-0.6B trained/ --data a.txt --data b.txt",
 )
 @o.takes(options=TrainOptions)
 def gates_train(
     base: Annotated[
         str,
         typer.Argument(
-            help="The base model in the layout of transformers: a folder, or OWNER/REPO on the Hugging Face Hub.",
+            help="The base model: a GGUF file, named as for chat, or one in the layout of transformers, as a folder or"
+            " OWNER/REPO on the Hugging Face Hub.",
             metavar="BASE",
             show_default=False,
         ),
@@ -247,6 +248,8 @@ def gates_train(
     """
     from ..gates.train.screen import train
 
+    if base.lower().endswith(".gguf"):
+        base = str(find_model(base)[0])
     train(base, out, data or [], options, None if base_gguf is None else find_model(base_gguf)[0], outtype)
 
 
