@@ -77,8 +77,8 @@ class Llama(GuardedLlama):
     - `verbose`: False by default.
     - `chat_format`: by default the model's own template, or plain lines that begin with "User:" and "Assistant:" where
       it has none. A template that cannot be used is an error of the chat, not of the model.
-    - `embedding`, and `draft_model` under a policy that evicts, are refused: embeddings have no cache to keep, and
-      rejected draft tokens cannot be taken back exactly once they caused an eviction.
+    - `embedding` is refused: embeddings have no cache to keep.
+    - `draft_model`: a draft ends where the next eviction is due, so that the text is that of decoding token by token.
 
     Parameters
     ----------
@@ -156,8 +156,6 @@ class Llama(GuardedLlama):
             if options.n_ubatch is None and (self.options.n_ubatch or 0) < at_once:
                 self.options = resolve(replace(options, n_ubatch=at_once))
             parent["n_ubatch"] = self.options.n_ubatch
-            if kwargs.get("draft_model") is not None and self.options.policy != "none":
-                raise UsageError("a draft model needs the policy 'none': rejected tokens cannot be taken back exactly")
             with self._usage.step(), self._reported(model_path), armed(self.options):
                 super().__init__(os.fspath(model_path), **parent)
                 self._check_adapter()

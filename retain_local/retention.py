@@ -399,6 +399,10 @@ class Retention:
         """The shortest prefix that the cache can be cut back to exactly."""
         return retain_h.rollback_limit(self._ctx, SEQUENCE)
 
+    def _draft_limit(self) -> int:
+        """The most tokens to decode next where some may be taken back; no eviction then runs before they are known."""
+        return retain_h.check(retain_h.draft_limit(self._ctx, SEQUENCE))
+
     def _hold(self, hold: bool) -> None:
         retain_h.check(retain_h.hold(self._ctx, SEQUENCE, hold))
 

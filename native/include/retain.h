@@ -1,7 +1,7 @@
 // retain.h - a KV cache of fixed size for llama.cpp: the C API
 //
 // The cache is one pool of cells. A cell is the K row and the V row of one (layer, KV head, position). Every sequence
-// has a budget of M cells per (layer, KV head) on average; after each ubatch the cells with the lowest retention score
+// has a budget of M cells per (layer, KV head) on average; when it is exceeded, the cells with the lowest retention score
 // go, wherever in the model they are. llama.h is untouched: a context made while retention parameters are set for the
 // thread uses the pool, any other context is stock llama.cpp.
 //
@@ -29,7 +29,7 @@
 extern "C" {
 #endif
 
-#define RETAIN_API_VERSION 4
+#define RETAIN_API_VERSION 5
 
 enum retain_prefill {
     RETAIN_PREFILL_BOUNDED = 0, // evict after each ubatch of the prompt: memory is bounded by the budget
@@ -173,13 +173,18 @@ LLAMA_API bool retain_unpin(struct llama_context * ctx, llama_seq_id seq_id, lla
 LLAMA_API bool    retain_set_budget(struct llama_context * ctx, llama_seq_id seq_id, int32_t budget);
 LLAMA_API int32_t retain_get_budget(const struct llama_context * ctx, llama_seq_id seq_id);
 
-// Hold evictions back while a prompt is read (RETAIN_PREFILL_FULL only); releasing evicts at once.
+// Hold evictions back while a prompt is read (RETAIN_PREFILL_FULL only). After the release one runs when the next token comes.
 LLAMA_API bool retain_hold(struct llama_context * ctx, llama_seq_id seq_id, bool hold);
 
 // The smallest p such that removing [p, inf) gives exactly the state that the cache had after p tokens
 // (0 while nothing was evicted). llama_memory_seq_rm() refuses a smaller one but 0, and llama_memory_seq_pos_min() is
 // this less one.
 LLAMA_API llama_pos retain_rollback_limit(const struct llama_context * ctx, llama_seq_id seq_id);
+
+// The most tokens to decode next in one batch where some may be taken back, as drafts are: up to there no eviction runs
+// but the one that is due already, each of them can be taken back exactly, and evictions fall where they fall when tokens
+// are decoded one by one. 0: nothing fits, under the policy "none"; -1: an error.
+LLAMA_API int64_t retain_draft_limit(const struct llama_context * ctx, llama_seq_id seq_id);
 
 // policies by index; NULL past the last
 LLAMA_API const char * retain_policy_name(int32_t i);

@@ -220,6 +220,11 @@ bool retain_hold(llama_context * ctx, llama_seq_id seq_id, bool hold) {
     return mem && guarded([&]() { mem->set_hold(seq_id, hold); });
 }
 
+int64_t retain_draft_limit(const llama_context * ctx, llama_seq_id seq_id) {
+    const auto * mem = find_memory(ctx, seq_id);
+    return mem ? mem->draft_limit(mem->get_seq(seq_id)) : -1;
+}
+
 llama_pos retain_rollback_limit(const llama_context * ctx, llama_seq_id seq_id) {
     const auto * mem = find_memory(ctx, seq_id);
     return mem ? mem->rollback_limit(mem->get_seq(seq_id)) : -1;

@@ -1,4 +1,4 @@
-// retain-batch.cpp - taking a batch through the memory: room and places for each ubatch, log betas, evictions
+// retain-batch.cpp - taking a batch through the memory: evictions, room and places for each ubatch, log betas
 
 #include "retain-memory.h"
 #include "retain-error.h"
@@ -124,6 +124,18 @@ bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
         positions[ubatch.seq_id[t][0]].push_back(ubatch.pos[t]);
     }
 
+    // what the last ubatch made due runs only now, so that its tokens could be taken back until now
+    for (size_t s = 0; s < seqs.size(); ++s) {
+        auto & seq = seqs[s];
+        if (positions[s].empty()) {
+            continue;
+        }
+        if ((!seq.hold && is_due(seq)) || n_cells_per_list(seq) + (int64_t) positions[s].size() > n_max_per_list) {
+            evict(seq);
+        }
+        seq.released = false;
+    }
+
     for (size_t s = 0; s < seqs.size(); ++s) {
         if (positions[s].empty()) {
             continue;
@@ -131,9 +143,6 @@ bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
         auto & seq = seqs[s];
 
         const int64_t n_new = positions[s].size();
-        if (n_cells_per_list(seq) + n_new > n_max_per_list) {
-            evict(seq);
-        }
         seq.n_open     = n_new;
         seq.pos_before = seq.pos_max;
         seq.n_before   = seq.n_seen;
@@ -183,12 +192,6 @@ void retain_memory::finish_ubatch(const llama_ubatch & ubatch) {
 
     for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
         seqs[ubatch.seq_id_unq[i]].n_open = 0;
-    }
-    for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
-        auto & seq = seqs[ubatch.seq_id_unq[i]];
-        if (!seq.hold && is_due(seq)) {
-            evict(seq);
-        }
     }
 }
 

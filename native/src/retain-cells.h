@@ -86,6 +86,7 @@ struct retain_seq {
     int64_t   n_seen     = 0;     // tokens seen: the ordinal of the next one
     llama_pos evicted_at = 0;     // the position after the last one seen when last something was evicted
     bool      hold       = false; // no eviction while a prompt is read
+    bool      released   = false; // a prompt was read so: all that is over the budget goes when the next token comes
     int64_t   n_open     = 0;     // last cells of each cell list, whose graph has not run to its end
     llama_pos pos_before = -1;    // pos_max without them
     int64_t   n_before   = 0;     // n_seen without them

@@ -47,11 +47,16 @@ int64_t retain_memory::n_cells_per_list(const retain_seq & seq) const {
     return res;
 }
 
+// cells over the budget that make an eviction due
+int64_t retain_memory::n_over(const retain_seq & seq, size_t pool) const {
+    return std::max<int64_t>(1, seq.released ? 0 : config.buffer*n_cell_lists_of(pool));
+}
+
 bool retain_memory::is_due(const retain_seq & seq) const {
     for (size_t p = 0; p < pools.size(); ++p) {
         const int64_t n    = n_cells_of(seq, p);
         const int64_t keep = seq.budget*n_cell_lists_of(p);
-        if (n > keep && n >= keep + config.buffer*n_cell_lists_of(p)) {
+        if (n >= keep + n_over(seq, p)) {
             return true;
         }
     }
@@ -176,10 +181,8 @@ void retain_memory::set_hold(llama_seq_id seq_id, bool hold) {
     }
 
     auto & seq = seqs[seq_id];
-    seq.hold = hold;
-    if (!hold && n_cells_per_list(seq) > seq.budget && evicts()) {
-        evict(seq);
-    }
+    seq.released = !hold && (seq.hold || seq.released);
+    seq.hold     = hold;
 }
 
 void retain_memory::set_policy(const char * name) {
@@ -209,6 +212,25 @@ void retain_memory::set_callback(retain_score_callback cb, void * user_data) {
 
 llama_pos retain_memory::rollback_limit(const retain_seq & seq) const {
     return std::max(seq.evicted_at, keeps_queries() ? seq.queries.rollback_limit() : 0);
+}
+
+int64_t retain_memory::draft_limit(const retain_seq & seq) const {
+    const bool due = !seq.hold && is_due(seq);
+
+    int64_t n_left = n_max_per_list - std::min<int64_t>(n_cells_per_list(seq), due ? seq.budget : n_max_per_list);
+    if (!evicts()) {
+        n_left = seq.budget - n_cells_per_list(seq);
+    } else if (!seq.hold) {
+        // up to where the next eviction is due
+        for (size_t p = 0; p < pools.size(); ++p) {
+            const int64_t n      = n_cell_lists_of(p);
+            const int64_t keep   = seq.budget*n;
+            const int64_t n_held = due ? std::min(n_cells_of(seq, p), keep) : n_cells_of(seq, p);
+            const int64_t n_free = keep + std::max<int64_t>(1, config.buffer*n) - n_held;
+            n_left = std::min(n_left, (n_free + n - 1)/n);
+        }
+    }
+    return std::max<int64_t>(0, keeps_queries() ? std::min(n_left, retain_queries::N_WINDOW) : n_left);
 }
 
 bool retain_memory::is_busy() const {

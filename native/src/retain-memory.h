@@ -78,9 +78,9 @@ public:
     void state_write(llama_io_write_i & io, llama_seq_id seq_id, llama_state_seq_flags flags) const override;
     void state_read (llama_io_read_i  & io, llama_seq_id seq_id, llama_state_seq_flags flags) override;
 
-    // A batch: whether its ubatches can come in, one after the other; sets the last error. Then for each of them: room and
-    // places for its cells; the graph runs; its log betas come in and evictions run. Cells appended whose graph failed are
-    // taken back by seq_rm().
+    // A batch: whether its ubatches can come in, one after the other; sets the last error. Then for each of them: evictions,
+    // room and places for its cells; the graph runs; its log betas come in. Cells appended whose graph failed are taken back
+    // by seq_rm().
 
     bool can_append(const std::vector<llama_ubatch> & ubatches) const;
     bool append_ubatch(const llama_ubatch & ubatch);
@@ -155,7 +155,8 @@ public:
     void      set_hold(llama_seq_id seq_id, bool hold);               // throws retain_error
     void      set_policy(const char * name);                          // throws retain_error
     void      set_callback(retain_score_callback callback, void * user_data);
-    llama_pos rollback_limit(const retain_seq & seq) const;
+    llama_pos rollback_limit(const retain_seq & seq) const;           // seq_rm() to here and beyond is exact
+    int64_t   draft_limit   (const retain_seq & seq) const;
     int64_t   n_cells(const retain_seq & seq) const;
     void      get_stats(retain_stats & res) const;
 
@@ -204,8 +205,11 @@ private:
     int64_t n_recent_of(const retain_seq & seq) const;
     void select_pool(const retain_seq & seq, size_t pool); // by the scope
 
-    // whether some pool holds budget + buffer cells of each of its cell lists, on average
+    // whether an eviction is due when the next tokens come: some pool holds budget + buffer cells of each of its cell lists,
+    // on average; after a prompt that was held, more than the budget
     bool is_due(const retain_seq & seq) const;
+
+    int64_t n_over(const retain_seq & seq, size_t pool) const;
 
     // whether cells are evicted at all
     bool evicts() const { return policy->score != nullptr || callback != nullptr; }

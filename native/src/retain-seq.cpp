@@ -188,6 +188,7 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
 
     std::tie(dst.pos_max, dst.n_seen) = src.end_before(p1);
     dst.evicted_at = p0 > 0 ? dst.next_pos() : src.evicted_at;
+    dst.released   = src.released;
     dst.pins       = pins;
     dst.queries    = src.queries;
     dst.queries.remove(0, p0);
@@ -270,9 +271,11 @@ static std::string shift_refusal(const llama_model & model) {
     return "";
 }
 
+// Clients ask once, before the first token: where evictions may come the answer is no, although shifts are exact until then.
 bool retain_memory::get_can_shift() const {
-    return shift_refusal(model).empty() &&
-        std::none_of(seqs.begin(), seqs.end(), [&](const retain_seq & seq) { return has_holes(seq); });
+    return shift_refusal(model).empty() && std::none_of(seqs.begin(), seqs.end(), [&](const retain_seq & seq) {
+        return (evicts() && seq.budget < (int64_t) n_ctx_seq) || has_holes(seq) || seq.n_seen != seq.next_pos();
+    });
 }
 
 void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos shift) {

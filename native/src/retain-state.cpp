@@ -2,7 +2,8 @@
 //
 //     header    magic, version, fingerprint of the cache's shape, bytes of the payload, checksum of the payload
 //     payload   number of sequences, then for each
-//                   id, budget, last position, tokens seen, the first position that it can be cut back to, pins
+//                   id, budget, last position, tokens seen, the first position that it can be cut back to, whether it was
+//                   released from a hold, pins
 //                   the queries of the last tokens, if the policy needs them: their number, then position, ordinal, floats
 //                   per cell list: number of cells, positions, ordinals, log betas, then K row and V row of each cell
 //
@@ -163,6 +164,7 @@ void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
     w.put((int32_t) seq.pos_max);
     w.put(seq.n_seen);
     w.put((int32_t) mem.rollback_limit(seq)); // whatever the policy of the context that reads it
+    w.put((uint8_t) seq.released);
     w.put((int64_t) seq.pins.size());
     for (const auto & [p0, p1] : seq.pins) {
         w.put((int32_t) p0);
@@ -198,6 +200,7 @@ loaded_seq read_seq(reader & r, const retain_memory & mem) {
     res.seq.pos_max    = r.get<int32_t>();
     res.seq.n_seen     = r.get<int64_t>();
     res.seq.evicted_at = r.get<int32_t>();
+    res.seq.released   = r.get<uint8_t>() != 0;
     if (res.seq.budget < 1 || res.seq.pos_max < -1 || res.seq.pos_max > RETAIN_POS_MAX ||
             res.seq.n_seen < 0 || res.seq.n_seen > (int64_t) RETAIN_POS_MAX + 1 || (res.seq.n_seen == 0) != (res.seq.pos_max < 0) ||
             res.seq.evicted_at < 0 || res.seq.evicted_at > res.seq.next_pos()) {
@@ -339,7 +342,7 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         }
         for (size_t p = 0; p < pools.size(); ++p) {
             if (n_cells_of(seq, p) > n_max_per_list*n_cell_lists_of(p)) {
-                throw retain_error("the state holds more cells than this context has room for; make its budget larger");
+                throw retain_error("the state holds more cells than this context has room for; make its budget or its ubatch larger");
             }
         }
         check_protected(seq, seq.pins, seq.budget);
@@ -360,6 +363,7 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         seq.pos_max    = l.seq.pos_max;
         seq.n_seen     = l.seq.n_seen;
         seq.evicted_at = l.seq.evicted_at;
+        seq.released   = l.seq.released;
         seq.pins       = l.seq.pins;
         if (keeps_queries()) {
             seq.queries = l.seq.queries;

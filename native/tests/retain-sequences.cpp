@@ -74,6 +74,71 @@ static void test_cutting_back(llama_model * model, const std::string & gates) {
     llama_free(ctx);
 }
 
+// The last ubatch can be cut back in any place, also when it made an eviction due; what comes then is as if it had not been
+// there. And tokens up to the draft limit can be tried at once, where decoding them one by one has the same evictions.
+static void test_due_evictions(llama_model * model, const std::string & gates) {
+    for (const char * policy : { "gate", "window", "snapkv", "knorm" }) {
+        auto rp = small_params(gates);
+        rp.policy = policy;
+        rp.budget = 40;
+        rp.buffer = 8;
+        llama_context * ctx      = retain_init_from_model(model, context_params(), &rp);
+        llama_context * straight = retain_init_from_model(model, context_params(), &rp);
+        llama_memory_t  mem      = llama_get_memory(ctx);
+        const auto tokens = random_tokens(1, 200);
+        const auto part   = [&](int from, int n) { return std::vector<llama_token>(tokens.begin() + from, tokens.begin() + from + n); };
+
+        decode(ctx, 0, 0, part(0, 48));
+        decode(straight, 0, 0, part(0, 47));
+        retain_stats stats;
+        CHECK(retain_get_stats(ctx, &stats) && stats.n_evictions == 0 && stats.n_cells == 48*N_STREAMS);
+        CHECK(retain_rollback_limit(ctx, 0) <= 16 && retain_draft_limit(ctx, 0) == 8 && retain_draft_limit(straight, 0) == 1);
+
+        // a due eviction goes with its sequence
+        const auto due = state_of(ctx, 0);
+        CHECK(llama_state_seq_set_data(ctx, due.data(), due.size(), 0) == due.size() && retain_n_cells(ctx, 0) == 48*N_STREAMS);
+
+        CHECK(llama_memory_seq_rm(mem, 0, 47, -1) && all_positions(ctx, 0) == all_positions(straight, 0));
+        for (int i = 47; i < 130; ++i) {
+            // drafts: wrong ones first, then some more than are taken
+            const int n_most = retain_draft_limit(ctx, 0);
+            CHECK(n_most >= 1 && n_most <= 8);
+            decode(ctx, 0, i, random_tokens(i, n_most));
+            CHECK(llama_memory_seq_rm(mem, 0, i, -1));
+            decode(ctx, 0, i, part(i, n_most));
+            CHECK(n_most == 1 || llama_memory_seq_rm(mem, 0, i + 1, -1));
+
+            decode(straight, 0, i, part(i, 1));
+            CHECK(all_positions(ctx, 0) == all_positions(straight, 0));
+            CHECK(retain_rollback_limit(ctx, 0) == retain_rollback_limit(straight, 0));
+        }
+        CHECK(retain_get_stats(straight, &stats) && stats.n_evictions >= 10);
+        llama_free(straight);
+        llama_free(ctx);
+    }
+
+    // nothing is promised where nothing fits
+    auto rp = small_params(gates);
+    rp.policy = "none";
+    llama_context * ctx = retain_init_from_model(model, context_params(), &rp);
+    CHECK(retain_draft_limit(ctx, 0) == 24 && retain_draft_limit(ctx, 1) == -1);
+    decode(ctx, 0, 0, random_tokens(1, 24));
+    CHECK(retain_draft_limit(ctx, 0) == 0);
+    llama_free(ctx);
+}
+
+// a shift is announced only where it will be possible for ever
+static void test_announced_shifts(llama_model * model, const std::string & gates) {
+    for (const int budget : { 24, 512 }) {
+        auto rp = small_params(gates);
+        rp.budget = budget;
+        llama_context * ctx = retain_init_from_model(model, context_params(), &rp);
+        CHECK(llama_memory_can_shift(llama_get_memory(ctx)) == (budget == 512));
+        CHECK(retain_set_policy(ctx, "none") && llama_memory_can_shift(llama_get_memory(ctx)));
+        llama_free(ctx);
+    }
+}
+
 // under snapkv every roll-back that is allowed ends in the same text and the same cells
 static void test_cutting_back_under_snapkv(llama_model * model, const std::string & gates) {
     auto rp = small_params(gates);
@@ -102,6 +167,12 @@ static void test_cutting_back_under_snapkv(llama_model * model, const std::strin
                 decode(straight, 0, i, { tokens[i] });
             }
             CHECK(llama_memory_seq_rm(llama_get_memory(ctx), 0, p, -1));
+            if (retain_n_cells(straight, 0) == 104*N_STREAMS) { // an eviction is due there that ran here
+                CHECK(retain_rollback_limit(ctx, 0) == p);
+                CHECK(nmse(decode(ctx, 0, p, rest(p, p + 1)), decode(straight, 0, p, rest(p, p + 1))) < 1e-10);
+                CHECK(all_positions(ctx, 0) == all_positions(straight, 0));
+                continue;
+            }
             CHECK(all_positions(ctx, 0) == all_positions(straight, 0));
             // an eviction at once looks at the last queries
             CHECK(retain_set_budget(ctx, 0, 40) && retain_set_budget(straight, 0, 40));
@@ -271,6 +342,8 @@ int main() {
 
     test_cutting_back(model, files.gates);
     test_cutting_back_under_snapkv(model, files.gates);
+    test_due_evictions(model, files.gates);
+    test_announced_shifts(model, files.gates);
     test_copies(model, files.gates);
     test_shifts(model, files.gates);
     test_shift_of_several_parts(files);

@@ -97,6 +97,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "get_budget": (c_int32, c_void_p, c_int32),
     "hold": (c_bool, c_void_p, c_int32, c_bool),
     "rollback_limit": (c_int32, c_void_p, c_int32),
+    "draft_limit": (c_int64, c_void_p, c_int32),
     "policy_name": (c_char_p, c_int32),
     "policy_description": (c_char_p, c_int32),
     "set_policy": (c_bool, c_void_p, c_char_p),

@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from ..bindings import llama_cpp, retain_h
 from ..bindings.interrupt import stoppable
-from ..errors import RetainError
+from ..errors import RetainError, UsageError
 from ..options import RetentionOptions
 from ..retention import SEQUENCE, Retention
 from ..vision.layout import Layout
 from ..vision.picture import PictureBook
+from .exact_draft import ExactDraft
 from .history import CacheHistory, Eviction, ReadingPlan
 from .picture_batch import PictureBatch
 
@@ -45,6 +46,9 @@ class CachedLlama(llama_cpp.Llama):
     _retention: Retention | None
     _history: CacheHistory
     _n_evictions: int  # those that the history has taken in
+    _n_evaluations: int = 0
+    _n_drafts: int = 0  # tokens at the end of the next evaluation that may be taken back
+    _own_draft: llama_cpp.llama_speculative.LlamaDraftModel | None = None
 
     @property
     def retention(self) -> Retention:
@@ -67,6 +71,24 @@ class CachedLlama(llama_cpp.Llama):
         """
         layout = Layout.of(tokens, self.pictures)
         return layout.position(start), layout.position(stop)
+
+    @property
+    def draft_model(self) -> ExactDraft | None:
+        """What drafts tokens for speculative decoding, as `model`, cut where the cache allows."""
+        return None if self._own_draft is None else ExactDraft(self._own_draft, self)
+
+    @draft_model.setter
+    def draft_model(self, model: llama_cpp.llama_speculative.LlamaDraftModel | None) -> None:
+        if model is not None and not self._logits_all:
+            raise UsageError(
+                "a draft model is given when the model is loaded, as draft_model=, since logits are kept for it"
+            )
+        self._own_draft = model.model if isinstance(model, ExactDraft) else model
+
+    def _draft_limit(self) -> int:
+        """The most tokens to evaluate next, those that are certain included, where some may be taken back."""
+        self._take_back()
+        return min(self.retention._draft_limit(), self._n_ubatch)
 
     def reset(self) -> None:
         """Forget the text: the next evaluation starts at position 0. Pins stay."""
@@ -137,8 +159,8 @@ class CachedLlama(llama_cpp.Llama):
     def read(self, tokens: Sequence[int], continues: bool = False) -> None:
         """Make the cache hold these tokens, reading no more of them than need be; see `cached_prefix`.
 
-        To read all but the last token of a prompt first keeps the cache of that moment within reach: an eviction may
-        run at the end of a reading, and the cache cannot be cut back behind it.
+        To read all but the last token of a prompt first computes the last one on its own, as `generate` does: to the
+        bit the same when it is read again.
 
         Raises
         ------
@@ -178,7 +200,7 @@ class CachedLlama(llama_cpp.Llama):
     ) -> Iterator[int]:
         """Generate tokens from a prompt, as the parent does; `continues` as for `cached_prefix`.
 
-        The last token of a prompt is read on its own, so that the cache can be cut back to the moment before it.
+        The last token of a prompt is read on its own, so that it has the same logits when it is read again.
         """
         tokens = list(tokens)
         if reset:
@@ -190,7 +212,26 @@ class CachedLlama(llama_cpp.Llama):
                 n_reused = n_first
             self._read(tokens, layout, n_reused)
             tokens = []
-        return (yield from super().generate(tokens, *args, reset=False, **kwargs))
+        yield from self._without_drafts(super().generate(tokens, *args, reset=False, **kwargs), len(tokens))
+
+    def _without_drafts(self, generator: Any, n_new: int) -> Iterator[int]:
+        """The tokens of a generator that first evaluates n_new tokens; drafts that it has not got to leave with it."""
+        n_text, evaluation, sent = self.n_tokens + n_new, self._n_evaluations, None
+        try:
+            while True:
+                try:
+                    token = generator.send(sent)
+                except StopIteration:
+                    return
+                finally:
+                    evaluation = self._n_evaluations
+                sent = yield token
+                n_text += 1 + len(sent or ())
+        finally:
+            generator.close()
+            if self.n_tokens > n_text and evaluation == self._n_evaluations:
+                self.n_tokens, self._requires_eval = n_text, True
+                self._take_back()
 
     def eval(self, tokens: Sequence[int]) -> None:
         """Evaluate tokens after those in the cache, in ubatches that are counted from the first of them.
@@ -207,8 +248,15 @@ class CachedLlama(llama_cpp.Llama):
 
         self._eval(list(tokens), next_cut)
 
+    def _take_back(self) -> None:
+        """Take out of the cache what comes after the text."""
+        if self._last_position() >= self._position:
+            self._ctx.kv_cache_seq_rm(SEQUENCE, self._position, -1)
+
     def _eval(self, tokens: list[int], next_cut: Callable[[int], int]) -> None:
         """Evaluate tokens after those in the cache; `next_cut` says where the ubatch of a token ends."""
+        self._n_evaluations += 1
+        n_drafts, self._n_drafts = self._n_drafts, 0
         if not tokens:
             return
         if self._has_leftovers():
@@ -218,17 +266,16 @@ class CachedLlama(llama_cpp.Llama):
         layout = self._layout.extended(self.n_tokens, tokens, self.pictures)
         self.check_pictures(layout)
         self._layout = layout
-        if self._last_position() >= self._position:
-            self._ctx.kv_cache_seq_rm(SEQUENCE, self._position, -1)
+        self._take_back()
         self._note_evictions()
         self._history.cut(self.n_tokens)
         self.retention._apply_pins(restarted=self.n_tokens == 0)
         with ExitStack() as stack:
             if len(tokens) > 1:
                 stack.enter_context(stoppable(self.ctx))
-                if self._holds_evictions:
+                if self._holds_evictions and n_drafts == 0:
                     stack.enter_context(self._held())
-            self._eval_ubatches(tokens, next_cut)
+            self._eval_ubatches(tokens, next_cut, self.on_prompt if len(tokens) > 1 and n_drafts == 0 else None)
         self.retention._raise_scorer_error()
 
     def _check_room(self, n_tokens: int) -> None:
@@ -247,8 +294,9 @@ class CachedLlama(llama_cpp.Llama):
                     f" {self._n_ubatch}; use a larger one (--ubatch {one.picture.n_tokens}, n_ubatch= in Python)"
                 )
 
-    def _eval_ubatches(self, tokens: list[int], next_cut: Callable[[int], int]) -> None:
-        report = self.on_prompt if len(tokens) > 1 else None
+    def _eval_ubatches(
+        self, tokens: list[int], next_cut: Callable[[int], int], report: Callable[[int, int], None] | None
+    ) -> None:
         first, stop = self.n_tokens, self.n_tokens + len(tokens)
         try:
             while (start := self.n_tokens) < stop:
@@ -272,7 +320,7 @@ class CachedLlama(llama_cpp.Llama):
         except RuntimeError as error:
             raise RetainError(retain_h.error_text() or str(error)) from None
         finally:
-            self._note_evictions(rows.start, rows.stop)
+            self._note_evictions(rows.start)
         self._history.computed(rows.start, rows.stop)
         self.input_ids[rows] = tokens
         if self._logits_all:
@@ -289,29 +337,21 @@ class CachedLlama(llama_cpp.Llama):
         self._batch.set_batch(batch=tokens, n_past=self._position, logits_all=self._logits_all)
         return self._batch
 
-    def _note_evictions(self, start: int | None = None, stop: int | None = None) -> None:
-        """Take the evictions into the history that ran since the last call: in the ubatch [start, stop), or outside of one."""
-        stats = self.retention.stats()
-        n, self._n_evictions = stats.evictions - self._n_evictions, stats.evictions
-        if not n:
+    def _note_evictions(self, start: int | None = None) -> None:
+        """Take an eviction into the history that ran since the last call: before the ubatch at `start`, or outside of one."""
+        before, self._n_evictions = self._n_evictions, self.retention.stats().evictions
+        if self._n_evictions == before:
             return
-        if start is None or stop is None:
+        if start is None:
             self._history.evictions.append(Eviction(self.n_tokens, None))
             return
-        # the ubatch that follows an eviction stands in the cache beside what that left
-        after = stats.cells_kept <= stats.cell_lists * stats.budget
-        places = []
-        if n > 1 or not after:
-            places.append(start)
-        if after:
-            places.append(stop)
         # a scorer that failed left the choice to the policy
         steering = self.retention._steering if self.retention._scorer_error is None else None
-        self._history.evictions += [Eviction(at, steering) for at in places]
+        self._history.evictions.append(Eviction(start, steering))
 
     @contextmanager
     def _held(self) -> Iterator[None]:
-        """Hold evictions back; they run when the block ends."""
+        """Hold evictions back; after the block one runs when the next token comes."""
         self.retention._hold(True)
         try:
             yield

@@ -65,7 +65,10 @@ class ReadingPlan:
         return self.budget + k * self.buffer, self.budget + (k + 1) * self.buffer
 
     def evictions(self, stop: int, start: int = 0, n_cells: int = 0) -> list[int]:
-        """Tokens seen at each eviction while the tokens [start, stop) are read into a cache of n_cells."""
+        """Tokens seen at each eviction while the tokens [start, stop) are read into a cache of n_cells.
+
+        The one that the last of them make due is among them, although it runs only when a token follows.
+        """
         if self.is_held:
             return [stop] if n_cells + stop - start > self.budget else []
         return list(self._evictions(stop, start, n_cells))
@@ -73,14 +76,16 @@ class ReadingPlan:
     def _evictions(self, stop: int, n: int, n_cells: int) -> Iterator[int]:
         while n < stop:
             end = min(self.next_cut(n), stop)
-            if n_cells + end - n > self.n_most:
+            if self._is_due(n_cells) or n_cells + end - n > self.n_most:
                 n_cells = self.budget
                 yield n
             n_cells += end - n
             n = end
-            if n_cells >= self.budget + self.buffer and n_cells > self.budget:
-                n_cells = self.budget
-                yield n
+        if self._is_due(n_cells):
+            yield n
+
+    def _is_due(self, n_cells: int) -> bool:
+        return n_cells >= self.budget + max(1, self.buffer)
 
 
 class Eviction(NamedTuple):

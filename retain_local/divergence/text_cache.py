@@ -83,8 +83,6 @@ class TextCache:
         KeyboardInterrupt : Ctrl-C was pressed.
         """
         n = len(tokens)
-        if self.n_whole == self._n_read and not self._lacks_cells(n):
-            self.n_whole += n
         placed = self._layout.at(self._n_read)
         with ExitStack() as stack:
             if placed is not None:
@@ -104,6 +102,8 @@ class TextCache:
                     raise RetainError(retain_h.error_text() or f"llama_decode returned {status}")
         self.seconds += time.perf_counter() - start
         self._n_read += n
+        if self.retention.stats().evictions == 0:  # they run before a chunk is computed, not after
+            self.n_whole = self._n_read
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._ctx), (n, self._n_vocab))
 
     def cells_of_pictures(self) -> tuple[int, int]:
@@ -113,11 +113,6 @@ class TextCache:
         cell_lists = [(layer, head) for layer in retention.layers for head in range(retention.heads(layer))]
         held = sum(retention.count(layer, head, spans) for layer, head in cell_lists) if spans else 0
         return held, len(cell_lists) * sum(stop - start for start, stop in spans)
-
-    def _lacks_cells(self, n_tokens: int) -> bool:
-        """Whether the next tokens see less than the whole text: an eviction ran, or runs to make room for them."""
-        stats = self.retention.stats()
-        return stats.evictions > 0 or stats.cells_kept + stats.cell_lists * n_tokens > stats.cells_limit
 
 
 def chunks(n_tokens: int, n_chunk: int, layout: Layout) -> Iterator[tuple[int, int]]:

@@ -37,7 +37,7 @@ def gates(arch: str, tiny: TinyFiles) -> Path:
 
 def evicted_run(model: Model, retain: dict, **context) -> tuple[np.ndarray, list[np.ndarray]]:
     """Logits of a prompt and single tokens, and the positions kept in the end."""
-    with RetainedSession(model, {"budget": 32, **retain}, **{**CONTEXT, **context}) as session:
+    with RetainedSession(model, {"budget": 32, "buffer": 100, **retain}, **{**CONTEXT, **context}) as session:
         logits = [session.decode(TOKENS[:120]), *(session.decode([token]) for token in TOKENS[120:])]
         stats = session.stats()
         assert stats.n_evicted > 0 and stats.n_moved > 0

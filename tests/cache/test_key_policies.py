@@ -83,13 +83,13 @@ def test_full_prefill_evicts_once(rig: Rig, policy: str) -> None:
     options = Options(budget=40, n_ubatch=16, policy=policy)
     with Watch(rig.model, SMALL, options, retain={"prefill": 1}, n_batch=200) as watch:
         (cache,) = watch.caches
-        cache.n_max = 10**6
-        cache.options = replace(options, buffer=10**6)  # the reference evicts only when told
+        cache.n_max, cache.hold = 10**6, True
         watch.session.hold(True)
         watch.decode(TOKENS[:200])
         watch.session.hold(False)
-        cache.evict()
+        cache.set_hold(False)
         watch.compare()
+        watch.decode(TOKENS[200:201])
         assert watch.n_evictions == 1
 
 

@@ -63,7 +63,7 @@ def test_every_policy_keeps_the_promises_of_the_cache(rig: Rig, policy: str) -> 
         session.pin(9, 13)
         for start in range(0, 250, 25):
             session.decode(TOKENS[start : start + 25])
-            assert session.n_cells() < 44 * 6 and session.stats().n_cells_peak <= 56 * 6
+            assert session.n_cells() <= session.stats().n_cells_peak <= 56 * 6
             n = session.n_seen()
             protected = {0, 1, *range(n - 6, n), *(range(9, 13) if n > 13 else [])}
             for il in range(SMALL.n_layer):
@@ -100,7 +100,9 @@ def test_window_keeps_sinks_and_the_newest(rig: Rig, plan: Plan, gates: str | No
                 assert_same_cells(session, cache)
             else:
                 advance(session, cache, tokens)
-        if options.min_per_head == 0 and cache.n_evictions and cache.n_cells == cache.n_kept:
+        session.set_budget(options.budget)  # evicts at once
+        cache.evict()
+        if options.min_per_head == 0 and cache.n_evictions:
             n = cache.n_seen
             expected = {*range(options.n_sink), *range(n - options.budget + options.n_sink, n)}
             assert {*session.cell_list(0, 0)[0].tolist()} == expected
@@ -134,7 +136,7 @@ def test_the_hook_decides(rig: Rig, plan: Plan, own: bool) -> None:
         assert seq_id == 0
         np.testing.assert_array_equal(age, n_seen + 1 - pos)
         assert len(set(zip(layer.tolist(), head.tolist(), pos.tolist()))) == len(pos)
-        assert np.isfinite(log_beta).all() and (log_beta <= 0).all()
+        assert np.isfinite(log_beta).all() and (plan.options.is_static or (log_beta <= 0).all())
         return callback_scores(layer, head, pos, age, log_beta) if own else None
 
     if own:

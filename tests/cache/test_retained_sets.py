@@ -57,9 +57,10 @@ def test_evictions_really_choose(rig: Rig) -> None:
     options = Options(budget=32, n_ubatch=16)
     with rig.session(options) as session:
         session.decode(np.random.default_rng(0).integers(3, N_VOCAB, 200).tolist())
+        session.decode([5])  # before it the eviction runs that was due
         streams = [session.cell_list(il, head)[0] for il in range(SMALL.n_layer) for head in range(SMALL.n_head_kv)]
     lengths = [len(pos) for pos in streams]
-    assert sum(lengths) == 32 * len(streams)
+    assert sum(lengths) == 33 * len(streams)
     assert max(lengths) > 2 * min(lengths)
     assert any((pos < 60).any() for pos in streams)
 
@@ -89,9 +90,10 @@ def test_unpinned_cells_go_and_a_smaller_budget_evicts_at_once(rig: Rig) -> None
 
 
 def test_full_prefill_evicts_once(rig: Rig) -> None:
-    """With evictions held back a prompt stays whole; releasing it evicts as one eviction over all of it."""
-    options = Options(budget=24, n_ubatch=16)
-    cache = cache_for(replace(options, buffer=N_CTX))  # the reference evicts only when told
+    """With evictions held back a prompt stays whole; after the release one eviction over all of it comes with the next token."""
+    options = Options(budget=24, buffer=8, n_ubatch=16)
+    cache = cache_for(options)
+    cache.n_max, cache.hold = N_CTX * cache.n_cell_lists, True
     tokens = np.random.default_rng(0).integers(3, N_VOCAB, 120).tolist()
     retain = {**retain_fields(options), "gates": rig.gates["rg10 tied"], "prefill": 1}
     capture = Capture({"retention_log_beta": SMALL.n_head_kv})
@@ -101,9 +103,14 @@ def test_full_prefill_evicts_once(rig: Rig) -> None:
         cache.extend(capture.take("retention_log_beta", SMALL.n_layer))
         assert session.n_cells() == len(tokens) * cache.n_cell_lists
         session.hold(False)
-        cache.evict()
+        cache.set_hold(False)
         assert_same_cells(session, cache)
-        assert session.stats().n_evictions == 1
+        assert session.restore(session.state(0), 0), "what is due goes with a state"
+        for n in (1, 4, 20):
+            session.decode(tokens[:n])
+            cache.extend(capture.take("retention_log_beta", SMALL.n_layer))
+            assert_same_cells(session, cache)
+        assert session.stats().n_evictions == cache.n_evictions == 2
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])

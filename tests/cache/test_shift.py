@@ -47,13 +47,26 @@ def test_a_whole_sequence_shifts_as_in_stock(model: Model, cell_type: str, error
 
 
 def test_a_sequence_with_holes_does_not_shift(model: Model) -> None:
-    with RetainedSession(model, {"budget": 32}, n_ubatch=16) as session:
-        session.decode(TOKENS[:30])
+    with RetainedSession(model, {"budget": 1024}, n_ubatch=16) as session:
+        session.decode(TOKENS[:60])
         assert session.can_shift()
-        session.decode(TOKENS[30:60])
         session.remove(40, 50)
         assert not session.can_shift()
         before = session.state()
         session.shift(50, -1, -10)
         assert "shift" in retain_h.error_text()
         assert session.state() == before
+
+
+def test_a_shift_is_not_announced_where_evictions_may_come(model: Model) -> None:
+    """Clients ask once, before the first token; until the first eviction a shift is exact all the same."""
+    with RetainedSession(model, {"budget": 32, "buffer": 8}, n_ubatch=16) as session:
+        assert not session.can_shift()
+        session.decode(TOKENS[:30])
+        retain_h.clear_error()
+        session.remove(0, 10)
+        session.shift(10, -1, -10)
+        assert not retain_h.error_text() and session.n_seen() == 20
+        session.decode(TOKENS[30:120])
+        session.shift(10, -1, -5)
+        assert "cannot be shifted" in retain_h.error_text()

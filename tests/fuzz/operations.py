@@ -24,6 +24,7 @@ import llama_cpp  # isort: skip  the modules above have loaded the libraries
 
 SHAPE = TinyModel("llama", n_layer=2, n_embd=32, n_head=4, n_head_kv=2, head_size=8, n_ff=32)
 N_BATCH = 24
+N_CTX = 512
 N_OPERATIONS = 25
 POLICIES = ("gate", "window", "random", "none")
 
@@ -54,12 +55,18 @@ class OperationFuzzer:
         self.gates = write_tiny_gates(folder / "m.gates.gguf", self.model.path, SHAPE, gates)
 
     def case(self, rng: np.random.Generator) -> None:
-        options, n_seq = random_options(rng), int(rng.integers(1, 4))
+        options, n_seq, prefill = random_options(rng), int(rng.integers(1, 4)), int(rng.integers(4) == 0)
         capture = Capture({"retention_log_beta": SHAPE.n_head_kv})
-        retain = {**retain_fields(options), "gates": self.gates}
-        sizes = {"n_ctx": 512, "n_batch": N_BATCH, "n_ubatch": options.n_ubatch, "n_seq_max": n_seq, "cell_type": "f32"}
+        retain = {**retain_fields(options), "gates": self.gates, "prefill": prefill}
+        sizes = {
+            "n_ctx": N_CTX,
+            "n_batch": N_BATCH,
+            "n_ubatch": options.n_ubatch,
+            "n_seq_max": n_seq,
+            "cell_type": "f32",
+        }
         with logged_errors(), RetainedSession(self.model, retain, capture=capture, **sizes) as session:
-            program = _Program(session, options, n_seq, rng)
+            program = _Program(session, options, n_seq, prefill, rng)
             for _ in range(N_OPERATIONS):
                 program.step()
 
@@ -67,9 +74,13 @@ class OperationFuzzer:
 class _Program:
     """The context, and the plain model of each of its sequences."""
 
-    def __init__(self, session: RetainedSession, options: Options, n_seq: int, rng: np.random.Generator) -> None:
-        self.session, self.options, self.rng = session, options, rng
+    def __init__(
+        self, session: RetainedSession, options: Options, n_seq: int, prefill: int, rng: np.random.Generator
+    ) -> None:
+        self.session, self.options, self.prefill, self.rng = session, options, prefill, rng
         self.sequences = [new_sequence(SHAPE.n_layer, SHAPE.n_head_kv, options) for _ in range(n_seq)]
+        for sequence in self.sequences if prefill else []:
+            sequence.n_max = sequence.n_cell_lists * max(N_CTX, options.budget + options.n_ubatch)
         self.saved: list[tuple[bytes, Sequence]] = []
         self.saved_all: list[tuple[bytes, list[Sequence]]] = []
         self.done: list[str] = []
@@ -217,6 +228,13 @@ class _Program:
         for sequence in self.sequences:
             sequence.options = replace(sequence.options, policy=policy)
 
+    def hold(self) -> None:
+        s, hold = self._sequence(), bool(self.rng.integers(3))
+        did = retain_h.hold(self.session.handle, s, hold)
+        self._refused(bool(self.prefill) or not hold, did)
+        if did:
+            self.sequences[s].set_hold(hold)
+
     def save(self) -> None:
         s = self._sequence()
         state = self.session.state(s)
@@ -229,7 +247,7 @@ class _Program:
             s = self._sequence()
             state, sequence = self.saved[self.rng.integers(len(self.saved))]
             assert self.session.restore(state, s)
-            self.sequences[s] = self._restored(sequence)
+            self.sequences[s] = self._restored(sequence, self.sequences[s])
 
     def save_all(self) -> None:
         state = self.session.state()
@@ -241,12 +259,13 @@ class _Program:
         if self.saved_all:
             state, sequences = self.saved_all[self.rng.integers(len(self.saved_all))]
             assert self.session.restore(state)
-            self.sequences = [self._restored(sequence) for sequence in sequences]
+            self.sequences = [self._restored(*pair) for pair in zip(sequences, self.sequences)]
 
-    def _restored(self, saved: Sequence) -> Sequence:
-        """A saved sequence under the policy of now, which belongs to the context."""
+    def _restored(self, saved: Sequence, target: Sequence) -> Sequence:
+        """A saved sequence under the policy of now, which belongs to the context, and held as the one it takes the place of."""
         sequence = copy.deepcopy(saved)
-        sequence.options = replace(saved.options, policy=self.sequences[0].options.policy)
+        sequence.options = replace(saved.options, policy=target.options.policy)
+        sequence.hold = target.hold
         return sequence
 
     def shift(self) -> None:
@@ -268,6 +287,7 @@ _WEIGHTS: dict[Callable[[_Program], None], float] = {
     _Program.unpin: 1,
     _Program.set_budget: 2,
     _Program.set_policy: 1,
+    _Program.hold: 1,
     _Program.save: 1,
     _Program.restore: 1.5,
     _Program.save_all: 0.5,

@@ -99,7 +99,6 @@ def test_a_type_may_be_a_number_of_the_bindings(tiny: TinyFiles) -> None:
         ({"zzz": 1}, "no argument 'zzz'; docs/python.md"),
         ({"embedding": True}, "use llama_cpp.Llama"),
         ({"kv_overrides": 3}, "kv_overrides is a dictionary from keys to values, not int"),
-        ({"draft_model": lambda tokens: tokens, "policy": "window"}, "needs the policy 'none'"),
     ],
 )
 def test_wrong_arguments(tiny: TinyFiles, options: dict[str, Any], message: str) -> None:

@@ -91,6 +91,8 @@ class Cache:
     options : as given to the native cache.
     score : replaces the policy's scores by a function of this cache, as the eviction hook does.
     pinned : position ranges [p0, p1) that are kept.
+    hold : no eviction runs.
+    released : a prompt was held: what is over the budget goes before the next token.
     n_seen : tokens seen.
     next_pos : the position after the last one seen.
     layer, head, pos, ordinal, log_beta : one entry per cell.
@@ -102,6 +104,8 @@ class Cache:
     options: Options
     score: Callable[[Cache], np.ndarray] | None = None
     pinned: list[Range] = field(default_factory=list)
+    hold: bool = False
+    released: bool = False
     n_seen: int = 0
     next_pos: int = 0
     n_evictions: int = 0
@@ -137,8 +141,9 @@ class Cache:
     def add(self, positions: np.ndarray, log_beta: np.ndarray) -> None:
         """One ubatch: `positions` [t] and the log beta of its cells, [L, t, H] float32."""
         n_tokens = len(positions)
-        if self.n_cells + self.n_cell_lists * n_tokens > self.n_max:
+        if (not self.hold and self.is_due()) or self.n_cells + self.n_cell_lists * n_tokens > self.n_max:
             self.evict()
+        self.released = False
         first = self.n_seen if self.next_pos else int(positions[0])  # what begins later has lost what came before
         layer, token, head = np.indices(log_beta.shape)
         self.layer = np.concatenate([self.layer, layer.ravel()])
@@ -147,8 +152,15 @@ class Cache:
         self.ordinal = np.concatenate([self.ordinal, first + token.ravel()])
         self.log_beta = np.concatenate([self.log_beta, log_beta.ravel()])
         self.n_seen, self.next_pos = first + n_tokens, int(max(positions)) + 1
-        if self.n_cells >= self.n_kept + self.n_cell_lists * self.options.buffer:
-            self.evict()
+
+    def is_due(self) -> bool:
+        """Whether an eviction runs before the next ubatch."""
+        buffer = 0 if self.released else self.options.buffer
+        return self.n_cells >= self.n_kept + max(1, self.n_cell_lists * buffer)
+
+    def set_hold(self, hold: bool) -> None:
+        """Hold evictions back, or release them."""
+        self.hold, self.released = hold, not hold and (self.hold or self.released)
 
     def evict(self) -> None:
         """Keep the L H M cells with the highest score; protected cells are above all others.

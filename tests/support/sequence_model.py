@@ -54,12 +54,15 @@ class Sequence(Cache):
         return self.options.n_sink + self.options.n_recent + self.n_tokens_in(pins)
 
     def can_read(self, n: int) -> bool:
-        """Whether n more tokens are taken; only policy none refuses."""
-        return self.options.policy != "none" or self.per_stream + n <= self.options.budget
+        """Whether n more tokens are taken: policy none refuses, and a hold that no room is left for."""
+        if self.options.policy == "none":
+            return self.per_stream + n <= self.options.budget
+        return not self.hold or self.per_stream + n <= self.n_max // self.n_cell_lists
 
     def clear(self) -> None:
         self._keep(np.empty(0, int))
-        self.pinned, self.n_seen, self.next_pos, self.evicted_at, self.shifted = [], 0, 0, 0, False
+        self.pinned, self.n_seen, self.next_pos, self.evicted_at = [], 0, 0, 0
+        self.shifted = self.released = False
 
     def cut(self, p0: int, p1: int) -> bool:
         """Remove positions [p0, p1); p1 < 0 is the end."""
@@ -100,10 +103,11 @@ class Sequence(Cache):
     def set_budget(self, budget: int, most: int) -> bool:
         """most : the budget that the context was made with."""
         fits = 1 <= budget <= most and self.n_protected(self.pinned) <= budget >= self.options.min_per_head
-        if not fits or (self.options.policy == "none" and self.per_stream > budget):
+        if not fits or (self.options.policy == "none" and self.per_stream > budget and not self.hold):
             return False
         self.options = replace(self.options, budget=budget)
-        self.evict()
+        if not self.hold:
+            self.evict()
         return True
 
     def copied_into(self, other: Sequence, p0: int, p1: int) -> Sequence:
@@ -120,14 +124,14 @@ class Sequence(Cache):
         ):
             return other
         result = copy.deepcopy(self)
-        result.options, result.pinned = other.options, pins
+        result.options, result.pinned, result.hold = other.options, pins, other.hold
         if p1 < self.next_pos:
             result.remove(p1, 2**31 - 1)
             result._end_at_a_token()
         result._keep(np.flatnonzero(result.pos >= p0))
         result.evicted_at = result.next_pos if p0 > 0 else self.evicted_at
         result.shifted = self.shifted and result.n_cells > 0
-        if result.per_stream > budget < self.options.budget:
+        if result.per_stream > budget < self.options.budget and not result.hold:
             result.evict()
         return result
 

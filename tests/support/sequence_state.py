@@ -36,7 +36,7 @@ def read_sequence(state: bytes, shape: TinyModel, cell_type: str) -> SavedSequen
     """Read what `llama_state_seq_get_data` gave for cells of `cell_type` ("q8_0", or "q8_0/f16" for K and V)."""
     reader = _Reader(state, N_PREFIX + N_HEADER)
     assert reader.take("<q") == (1,)
-    reader.take("<iiiqi")
+    reader.take("<iiiqiB")
     (n_pins,) = reader.take("<q")
     reader.take(f"<{2 * n_pins}i")
     query_ordinal = []
