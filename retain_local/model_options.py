@@ -55,7 +55,15 @@ class ModelOptions:
         rare=True,
     )
     n_gpu_layers: int = option(
-        0, "How many layers to put on the GPU; -1 is all of them.", _MACHINE, int, least=-1, most=2**31 - 1, rare=True
+        0,
+        "How many layers to put on the GPU; -1 is all of them.",
+        _MACHINE,
+        int,
+        least=-1,
+        most=2**31 - 1,
+        flag="gpu-layers",
+        short="ngl",
+        rare=True,
     )
     mmproj: str | os.PathLike[str] | None = option(
         None,

@@ -45,6 +45,7 @@ class RetentionStats:
     budget : M, cells per cell list on average.
     page_size, pages, pages_used : cells of a page, pages of the pool, pages in use.
     bytes_pool : bytes allocated for K and V.
+    device : the device in whose memory they are, as CPU or CUDA0; several are separated by commas.
     bytes_used : bytes of the pages in use.
     bytes_cell : bytes of the K row and V row of a cell.
     bytes_full : bytes that a full cache of `tokens_seen` tokens takes.
@@ -66,6 +67,7 @@ class RetentionStats:
     pages: int
     pages_used: int
     bytes_pool: int
+    device: str
     bytes_used: int
     bytes_cell: int
     bytes_full: int
@@ -142,6 +144,7 @@ class Retention:
             pages=raw.n_pages,
             pages_used=raw.n_pages_used,
             bytes_pool=raw.bytes_pool,
+            device=retain_h.check(retain_h.cells_device(self._ctx)).decode(errors="replace"),
             bytes_used=raw.bytes_used,
             bytes_cell=raw.bytes_cell,
             bytes_full=raw.bytes_full,

@@ -2,6 +2,7 @@
 //
 //   BENCH=$(python native/builder bench)       builds the benchmarks and prints their folder
 //   $BENCH/bench-attention                     the default table
+//   $BENCH/bench-attention --device CUDA0      on a GPU: reading is half the rate at which the device copies
 //   $BENCH/bench-attention --threads 2 --types f16,q8_0 --heads 128 --cells 2048,8192 --tokens 1,512 --pages 64,128
 //
 // A decode step is a graph of as many layers as have `--mib` of K and V: 160, more than the last cache holds; 1, to see
@@ -17,6 +18,8 @@
 
 #include "ggml-retention.h"
 #include "timing.h"
+
+#include <memory>
 
 using namespace bench;
 
@@ -69,6 +72,7 @@ struct retention_graph : graph {
             params.v_first       = c.is_apart ? pages->ne[0]*c.page_size : c.page_size;
             params.list_first  = il*c.n_head_kv;
             params.list_stride = n_cell_lists;
+            params.few_tokens  = c.n_tokens <= 4;
             ggml_build_forward_expand(gf, ggml_retention_attn(ctx.get(), q, pool, pool, nullptr, nullptr, pages, cell_lists, tokens, nullptr, &params));
         }
         allocate(backend);
@@ -132,22 +136,37 @@ struct flash_graph : graph {
     }
 };
 
+// copy the pool within the device's memory: each byte is read and written
+struct copy_graph : graph {
+    copy_graph(ggml_tensor * pool, ggml_backend_t backend) : graph(8) {
+        ggml_tensor * to = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, ggml_nbytes(pool)/4);
+        ggml_tensor * from = ggml_new_tensor_1d(ctx.get(), GGML_TYPE_I32, ggml_nbytes(pool)/4);
+        ggml_build_forward_expand(gf, ggml_cpy(ctx.get(), from, to));
+        allocate(backend);
+    }
+};
+
 void run(const bench_case & c, int n_threads, int n_repeat, ggml_backend_t backend) {
     std::mt19937 rng(1);
+    const bool is_cpu = ggml_backend_is_cpu(backend);
     retention_graph ours (c, backend, rng);
     flash_graph     stock(c, backend, rng);
-    read_graph      read (ours.pool, c.n_layer(), backend);
-
-    ggml_backend_cpu_set_n_threads(backend, n_threads);
+    std::unique_ptr<graph> read;
+    if (is_cpu) {
+        read = std::make_unique<read_graph>(ours.pool, c.n_layer(), backend);
+        ggml_backend_cpu_set_n_threads(backend, n_threads);
+    } else {
+        read = std::make_unique<copy_graph>(ours.pool, backend);
+    }
     for (int i = 0; i < n_repeat; ++i) {
         ours .time(backend, n_threads);
         stock.time(backend, n_threads);
-        read .time(backend, n_threads);
+        read->time(backend, n_threads);
     }
 
     const double layers = c.n_layer();
     const double rate   = c.layer_bytes()*layers/ours.best;
-    const double limit  = ggml_nbytes(ours.pool)/read.best;
+    const double limit  = ggml_nbytes(ours.pool)*(is_cpu ? 1 : 2)/read->best;
     printf("%2d  %-5s %4d %5d %5d %6d %6d %9.3f %7.1f %6.1f%% %8.1f %7.2f\n", n_threads, ggml_type_name(c.type), (int) c.n_embd,
             (int) c.n_group, (int) c.page_size, (int) c.n_tokens, (int) c.n_cells, ours.best/layers*1e3, rate*1e-9, 100.0*rate/limit,
             c.flops()*layers/ours.best*1e-9, stock.best/ours.best);
@@ -158,15 +177,22 @@ void run(const bench_case & c, int n_threads, int n_repeat, ggml_backend_t backe
 
 int main(int argc, char ** argv) {
     std::string types = "f16,q8_0", heads = "128", cells = "2048,8192", tokens = "1,512", threads = "1,2", pages = "128";
-    std::string group = "2", repeat = "20", mib = "160", huge = "1", apart = "0";
+    std::string group = "2", repeat = "20", mib = "160", huge = "1", apart = "0", device = "CPU";
     read_options(argc, argv, {
         { "--types", &types }, { "--heads", &heads }, { "--cells", &cells }, { "--tokens", &tokens }, { "--threads", &threads },
         { "--pages", &pages }, { "--group", &group }, { "--repeat", &repeat }, { "--mib", &mib }, { "--huge", &huge },
-        { "--apart", &apart },
+        { "--apart", &apart }, { "--device", &device },
     });
 
     ggml_time_init();
-    const ggml_backend_ptr cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
+    if (device != "CPU") {
+        threads = "2"; // time, and not processor time
+    }
+    const ggml_backend_ptr backend(ggml_backend_init_by_name(device.c_str(), nullptr));
+    if (!backend) {
+        fprintf(stderr, "there is no device %s\n", device.c_str());
+        return 1;
+    }
 
     printf("th  cells head group  page tokens  depth        ms    GB/s of read  GFLOP/s   stock\n");
     for (const auto & n_threads : split(threads)) {
@@ -183,9 +209,9 @@ int main(int argc, char ** argv) {
                             c.n_cells   = std::max(number_of(n_cells), c.n_tokens);
                             c.page_size = number_of(page);
                             c.bytes_min = number_of(mib) << 20;
-                            c.is_huge   = huge  != "0";
+                            c.is_huge   = huge  != "0" && device == "CPU";
                             c.is_apart  = apart != "0";
-                            run(c, number_of(n_threads), number_of(repeat), cpu.get());
+                            run(c, number_of(n_threads), number_of(repeat), backend.get());
                         }
                     }
                 }

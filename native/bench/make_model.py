@@ -38,6 +38,7 @@ class Shape:
 
 SHAPES = {
     "qwen3-0.6b": Shape("qwen3", 28, 1024, 16, 8, 128, 3072, 131072, 1e6, "ggml-vocab-qwen2.gguf"),
+    "qwen3-4b": Shape("qwen3", 36, 2560, 32, 8, 128, 9728, 131072, 1e6, "ggml-vocab-qwen2.gguf"),
     "llama-3.2-1b": Shape("llama", 16, 2048, 32, 8, 64, 8192, 131072, 5e5, "ggml-vocab-llama-bpe.gguf"),
 }
 TYPES = {"q4_0": gguf.GGMLQuantizationType.Q4_0, "q8_0": gguf.GGMLQuantizationType.Q8_0}

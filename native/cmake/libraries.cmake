@@ -1,7 +1,7 @@
 # The target retain-libs: every library of this configuration, and how they are copied out.
 
 set(RETAIN_LIBRARIES)
-foreach (target llama mtmd ggml ggml-base ggml-cpu ggml-blas ggml-cuda ggml-metal)
+foreach (target llama mtmd ggml ggml-base ggml-cpu ggml-blas ggml-cuda ggml-hip ggml-metal)
     if (TARGET ${target})
         list(APPEND RETAIN_LIBRARIES ${target})
     endif()

@@ -3,6 +3,10 @@
 add_custom_target(retain-tests)
 
 file(GLOB tests CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/*.cpp)
+# AddressSanitizer does not know the stacks of fibers
+if (NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR RETAIN_SANITIZE)
+    list(FILTER tests EXCLUDE REGEX "/retention-emulated.cpp$")
+endif()
 foreach (source ${tests})
     get_filename_component(name ${source} NAME_WE)
     add_executable(native-${name} EXCLUDE_FROM_ALL ${source})
@@ -17,3 +21,9 @@ foreach (source ${tests})
     set_tests_properties(native-${name} PROPERTIES ENVIRONMENT
         "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:suppressions=${CMAKE_CURRENT_LIST_DIR}/ubsan.supp")
 endforeach()
+
+# the CUDA kernels' own source on the CPU: threads are fibers made with ucontext.h, which Linux has
+if (CMAKE_SYSTEM_NAME STREQUAL "Linux" AND NOT RETAIN_SANITIZE)
+    target_sources(native-retention-emulated PRIVATE ${PROJECT_SOURCE_DIR}/tests/emulation/cuda-emulation.cpp)
+    target_include_directories(native-retention-emulated PRIVATE ${PROJECT_SOURCE_DIR}/tests/emulation ${PROJECT_SOURCE_DIR}/ggml-cuda)
+endif()

@@ -18,7 +18,7 @@ struct ggml_tensor * ggml_retention_gate(
 
     struct ggml_tensor * result = ggml_view_tensor(ctx, dst);
 
-    const int32_t params = output;
+    const struct ggml_retention_gate_params params = { output, 0, 0 };
     ggml_set_op_params(result, &params, sizeof(params));
 
     result->op     = GGML_OP_RETENTION_GATE;
@@ -26,6 +26,35 @@ struct ggml_tensor * ggml_retention_gate(
     result->src[1] = w;
     result->src[2] = b;
     result->src[3] = dst;
+
+    return result;
+}
+
+struct ggml_tensor * ggml_retention_whole_gate(
+        struct ggml_context * ctx,
+        struct ggml_tensor  * dst,
+        struct ggml_tensor  * h,
+        struct ggml_tensor  * previous,
+        const struct ggml_retention_gate_weights * weights,
+        const struct ggml_retention_gate_params  * params) {
+    GGML_ASSERT(h->type == GGML_TYPE_F32 && dst->type == GGML_TYPE_F32 && h->ne[1] == dst->ne[1]);
+    GGML_ASSERT(weights->in_w->ne[0] == h->ne[0] && weights->score_w->ne[1] == dst->ne[0]);
+    GGML_ASSERT(ggml_is_contiguous_rows(h) && ggml_is_contiguous_rows(dst));
+
+    struct ggml_tensor * result = ggml_view_tensor(ctx, dst);
+
+    ggml_set_op_params(result, params, sizeof(*params));
+
+    result->op     = GGML_OP_RETENTION_GATE;
+    result->src[0] = h;
+    result->src[1] = weights->score_w;
+    result->src[2] = weights->score_b;
+    result->src[3] = dst;
+    result->src[4] = weights->in_w;
+    result->src[5] = weights->in_b;
+    result->src[6] = weights->mid_w;
+    result->src[7] = weights->mid_b;
+    result->src[8] = previous;
 
     return result;
 }

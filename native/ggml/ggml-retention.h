@@ -26,7 +26,7 @@ struct ggml_retention_attn_params {
     int32_t few_tokens;    // a hint: each sequence has but few tokens in this ubatch, as when text is generated
 };
 
-// what a gate gives, the op_params[0] of GGML_OP_RETENTION_GATE
+// what a gate gives
 enum ggml_retention_gate_output {
     GGML_RETENTION_GATE_LOG_BETA = 0, // logsigmoid(w*a + b): scores that decay with age
     GGML_RETENTION_GATE_SCORE    = 1, // w*a + b: the score itself
@@ -45,6 +45,45 @@ GGML_API struct ggml_tensor * ggml_retention_gate(
         struct ggml_tensor  * w,
         struct ggml_tensor  * b,
         enum ggml_retention_gate_output output);
+
+enum ggml_retention_activation {
+    GGML_RETENTION_SILU     = 0,
+    GGML_RETENTION_GELU     = 1, // by tanh
+    GGML_RETENTION_GELU_ERF = 2,
+    GGML_RETENTION_RELU     = 3,
+};
+
+// op_params of GGML_OP_RETENTION_GATE
+struct ggml_retention_gate_params {
+    int32_t output;     // enum ggml_retention_gate_output
+    int32_t activation; // of whole gates: enum ggml_retention_activation
+    int32_t is_last;    // of whole gates: compute this one and all before it
+};
+
+// A whole gate, for a few tokens on a device where the number of kernels is what costs time: the gates of a model's layers
+// form a chain and are computed together at its last one, in three kernels. Until then h must keep its data, and every gate's
+// dst is written. All layers have the same types and sizes but for n_head_kv. Not on the CPU.
+//   dst      f32 [n_head_kv, n_tokens]  written; the result is a view of it
+//   h        f32 [n_embd, n_tokens]
+//   weights  in_w [n_embd, n_ff], in_b [n_ff], mid_w [n_ff, n_ff] and mid_b [n_ff] or NULL, score_w [n_ff, n_head_kv],
+//            score_b [n_head_kv]; w f32, f16 or q8_0, b f32
+//   previous the gate before it in the chain, or NULL
+struct ggml_retention_gate_weights {
+    struct ggml_tensor * in_w;
+    struct ggml_tensor * in_b;
+    struct ggml_tensor * mid_w;
+    struct ggml_tensor * mid_b;
+    struct ggml_tensor * score_w;
+    struct ggml_tensor * score_b;
+};
+
+GGML_API struct ggml_tensor * ggml_retention_whole_gate(
+        struct ggml_context * ctx,
+        struct ggml_tensor  * dst,
+        struct ggml_tensor  * h,
+        struct ggml_tensor  * previous,
+        const struct ggml_retention_gate_weights * weights,
+        const struct ggml_retention_gate_params  * params);
 
 // Stores the new cells, then softmax attention of q over the cells of each KV head's cell list: a token sees all the cells
 // that the cell list had before this ubatch and the first n_vis that its sequence adds in it (the causal rule; they are

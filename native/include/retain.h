@@ -140,6 +140,10 @@ LLAMA_API bool retain_has_static_gates(const struct llama_context * ctx);
 
 LLAMA_API bool retain_get_stats(const struct llama_context * ctx, struct retain_stats * stats);
 
+// The devices in whose memory the cells are, as "CPU", "CUDA0" or "CUDA0, CPU"; NULL without a retention memory. Lives as long as
+// the context.
+LLAMA_API const char * retain_cells_device(const struct llama_context * ctx);
+
 // Layers that have a KV cache, in order: returns their number, writes up to n_max layer indices to layers (may be NULL)
 LLAMA_API int32_t retain_layers(const struct llama_context * ctx, int32_t * layers, int32_t n_max);
 

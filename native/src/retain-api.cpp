@@ -143,6 +143,11 @@ bool retain_get_stats(const llama_context * ctx, retain_stats * stats) {
     });
 }
 
+const char * retain_cells_device(const llama_context * ctx) {
+    const auto * mem = find_memory(ctx);
+    return mem ? mem->get_devices().c_str() : nullptr;
+}
+
 int32_t retain_layers(const llama_context * ctx, int32_t * layers, int32_t n_max) {
     const auto * mem = find_memory(ctx);
     if (!mem) {

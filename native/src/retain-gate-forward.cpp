@@ -72,3 +72,24 @@ ggml_tensor * retain_gates::build(ggml_context * ctx, int32_t il, ggml_tensor * 
     return ggml_retention_gate(ctx, dst, x, l.score_w, l.score_b,
             header.is_static ? GGML_RETENTION_GATE_SCORE : GGML_RETENTION_GATE_LOG_BETA);
 }
+
+ggml_tensor * retain_gates::build_chained(
+        ggml_context * ctx, int32_t il, ggml_tensor * h, ggml_tensor * dst, ggml_tensor * previous, bool is_last) const {
+    const auto & l = layers[il];
+    if (header.variant == retain_gate_variant::fast_kvzip || !l.in_w) {
+        return nullptr;
+    }
+    const auto same_type = [](const ggml_tensor * a, const ggml_tensor * b) { return !a == !b && (!a || a->type == b->type); };
+    for (const auto & other : layers) {
+        if (other.score_b && !(same_type(other.in_w, l.in_w) && same_type(other.mid_w, l.mid_w) && same_type(other.score_w, l.score_w))) {
+            return nullptr;
+        }
+    }
+    const ggml_retention_gate_weights weights = { l.in_w, l.in_b, l.mid_w, l.mid_b, l.score_w, l.score_b };
+    const ggml_retention_gate_params  params  = {
+        header.is_static ? GGML_RETENTION_GATE_SCORE : GGML_RETENTION_GATE_LOG_BETA,
+        (int32_t) header.activation, // the same numbers as enum ggml_retention_activation
+        is_last,
+    };
+    return ggml_retention_whole_gate(ctx, dst, h, previous, &weights, &params);
+}

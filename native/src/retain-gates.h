@@ -51,6 +51,9 @@ public:
     // of dst
     ggml_tensor * build(ggml_context * ctx, int32_t il, ggml_tensor * h, ggml_tensor * dst) const;
 
+    // The same by one op of a chain, which is computed at its last one (ggml_retention_whole_gate); null for gates of another form
+    ggml_tensor * build_chained(ggml_context * ctx, int32_t il, ggml_tensor * h, ggml_tensor * dst, ggml_tensor * previous, bool is_last) const;
+
 private:
     retain_gates(const llama_model & model, const retain_gguf & file, bool load);
 

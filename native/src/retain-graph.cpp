@@ -61,13 +61,40 @@ void retain_graph_input::build(ggml_context * ctx, const llama_ubatch & ubatch) 
     }
 }
 
+// With few tokens on a GPU the kernels of a gate wait for one another longer than they compute; then those of all layers of a
+// pool are computed together. Null where they are not.
+ggml_tensor * retain_graph_input::build_chained_gate(
+        const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * h, ggml_tensor * dst) {
+    ggml_backend_buffer_type_t buft = mem().pool_of(layer).get_buft();
+    if (llm.n_tokens > MAX_CHAINED_TOKENS || !retain_pool::copy_function(buft)) {
+        return nullptr;
+    }
+
+    bool is_last = true;
+    for (const auto & other : mem().get_layers()) {
+        is_last = is_last && !(other.il > layer.il && other.pool == layer.pool && mem().get_gates()->has_layer(other.il));
+    }
+    gate_chains.resize(mem().get_layers().size(), nullptr);
+    ggml_tensor *& previous = gate_chains[layer.pool];
+    ggml_tensor * cur = mem().get_gates()->build_chained(llm.ctx0, layer.il, h, dst, previous, is_last);
+    if (!cur || !ggml_backend_dev_supports_op(ggml_backend_buft_get_device(buft), cur)) {
+        return nullptr;
+    }
+    ggml_set_output(h->view_src ? h->view_src : h); // so that its memory is not used again before the last gate
+    previous = cur;
+    return cur;
+}
+
 void retain_graph_input::build_gate(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * h) {
     // the layers' log betas follow each other, so that one transfer brings them all to the host
     ggml_tensor * all = mem().pool_of(layer).get_log_beta();
     ggml_tensor * dst = ggml_view_2d(llm.ctx0, all, layer.n_head_kv, llm.n_tokens, layer.n_head_kv*sizeof(float),
             layer.head_first*llm.n_tokens*sizeof(float));
 
-    ggml_tensor * cur = mem().get_gates()->build(llm.ctx0, layer.il, h, dst);
+    ggml_tensor * cur = build_chained_gate(llm, layer, h, dst);
+    if (!cur) {
+        cur = mem().get_gates()->build(llm.ctx0, layer.il, h, dst);
+    }
     llm.cb(cur, "retention_log_beta", layer.il);
 
     ggml_build_forward_expand(llm.gf, cur);
@@ -90,6 +117,19 @@ void retain_graph_input::build_queries(const llm_graph_context & llm, const reta
     query_rows[layer.il] = cur;
 }
 
+// Have a tensor computed where the pool is: the scheduler would rather copy a pool than move an op away from its neighbours.
+static void compute_beside(ggml_backend_sched_t sched, ggml_tensor * cur, ggml_backend_buffer_type_t buft) {
+    const int n = ggml_backend_sched_get_n_backends(sched);
+    ggml_backend_t     backend = ggml_backend_sched_get_backend(sched, n - 1); // the CPU's is the last
+    ggml_backend_dev_t dev     = ggml_backend_buft_get_device(buft);           // of the CPU's memory it may be null
+    for (int i = 0; dev && i < n; ++i) {
+        if (ggml_backend_get_device(ggml_backend_sched_get_backend(sched, i)) == dev) {
+            backend = ggml_backend_sched_get_backend(sched, i);
+        }
+    }
+    ggml_backend_sched_set_tensor_backend(sched, cur, backend);
+}
+
 ggml_tensor * retain_graph_input::build_attn(
         const llm_graph_context & llm,
         const retain_layer      & layer,
@@ -110,6 +150,7 @@ ggml_tensor * retain_graph_input::build_attn(
     params.few_tokens  = few_tokens;
 
     ggml_tensor * cur = ggml_retention_attn(llm.ctx0, q, pool.get_k(), pool.get_v(), k, v, pages, cell_lists, tokens, sinks, &params);
+    compute_beside(llm.sched, cur, pool.get_buft());
     cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0]*cur->ne[1], cur->ne[2]);
     ggml_build_forward_expand(llm.gf, cur);
 

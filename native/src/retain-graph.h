@@ -56,6 +56,13 @@ private:
     ggml_tensor * tokens       = nullptr; // i32 [3, n_tokens]
     ggml_tensor * query_tokens = nullptr; // i32 [n_query_rows], null when no queries are kept
 
+    // more tokens than this are as fast layer by layer; not measured
+    static constexpr int64_t MAX_CHAINED_TOKENS = 8;
+
+    ggml_tensor * build_chained_gate(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * h, ggml_tensor * dst);
+
+    std::vector<ggml_tensor *> gate_chains; // of each pool the last gate so far
+
     std::vector<bool>          gated;      // [n_layer] whether the graph has the layer's gate
     std::vector<ggml_tensor *> query_rows; // [n_layer] as in retain_memory
 

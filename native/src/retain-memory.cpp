@@ -167,6 +167,11 @@ void retain_memory::init_pools(const llama_memory_params & params, const llama_c
                     config.page_size, n_pages, n_heads[i]*n_tokens_max, model.hparams.no_alloc));
     }
 
+    for (const auto & pool : pools) {
+        ggml_backend_dev_t dev = ggml_backend_buft_get_device(pool->get_buft()); // of the CPU's memory it may be null
+        devices += std::string(devices.empty() ? "" : ", ") + (dev ? ggml_backend_dev_name(dev) : "CPU");
+    }
+
     n_rot_k = rotation_side(params.type_k, n_embd_k, true);
     n_rot_v = rotation_side(params.type_v, n_embd_v, false);
 }

@@ -130,6 +130,8 @@ public:
 
     int64_t n_pages() const; // of all pools
 
+    const std::string & get_devices() const { return devices; } // in whose memory the pools are
+
     int32_t get_n_cell_lists() const { return n_cell_lists; } // of a sequence
     int64_t get_n_query()      const { return n_query; }      // floats of a token's queries
 
@@ -241,6 +243,7 @@ private:
 
     std::vector<retain_layer>                 layers;
     std::vector<std::unique_ptr<retain_pool>> pools;
+    std::string                               devices;
     std::vector<retain_seq>                   seqs;
 
     int32_t n_cell_lists = 0;

@@ -8,6 +8,7 @@
 #include "ggml.h"
 #include "gguf.h"
 
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -52,15 +53,17 @@ private:
     std::mt19937     rng;
 };
 
-// arch: llama, or qwen2vl, whose positions have several parts
-inline void write_model(const std::string & path, const std::string & arch = "llama") {
+// arch: llama, or qwen2vl, whose positions have several parts; n_embd: N_HEAD times the head size
+inline void write_model(const std::string & path, const std::string & arch = "llama", int n_embd = N_EMBD) {
     file f(1);
+
+    const float wide = std::sqrt((float) N_EMBD/n_embd); // what keeps products at the size that they have with N_EMBD
 
     const auto key = [&](const char * name) { return arch + "." + name; };
     gguf_set_val_str(f.gguf.get(), "general.architecture", arch.c_str());
     gguf_set_val_u32(f.gguf.get(), key("block_count").c_str(), N_LAYER);
     gguf_set_val_u32(f.gguf.get(), key("context_length").c_str(), N_CTX);
-    gguf_set_val_u32(f.gguf.get(), key("embedding_length").c_str(), N_EMBD);
+    gguf_set_val_u32(f.gguf.get(), key("embedding_length").c_str(), n_embd);
     gguf_set_val_u32(f.gguf.get(), key("feed_forward_length").c_str(), N_FF);
     gguf_set_val_u32(f.gguf.get(), key("attention.head_count").c_str(), N_HEAD);
     gguf_set_val_u32(f.gguf.get(), key("attention.head_count_kv").c_str(), N_HEAD_KV);
@@ -72,28 +75,28 @@ inline void write_model(const std::string & path, const std::string & arch = "ll
     }
     gguf_set_val_str(f.gguf.get(), "tokenizer.ggml.model", "none");
 
-    const int n_kv = N_EMBD/N_HEAD*N_HEAD_KV;
+    const int n_kv = n_embd/N_HEAD*N_HEAD_KV;
 
-    f.add("token_embd.weight",  N_EMBD, N_VOCAB, 1.0f);
-    f.add("output_norm.weight", N_EMBD, 0, 0.0f, 1.0f);
-    f.add("output.weight",      N_EMBD, N_VOCAB, 0.3f);
+    f.add("token_embd.weight",  n_embd, N_VOCAB, 1.0f);
+    f.add("output_norm.weight", n_embd, 0, 0.0f, 1.0f);
+    f.add("output.weight",      n_embd, N_VOCAB, 0.3f*wide);
     for (int il = 0; il < N_LAYER; ++il) {
         const std::string blk = "blk." + std::to_string(il) + ".";
-        f.add(blk + "attn_norm.weight",   N_EMBD, 0, 0.0f, 1.0f);
-        f.add(blk + "attn_q.weight",      N_EMBD, N_EMBD, 0.4f);
-        f.add(blk + "attn_k.weight",      N_EMBD, n_kv,   0.4f);
-        f.add(blk + "attn_v.weight",      N_EMBD, n_kv,   0.4f);
-        f.add(blk + "attn_output.weight", N_EMBD, N_EMBD, 0.4f);
-        f.add(blk + "ffn_norm.weight",    N_EMBD, 0, 0.0f, 1.0f);
-        f.add(blk + "ffn_gate.weight",    N_EMBD, N_FF, 0.2f);
-        f.add(blk + "ffn_up.weight",      N_EMBD, N_FF, 0.2f);
-        f.add(blk + "ffn_down.weight",    N_FF, N_EMBD, 0.2f);
+        f.add(blk + "attn_norm.weight",   n_embd, 0, 0.0f, 1.0f);
+        f.add(blk + "attn_q.weight",      n_embd, n_embd, 0.4f*wide);
+        f.add(blk + "attn_k.weight",      n_embd, n_kv,   0.4f*wide);
+        f.add(blk + "attn_v.weight",      n_embd, n_kv,   0.4f*wide);
+        f.add(blk + "attn_output.weight", n_embd, n_embd, 0.4f*wide);
+        f.add(blk + "ffn_norm.weight",    n_embd, 0, 0.0f, 1.0f);
+        f.add(blk + "ffn_gate.weight",    n_embd, N_FF, 0.2f*wide);
+        f.add(blk + "ffn_up.weight",      n_embd, N_FF, 0.2f*wide);
+        f.add(blk + "ffn_down.weight",    N_FF, n_embd, 0.2f);
     }
     f.write(path);
 }
 
 // tied rg10 gates; broken: "" or what to get wrong
-inline void write_gates(const std::string & path, const std::string & broken = "") {
+inline void write_gates(const std::string & path, const std::string & broken = "", int n_embd = N_EMBD) {
     file f(2);
 
     gguf_set_val_str (f.gguf.get(), "general.type", broken == "type" ? "model" : "adapter");
@@ -103,7 +106,7 @@ inline void write_gates(const std::string & path, const std::string & broken = "
     gguf_set_val_str (f.gguf.get(), "retention_gate.variant", broken == "variant" ? "rg11" : "rg10");
     gguf_set_val_bool(f.gguf.get(), "retention_gate.tied", true);
     gguf_set_val_u32 (f.gguf.get(), "retention_gate.block_count", broken == "layers" ? N_LAYER + 1 : N_LAYER);
-    gguf_set_val_u32 (f.gguf.get(), "retention_gate.embedding_length", N_EMBD);
+    gguf_set_val_u32 (f.gguf.get(), "retention_gate.embedding_length", n_embd);
     gguf_set_val_u32 (f.gguf.get(), "retention_gate.feed_forward_length", N_GATE);
     gguf_set_val_u32 (f.gguf.get(), "retention_gate.head_count_kv", N_HEAD_KV);
     if (broken != "activation") {
@@ -115,7 +118,7 @@ inline void write_gates(const std::string & path, const std::string & broken = "
 
     for (int il = 0; il < N_LAYER; ++il) {
         const std::string blk = "blk." + std::to_string(il) + ".";
-        f.add(blk + "retention_in.weight",  N_EMBD, broken == "shape" ? N_GATE + 1 : N_GATE, 0.3f);
+        f.add(blk + "retention_in.weight",  n_embd, broken == "shape" ? N_GATE + 1 : N_GATE, 0.3f);
         f.add(blk + "retention_in.bias",    N_GATE, 0, 0.3f);
         if (broken != "missing") {
             f.add(blk + "retention_mid.weight", N_GATE, N_GATE, 0.3f);

@@ -86,6 +86,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "is_enabled": (c_bool, c_void_p),
     "has_gates": (c_bool, c_void_p),
     "has_static_gates": (c_bool, c_void_p),
+    "cells_device": (c_char_p, c_void_p),
     "get_stats": (c_bool, c_void_p, POINTER(RetainStats)),
     "layers": (c_int32, c_void_p, _i32s, c_int32),
     "n_head_kv": (c_int32, c_void_p, c_int32),

@@ -10,6 +10,7 @@ from ..terminal.byte_format import format_bytes
 from .generation import Generation
 
 _NEARLY_FULL = 0.75  # of the context
+_HOST = "CPU"  # cells there are no news
 
 
 def stats_line(
@@ -34,6 +35,8 @@ def stats_line(
         parts.append(f"context {stats.tokens_seen:,} of {n_ctx:,}")
     if stats.cells_kept < stats.cells_seen:
         parts.append(f"KV {format_bytes(_bytes_kept(stats))} of {format_bytes(stats.bytes_full)}")
+    if stats.device != _HOST:
+        parts.append(f"KV on {stats.device}")
     lines = [" · ".join([prompt, *parts]), *(" · ".join(parts[:n]) for n in range(len(parts), 0, -1))]
     return next((line for line in lines if width is None or len(line) <= width), lines[-1])
 
@@ -63,7 +66,7 @@ def stats_rows(stats: RetentionStats, policy: str) -> list[tuple[str, str]]:
         ("evicted", f"{stats.cells_evicted:,} cells in {stats.evictions:,} evictions, {stats.cells_moved:,} moved"),
         ("KV kept", f"{format_bytes(_bytes_kept(stats))}; a full cache would take {format_bytes(stats.bytes_full)}"),
         ("KV in use", f"{format_bytes(stats.bytes_used)}, part-filled pages included"),
-        ("KV allocated", f"{format_bytes(stats.bytes_pool)}, {stats.pages:,} pages of {stats.page_size} cells"),
+        ("KV allocated", f"{format_bytes(stats.bytes_pool)}, {stats.pages:,} pages of {stats.page_size} cells, on {stats.device}"),
         ("selecting", f"{stats.select_seconds:.3f} s"),
         ("moving", f"{stats.move_seconds:.3f} s"),
         ("graph inputs", f"{stats.input_seconds:.3f} s"),

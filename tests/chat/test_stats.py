@@ -9,7 +9,7 @@ from retain_local.chat.stats import stats_line
 from retain_local.retention import RetentionStats
 
 REPLY = SimpleNamespace(n_prompt=1234, prompt_rate=512.3, tokens=[1] * 56, generation_rate=20.04)
-ZEROS = RetentionStats(**{field.name: 0 for field in fields(RetentionStats)})
+ZEROS = RetentionStats(**{field.name: 0 for field in fields(RetentionStats)} | {"device": "CPU"})
 # 2 streams of 1,290 tokens, cells of 1,000 bytes; pages take more than the cells in them
 FULL = replace(
     ZEROS,

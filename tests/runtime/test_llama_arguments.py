@@ -82,7 +82,7 @@ def test_a_type_may_be_a_number_of_the_bindings(tiny: TinyFiles) -> None:
         ({"n_batch": 10**500}, "batch is a number of more than 64 bits"),
         ({"n_ctx": 512, "budget": 1024}, "a budget of 1024 cells is more than the context of 512 tokens"),
         ({"n_threads": -1}, "threads is -1"),
-        ({"n_gpu_layers": 1.5}, "n-gpu-layers is 1.5"),
+        ({"n_gpu_layers": 1.5}, "gpu-layers is 1.5"),
         ({"seed": -2}, "seed is -2"),
         ({"rope_freq_base": math.nan}, "rope-freq-base is nan; it must be a number of at least 0"),
         ({"rope_freq_scale": -1}, "rope-freq-scale is -1"),

@@ -1,0 +1,357 @@
+// retention-attn-decode.cuh - retention attention for few tokens
+//
+// What costs time is reading the cells, once each, so the work is cut by cells and not by lists: all lists together are a row
+// of units of 64 cells, and each block takes an equal run of it, whatever the lengths of the lists. What it computes for a list
+// is a piece; pieces are merged by a second kernel. Lengths are read on the device, so that a recorded graph can be replayed.
+//
+// A warp multiplies 16 cells at a time, as a matrix of 16 rows: 8 query heads as the heads of their numbers in 16 bits, and
+// the same 8 as the tails. So products are as exact as those of f32 queries, at no cost, and lane 4g + t has both sums of
+// query head g. The order of a row's numbers and of the 16 cells within the products is free, and chosen so that
+// a lane reads 16 bytes of a row at once, straight from the pool: of K the numbers 32i + 8t to + 7 of a cell, of V the numbers
+// 64i + 8g to + 7 of the cells t, t + 4, t + 8 and t + 12.
+
+#pragma once
+
+#include "retention-attn.cuh"
+
+namespace retention {
+
+constexpr int ROWS_DECODE = 8;          // query heads that a warp multiplies with
+constexpr int UNIT        = 16*N_WARPS; // cells
+
+static __device__ __forceinline__ int n_units(const attn_args & args, int list) {
+    const int n_cells = view_list(args.pool, list_token(args, list), list_head_kv(args, list)).n_cells;
+    return (n_cells + UNIT - 1)/UNIT;
+}
+
+// how the units of all lists are split over blocks; every warp computes the same
+struct unit_split {
+    int n_units = 0;
+    int n_blocks;
+
+    __device__ __forceinline__ explicit unit_split(const attn_args & args) {
+        const int lane = threadIdx.x % LANES;
+        for (int list = lane; list < n_lists(args); list += LANES) {
+            n_units += retention::n_units(args, list);
+        }
+        for (int mask = 1; mask < LANES; mask *= 2) {
+            n_units += __shfl_xor_sync(0xffffffffu, n_units, mask, LANES);
+        }
+        n_blocks = n_units < args.n_blocks ? n_units : args.n_blocks;
+    }
+
+    // the first unit of a block
+    __device__ __forceinline__ int first_of(int block) const {
+        return (int) ((int64_t) block*n_units/n_blocks);
+    }
+
+    __device__ __forceinline__ int block_of(int unit) const {
+        return (int) (((int64_t) (unit + 1)*n_blocks - 1)/n_units);
+    }
+};
+
+// Pieces are numbered by block + list: both only grow from one piece to the next.
+
+// what a warp has of a piece
+template <int D>
+struct decode_state {
+    static constexpr int N_SPANS = (D + 63)/64; // of 64 numbers of a row
+
+    float m = -INFINITY; // of query head g
+    float l = 0.0f;      // of the lane's cells
+    float acc[N_SPANS][8][4] = {}; // number 64i + 8*column + j of rows g and g + 8
+};
+
+template <ggml_type T, int D>
+struct decode_kernel {
+    using traits = cell_traits<T>;
+
+    static constexpr int N_STEPS = (D + 31)/32; // of 32 numbers of a row
+    static constexpr int N_SPANS = decode_state<D>::N_SPANS;
+
+    // the query heads of a list as the first factor
+    struct queries {
+        uint32_t head[N_STEPS][4];
+        uint32_t tail[N_STEPS][4];
+    };
+
+    static __device__ __forceinline__ void load_queries(const attn_args & args, int list, queries & res) {
+        const int g = threadIdx.x % LANES / 4;
+        const int t = threadIdx.x % 4;
+        const int h = list_head(args, list, g);
+        const bool is_row = g < args.n_rows && h < args.n_head;
+        const float * q = args.q + h*args.q_head + list_token(args, list)*args.q_token;
+#pragma unroll
+        for (int step = 0; step < N_STEPS; ++step) {
+            const int i0 = 32*step + 8*t;
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const bool is_there = is_row && i0 < D;
+                const float x0 = is_there ? q[i0 + 2*i + 0]*args.q_scale : 0.0f;
+                const float x1 = is_there ? q[i0 + 2*i + 1]*args.q_scale : 0.0f;
+                split<traits::half>(x0, x1, res.head[step][i], res.tail[step][i]);
+            }
+        }
+    }
+
+    // add 16 cells from c0 on, of which those before end count
+    static __device__ __forceinline__ void add_cells(
+            const attn_args & args, const list_view & list, const queries & q, int c0, int end, decode_state<D> & state) {
+        const int g = threadIdx.x % LANES / 4;
+        const int t = threadIdx.x % 4;
+
+        float s[2][4] = {}; // logits of the cells 8i + t and 8i + t + 4
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+            const int    cell   = c0 + 8*i + g/2 + g%2*4;
+            const bool   is_row = cell < end;
+            const char * row    = is_row ? k_row_of(args.pool, list, cell) : nullptr;
+
+            words<traits::n_parts> k[N_STEPS];
+#pragma unroll
+            for (int step = 0; step < N_STEPS; ++step) {
+                if (is_row && 32*step + 8*t < D) {
+                    k[step] = load_8<T>(row, 32*step + 8*t);
+                } else {
+                    k[step].clear();
+                }
+            }
+#pragma unroll
+            for (int step = 0; step < N_STEPS; ++step) {
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    const uint32_t a[4] = {
+                        q.head[step][2*half], q.tail[step][2*half], q.head[step][2*half + 1], q.tail[step][2*half + 1] };
+#pragma unroll
+                    for (int p = 0; p < traits::n_parts; ++p) {
+                        const uint32_t b[2] = { k[step].x[p][2*half], k[step].x[p][2*half + 1] };
+                        mma<traits::half>(s[i], a, b);
+                    }
+                }
+            }
+        }
+
+        // V is asked for before its weights are known
+        words<traits::n_parts> v[N_SPANS][4];
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            const int    cell   = c0 + t + 4*j;
+            const bool   is_row = cell < end;
+            const char * row    = is_row ? v_row_of(args.pool, list, cell) : nullptr;
+#pragma unroll
+            for (int span = 0; span < N_SPANS; ++span) {
+                if (is_row && 64*span + 8*g < D) {
+                    v[span][j] = load_8<T>(row, 64*span + 8*g);
+                } else {
+                    v[span][j].clear();
+                }
+            }
+        }
+
+        float x[4]; // of the cells t + 4j
+        float m = state.m;
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            const float sum = s[j/2][j%2] + s[j/2][j%2 + 2];
+            x[j] = c0 + t + 4*j < end ? soft_cap(args, sum) : -INFINITY;
+            m = fmaxf(m, x[j]);
+        }
+        m = lane_max(m, 1, 2);
+
+        const float scale = state.m == -INFINITY ? 0.0f : exp2_fast(state.m - m);
+        state.m = m;
+        state.l *= scale;
+#pragma unroll
+        for (int span = 0; span < N_SPANS; ++span) {
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    state.acc[span][j][i] *= scale;
+                }
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            x[j] = x[j] == -INFINITY ? 0.0f : exp2_fast(x[j] - m);
+            state.l += x[j];
+        }
+
+        uint32_t a[4]; // weights of the cells t, t + 4 and t + 8, t + 12: heads in rows g, tails in rows g + 8
+        split<traits::half>(x[0], x[1], a[0], a[1]);
+        split<traits::half>(x[2], x[3], a[2], a[3]);
+#pragma unroll
+        for (int span = 0; span < N_SPANS; ++span) {
+#pragma unroll
+            for (int p = 0; p < traits::n_parts; ++p) {
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+                    const uint32_t pick = j%2 ? 0x7632 : 0x5410; // number j of both cells
+                    const uint32_t b[2] = {
+                        pick_bytes(v[span][0].x[p][j/2], v[span][1].x[p][j/2], pick),
+                        pick_bytes(v[span][2].x[p][j/2], v[span][3].x[p][j/2], pick) };
+                    mma<traits::half>(state.acc[span][j], a, b);
+                }
+            }
+        }
+    }
+
+    // merge what the warps of a block have, and write the piece
+    static __device__ __forceinline__ void write_piece(
+            const attn_args & args, int piece, decode_state<D> & state, float (&acc)[N_WARPS][ROWS_DECODE][D],
+            float2 (&sums)[N_WARPS][ROWS_DECODE]) {
+        const int warp = threadIdx.x / LANES;
+        const int g    = threadIdx.x % LANES / 4;
+        const int t    = threadIdx.x % 4;
+
+        state.l = lane_sum(state.l, 1, 2);
+        if (t == 0) {
+            sums[warp][g] = make_float2(state.m, state.l);
+        }
+#pragma unroll
+        for (int span = 0; span < N_SPANS; ++span) {
+#pragma unroll
+            for (int j = 0; j < 8; ++j) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const int n = 64*span + 8*(2*t + i) + j;
+                    if (n < D) {
+                        acc[warp][g][n] = state.acc[span][j][i] + state.acc[span][j][i + 2];
+                    }
+                }
+            }
+        }
+        __syncthreads();
+
+        for (int i = threadIdx.x; i < args.n_rows*D; i += N_WARPS*LANES) {
+            const int row = i/D;
+            float m = -INFINITY;
+            for (int w = 0; w < N_WARPS; ++w) {
+                m = fmaxf(m, sums[w][row].x);
+            }
+            float l = 0.0f;
+            float x = 0.0f;
+            for (int w = 0; w < N_WARPS; ++w) {
+                const float scale = sums[w][row].x == -INFINITY ? 0.0f : exp2_fast(sums[w][row].x - m);
+                l += scale*sums[w][row].y;
+                x += scale*acc[w][row][i%D];
+            }
+            args.part_acc[(int64_t) piece*args.n_rows*D + i] = x;
+            if (i%D == 0) {
+                args.part_sum[piece*args.n_rows + row] = make_float2(m, l);
+            }
+        }
+        __syncthreads();
+    }
+
+    static __device__ __forceinline__ void run(const attn_args & args) {
+        __shared__ float  acc[N_WARPS][ROWS_DECODE][D];
+        __shared__ float2 sums[N_WARPS][ROWS_DECODE];
+
+        const int lane = threadIdx.x % LANES;
+        const int warp = threadIdx.x / LANES;
+
+        const unit_split split(args);
+        if ((int) blockIdx.x >= split.n_blocks) {
+            return;
+        }
+        const int begin = split.first_of(blockIdx.x);
+        const int end   = split.first_of(blockIdx.x + 1);
+
+        int first = 0; // unit of the next 32 lists
+        for (int list0 = 0; list0 < n_lists(args) && first < end; list0 += LANES) {
+            const int n = list0 + lane < n_lists(args) ? n_units(args, list0 + lane) : 0;
+            int next = n; // sum of this lane's and the lower ones'
+            for (int step = 1; step < LANES; step *= 2) {
+                const int other = __shfl_up_sync(0xffffffffu, next, step, LANES);
+                next += lane >= step ? other : 0;
+            }
+            for (int i = 0; i < LANES && list0 + i < n_lists(args); ++i) {
+                const int list_end   = first + __shfl_sync(0xffffffffu, next, i, LANES);
+                const int list_begin = list_end - __shfl_sync(0xffffffffu, n, i, LANES);
+                const int u0 = list_begin > begin ? list_begin : begin;
+                const int u1 = list_end   < end   ? list_end   : end;
+                if (u0 < u1) {
+                    run_piece(args, list0 + i, (u0 - list_begin)*UNIT, (u1 - list_begin)*UNIT, warp, acc, sums);
+                }
+            }
+            first += __shfl_sync(0xffffffffu, next, LANES - 1, LANES);
+        }
+    }
+
+    // the cells [c0, c1) of a list
+    static __device__ __forceinline__ void run_piece(const attn_args & args, int i_list, int c0, int c1, int warp,
+            float (&acc)[N_WARPS][ROWS_DECODE][D], float2 (&sums)[N_WARPS][ROWS_DECODE]) {
+        const int  token   = list_token(args, i_list);
+        const int  head_kv = list_head_kv(args, i_list);
+        const auto list    = view_list(args.pool, token, head_kv);
+        const int  end     = c1 < list.n_cells ? c1 : list.n_cells;
+
+        // a block writes the new cells that it reads; others may write the same bytes
+        if (args.k_new && end > list.n_old) {
+            for (int other = warp; other < args.n_tokens; other += N_WARPS) {
+                const int cell = list.n_old + args.pool.tokens[3*other + 2];
+                if (args.pool.tokens[3*other] == args.pool.tokens[3*token] && cell >= c0 && cell < end) {
+                    store_cell<T, D>(args, other, head_kv);
+                }
+            }
+            __syncthreads();
+        }
+
+        queries q;
+        load_queries(args, i_list, q);
+
+        decode_state<D> state;
+        for (int c = c0 + 16*warp; c < end; c += UNIT) {
+            add_cells(args, list, q, c, end, state);
+        }
+        write_piece(args, blockIdx.x + i_list, state, acc, sums);
+    }
+};
+
+template <ggml_type T, int D>
+static __global__ void __launch_bounds__(N_WARPS*LANES, D <= 128 ? 2 : 1) retention_attn_decode(const attn_args args) {
+    decode_kernel<T, D>::run(args);
+}
+
+// merge the pieces of each list: a block for each list and row of it
+template <int D>
+static __global__ void __launch_bounds__((D + LANES - 1)/LANES*LANES) retention_attn_merge(const attn_args args) {
+    const int list = blockIdx.x/args.n_rows;
+    const int row  = blockIdx.x%args.n_rows;
+    const int head = list_head(args, list, row);
+    const int i    = threadIdx.x;
+
+    const unit_split split(args);
+    int first = 0; // unit of the list
+    for (int other = threadIdx.x % LANES; other < list; other += LANES) {
+        first += n_units(args, other);
+    }
+    for (int mask = 1; mask < LANES; mask *= 2) {
+        first += __shfl_xor_sync(0xffffffffu, first, mask, LANES);
+    }
+    if (head >= args.n_head || i >= D) {
+        return;
+    }
+
+    float m = args.sinks ? args.sinks[head]*1.442695041f : -INFINITY;
+    float l = args.sinks ? 1.0f : 0.0f;
+    float x = 0.0f;
+    const int n = n_units(args, list);
+    if (n > 0) {
+        const int b1 = split.block_of(first + n - 1);
+        for (int b = split.block_of(first); b <= b1; ++b) {
+            const int64_t part  = (int64_t) (b + list)*args.n_rows + row;
+            const float2  sum   = args.part_sum[part];
+            const float   m_new = fmaxf(m, sum.x);
+            const float   old   = m     == -INFINITY ? 0.0f : exp2_fast(m - m_new);
+            const float   scale = sum.x == -INFINITY ? 0.0f : exp2_fast(sum.x - m_new);
+            x = x*old + args.part_acc[part*D + i]*scale;
+            l = l*old + sum.y*scale;
+            m = m_new;
+        }
+    }
+    args.dst[((int64_t) list_token(args, list)*args.n_head + head)*D + i] = l > 0.0f ? x/l : 0.0f;
+}
+
+} // namespace retention

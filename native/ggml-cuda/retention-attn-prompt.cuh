@@ -1,0 +1,378 @@
+// retention-attn-prompt.cuh - retention attention for many tokens
+//
+// A block has the query heads of one KV head for a run of tokens: 16 rows per warp. Tiles of cells are gathered from their
+// pages into shared memory, one ahead of the one that is multiplied. The products are those of the decode kernel, except that
+// all 16 rows of a matrix are rows: queries are multiplied as heads and tails in two products, and so are weights in bf16.
+// Blocks have the same grid whatever the lengths, so that recorded graphs can be replayed.
+
+#pragma once
+
+#include "retention-attn.cuh"
+
+namespace retention {
+
+template <ggml_type T, int D>
+struct prompt_kernel {
+    using traits = cell_traits<T>;
+
+    static constexpr bool IS_LARGE = D > 128; // queries stay in shared memory, and fewer rows and cells are at work
+    static constexpr int  WARPS    = IS_LARGE ? 2 : N_WARPS;
+    static constexpr int  ROWS     = 16*WARPS;
+    static constexpr int  CELLS    = IS_LARGE ? 16 : 32;
+    static constexpr int  STAGES   = IS_LARGE || traits::n_parts > 1 ? 1 : 2;
+    static constexpr int  N_STEPS  = (D + 31)/32;
+    static constexpr int  N_SPANS  = (D + 63)/64;
+    static constexpr int  Q_PARTS  = T == GGML_TYPE_Q8_0 || T == GGML_TYPE_Q4_0 ? 1 : 2;
+    static constexpr int  P_PARTS  = traits::half == half_type::f16 ? 1 : 2;
+
+    // bytes from row to row in shared memory; the lanes of a quarter warp then reach different banks: of K they read 64 bytes of
+    // two rows 4 apart, of V 32 bytes of rows 0 to 3
+    static constexpr int K_ROW   = 2*D + 16;
+    static constexpr int V_ROW   = (2*D + 95)/128*128 + 32;
+    static constexpr int K_TILE  = CELLS*K_ROW;
+    static constexpr int V_TILE  = CELLS*V_ROW;
+    static constexpr int STAGE   = traits::n_parts*(K_TILE + V_TILE);
+    static constexpr int Q_ROW   = 2*D + 16;
+    static constexpr int Q_BYTES = IS_LARGE ? Q_PARTS*ROWS*Q_ROW : 0;
+    static constexpr int SHARED  = STAGES*STAGE + Q_BYTES;
+
+    struct rows {
+        int   token[2]; // of rows g and g + 8 of the warp, -1: no row
+        int   head[2];
+        int   end[2];   // cells that they see in this run
+        float m[2];
+        float l[2];
+        float acc[N_SPANS][8][4];
+    };
+
+    // one tile of cells to shared memory: cells [c0, c0 + CELLS), zeros from end on
+    static __device__ __forceinline__ void start_tile(const attn_args & args, const list_view & list, int c0, int end, char * stage) {
+        constexpr int N_RUNS = D/8; // of 8 numbers of a row
+        for (int i = threadIdx.x; i < CELLS*N_RUNS; i += WARPS*LANES) {
+            const int  cell   = c0 + i/N_RUNS;
+            const int  run    = i%N_RUNS;
+            const bool is_row = cell < end;
+            const char * k = is_row ? k_row_of(args.pool, list, cell) : nullptr;
+            const char * v = is_row ? v_row_of(args.pool, list, cell) : nullptr;
+            char * to_k = stage + i/N_RUNS*K_ROW + 16*run;
+            char * to_v = stage + traits::n_parts*K_TILE + i/N_RUNS*V_ROW + 16*run;
+            if constexpr (T == GGML_TYPE_F16 || T == GGML_TYPE_BF16) {
+                if (is_row) {
+                    start_copy_16(to_k, k + 16*run);
+                    start_copy_16(to_v, v + 16*run);
+                } else {
+                    *(uint4 *) to_k = make_uint4(0, 0, 0, 0);
+                    *(uint4 *) to_v = make_uint4(0, 0, 0, 0);
+                }
+            } else {
+                words<traits::n_parts> x, y;
+                if (is_row) {
+                    x = load_8<T>(k, 8*run);
+                    y = load_8<T>(v, 8*run);
+                } else {
+                    x.clear();
+                    y.clear();
+                }
+                for (int p = 0; p < traits::n_parts; ++p) {
+                    *(uint4 *) (to_k + p*K_TILE) = make_uint4(x.x[p][0], x.x[p][1], x.x[p][2], x.x[p][3]);
+                    *(uint4 *) (to_v + p*V_TILE) = make_uint4(y.x[p][0], y.x[p][1], y.x[p][2], y.x[p][3]);
+                }
+            }
+        }
+        end_copy_group();
+    }
+
+    // the queries of the warp's rows as the first factor: part 0 heads, part 1 tails; words 0, 2 of rows g, 1, 3 of rows g + 8
+    struct queries {
+        uint32_t x[IS_LARGE ? 1 : N_STEPS][Q_PARTS][2][4];
+    };
+
+    static __device__ __forceinline__ void load_queries(const attn_args & args, const rows & r, queries & q, char * shared) {
+        const int t = threadIdx.x % 4;
+        const int g = threadIdx.x / 4; // row of the block's rows that are 16 per warp: 8 for each half
+#pragma unroll
+        for (int step = 0; step < N_STEPS; ++step) {
+            const int i0 = 32*step + 8*t;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const bool    is_row = r.token[half] >= 0 && i0 < D;
+                const float * src    = args.q + r.head[half]*args.q_head + r.token[half]*args.q_token + i0;
+                uint32_t parts[2][4];
+#pragma unroll
+                for (int i = 0; i < 4; ++i) {
+                    const float x0 = is_row ? src[2*i + 0]*args.q_scale : 0.0f;
+                    const float x1 = is_row ? src[2*i + 1]*args.q_scale : 0.0f;
+                    split<traits::half>(x0, x1, parts[0][i], parts[1][i]);
+                }
+#pragma unroll
+                for (int p = 0; p < Q_PARTS; ++p) {
+                    if constexpr (IS_LARGE) {
+                        if (i0 < D) {
+                            *(uint4 *) (shared + ((p*2 + half)*ROWS/2 + g)*Q_ROW + 2*i0) =
+                                make_uint4(parts[p][0], parts[p][1], parts[p][2], parts[p][3]);
+                        }
+                    } else {
+#pragma unroll
+                        for (int i = 0; i < 4; ++i) {
+                            q.x[step][p][half][i] = parts[p][i];
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    static __device__ __forceinline__ void multiply_tile(
+            const attn_args & args, rows & r, const queries & q, const char * shared, const char * stage, int c0) {
+        const int g = threadIdx.x % LANES / 4;
+        const int t = threadIdx.x % 4;
+
+        float s[CELLS/8][4] = {};
+#pragma unroll
+        for (int step = 0; step < N_STEPS; ++step) {
+            const bool is_there = 32*step + 8*t < D;
+
+            uint32_t now[Q_PARTS][2][4];
+#pragma unroll
+            for (int p = 0; p < Q_PARTS; ++p) {
+#pragma unroll
+                for (int half = 0; half < 2; ++half) {
+                    uint4 x = make_uint4(0, 0, 0, 0);
+                    if constexpr (IS_LARGE) {
+                        if (is_there) {
+                            x = *(const uint4 *) (shared + ((p*2 + half)*ROWS/2 + threadIdx.x/4)*Q_ROW + 64*step + 16*t);
+                        }
+                    } else {
+                        x = make_uint4(q.x[step][p][half][0], q.x[step][p][half][1], q.x[step][p][half][2], q.x[step][p][half][3]);
+                    }
+                    now[p][half][0] = x.x;
+                    now[p][half][1] = x.y;
+                    now[p][half][2] = x.z;
+                    now[p][half][3] = x.w;
+                }
+            }
+#pragma unroll
+            for (int i = 0; i < CELLS/8; ++i) {
+                const int row = 8*i + g/2 + g%2*4;
+#pragma unroll
+                for (int part = 0; part < traits::n_parts; ++part) {
+                    uint4 k = make_uint4(0, 0, 0, 0);
+                    if (is_there) {
+                        k = *(const uint4 *) (stage + part*K_TILE + row*K_ROW + 64*step + 16*t);
+                    }
+                    const uint32_t b[2][2] = { { k.x, k.y }, { k.z, k.w } };
+#pragma unroll
+                    for (int p = 0; p < Q_PARTS; ++p) {
+#pragma unroll
+                        for (int n = 0; n < 2; ++n) {
+                            const uint32_t a[4] = { now[p][0][2*n], now[p][1][2*n], now[p][0][2*n + 1], now[p][1][2*n + 1] };
+                            mma<traits::half>(s[i], a, b[n]);
+                        }
+                    }
+                }
+            }
+        }
+
+        // s[i] has the cells 8i + t (0, 2) and 8i + t + 4 (1, 3) of rows g (0, 1) and g + 8 (2, 3)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float m = r.m[half];
+#pragma unroll
+            for (int i = 0; i < CELLS/8; ++i) {
+#pragma unroll
+                for (int n = 0; n < 2; ++n) {
+                    float & x = s[i][2*half + n];
+                    x = c0 + 8*i + t + 4*n < r.end[half] ? soft_cap(args, x) : -INFINITY;
+                    m = fmaxf(m, x);
+                }
+            }
+            m = lane_max(m, 1, 2);
+
+            const float scale = r.m[half] == -INFINITY ? 0.0f : exp2_fast(r.m[half] - m);
+            r.m[half] = m;
+            r.l[half] *= scale;
+#pragma unroll
+            for (int i = 0; i < CELLS/8; ++i) {
+#pragma unroll
+                for (int n = 0; n < 2; ++n) {
+                    float & x = s[i][2*half + n];
+                    x = x == -INFINITY ? 0.0f : exp2_fast(x - m);
+                    r.l[half] += x;
+                }
+            }
+#pragma unroll
+            for (int span = 0; span < N_SPANS; ++span) {
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+                    r.acc[span][j][2*half + 0] *= scale;
+                    r.acc[span][j][2*half + 1] *= scale;
+                }
+            }
+        }
+
+        const char * tile_v = stage + traits::n_parts*K_TILE;
+#pragma unroll
+        for (int i = 0; i < CELLS/16; ++i) {
+            uint32_t a[2][4]; // weights of 16 cells: heads, tails
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                split<traits::half>(s[2*i + 0][2*half], s[2*i + 0][2*half + 1], a[0][half + 0], a[1][half + 0]);
+                split<traits::half>(s[2*i + 1][2*half], s[2*i + 1][2*half + 1], a[0][half + 2], a[1][half + 2]);
+            }
+#pragma unroll
+            for (int span = 0; span < N_SPANS; ++span) {
+#pragma unroll
+                for (int part = 0; part < traits::n_parts; ++part) {
+                    uint32_t v[4][4];
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) {
+                        uint4 x = make_uint4(0, 0, 0, 0);
+                        if (64*span + 8*g < D) {
+                            x = *(const uint4 *) (tile_v + part*V_TILE + (16*i + t + 4*j)*V_ROW + 128*span + 16*g);
+                        }
+                        v[j][0] = x.x;
+                        v[j][1] = x.y;
+                        v[j][2] = x.z;
+                        v[j][3] = x.w;
+                    }
+#pragma unroll
+                    for (int j = 0; j < 8; ++j) {
+                        const uint32_t pick = j%2 ? 0x7632 : 0x5410;
+                        const uint32_t b[2] = { pick_bytes(v[0][j/2], v[1][j/2], pick), pick_bytes(v[2][j/2], v[3][j/2], pick) };
+#pragma unroll
+                        for (int p = 0; p < P_PARTS; ++p) {
+                            mma<traits::half>(r.acc[span][j], a[p], b);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    static __device__ __forceinline__ void write_rows(const attn_args & args, rows & r) {
+        const int t = threadIdx.x % 4;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float l = lane_sum(r.l[half], 1, 2);
+            if (r.token[half] < 0) {
+                continue;
+            }
+            float scale = 1.0f;
+            if (args.sinks) {
+                const float sink = args.sinks[r.head[half]]*1.442695041f;
+                const float m    = fmaxf(r.m[half], sink);
+                scale = r.m[half] == -INFINITY ? 0.0f : exp2_fast(r.m[half] - m);
+                l = l*scale + exp2_fast(sink - m);
+            }
+            scale = l > 0.0f ? scale/l : 0.0f;
+            float * dst = args.dst + ((int64_t) r.token[half]*args.n_head + r.head[half])*D;
+#pragma unroll
+            for (int span = 0; span < N_SPANS; ++span) {
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+                    const int n = 64*span + 8*(2*t + i);
+                    if (n < D) {
+#pragma unroll
+                        for (int j = 0; j < 8; j += 4) {
+                            *(float4 *) (dst + n + j) = make_float4(
+                                r.acc[span][j + 0][2*half + i]*scale, r.acc[span][j + 1][2*half + i]*scale,
+                                r.acc[span][j + 2][2*half + i]*scale, r.acc[span][j + 3][2*half + i]*scale);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    // tokens of a block: as many as fit with all query heads of a slice
+    static __host__ __device__ int n_tile_tokens(const attn_args & args) {
+        return ROWS/args.n_rows;
+    }
+
+    // block: (run of tokens, KV head and slice)
+    static __device__ __forceinline__ void run(const attn_args & args, char * shared) {
+        const int warp    = threadIdx.x / LANES;
+        const int g       = threadIdx.x % LANES / 4;
+        const int head_kv = blockIdx.y/args.n_slices;
+        const int slice   = blockIdx.y%args.n_slices;
+        const int n_tile  = n_tile_tokens(args);
+        const int t0      = blockIdx.x*n_tile;
+        const int t1      = t0 + n_tile < args.n_tokens ? t0 + n_tile : args.n_tokens;
+
+        // the tokens of one sequence after another
+        for (int begin = t0; begin < t1; ) {
+            const int seq = args.pool.tokens[3*begin];
+            int end   = begin;
+            int n_vis = 0;
+            while (end < t1 && args.pool.tokens[3*end] == seq) {
+                n_vis = args.pool.tokens[3*end + 1] > n_vis ? args.pool.tokens[3*end + 1] : n_vis;
+                ++end;
+            }
+            const auto list    = view_list(args.pool, begin, head_kv);
+            const int  n_cells = list.n_old + n_vis;
+
+            rows r;
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int row   = 16*warp + g + 8*half;
+                const int token = t0 + row/args.n_rows;
+                const int h     = slice*args.n_rows + row%args.n_rows;
+                const bool is_row = row < n_tile*args.n_rows && h < args.n_group && token >= begin && token < end;
+                r.token[half] = is_row ? token : -1;
+                r.head[half]  = is_row ? head_kv*args.n_group + h : 0;
+                r.end[half]   = is_row ? list.n_old + args.pool.tokens[3*token + 1] : 0;
+                r.m[half]     = -INFINITY;
+                r.l[half]     = 0.0f;
+            }
+#pragma unroll
+            for (int span = 0; span < N_SPANS; ++span) {
+#pragma unroll
+                for (int j = 0; j < 8; ++j) {
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) {
+                        r.acc[span][j][i] = 0.0f;
+                    }
+                }
+            }
+            queries q;
+            load_queries(args, r, q, shared + STAGES*STAGE);
+
+            if constexpr (STAGES == 2) {
+                start_tile(args, list, 0, n_cells, shared);
+            }
+            for (int c0 = 0, i = 0; c0 < n_cells; c0 += CELLS, ++i) {
+                if constexpr (STAGES == 2) {
+                    start_tile(args, list, c0 + CELLS, n_cells, shared + (i + 1)%2*STAGE);
+                    wait_copies<1>();
+                } else {
+                    start_tile(args, list, c0, n_cells, shared);
+                    wait_copies<0>();
+                }
+                __syncthreads();
+                multiply_tile(args, r, q, shared + STAGES*STAGE, shared + (STAGES == 2 ? i%2*STAGE : 0), c0);
+                __syncthreads();
+            }
+            if constexpr (STAGES == 2) {
+                wait_copies<0>();
+            }
+            write_rows(args, r);
+            begin = end;
+        }
+    }
+};
+
+template <ggml_type T, int D>
+static __global__ void __launch_bounds__(prompt_kernel<T, D>::WARPS*LANES) retention_attn_prompt(const attn_args args) {
+    prompt_kernel<T, D>::run(args, (char *) dynamic_shared());
+}
+
+// the cells of all tokens, before a prompt kernel: a warp for each token and KV head
+template <ggml_type T, int D>
+static __global__ void retention_attn_store(const attn_args args) {
+    const int i = blockIdx.x*N_WARPS + threadIdx.x/LANES;
+    if (i < args.n_tokens*args.n_head_kv) {
+        store_cell<T, D>(args, i/args.n_head_kv, i%args.n_head_kv);
+    }
+}
+
+} // namespace retention

@@ -1,0 +1,178 @@
+// retention-cells.cuh - where cells are, and how runs of 8 numbers of their rows are read and written
+//
+// The kernels compute with 16-bit floats, summed in f32. f16 and quantised cells are read as f16, bf16 ones as bf16, and f32
+// ones as two bf16 whose sum has 16 bits: a head part and a tail part.
+
+#pragma once
+
+#include "ggml.h"
+#include "ggml-retention.h"
+
+#include "retention-device.cuh"
+
+namespace retention {
+
+template <ggml_type T> struct cell_traits;
+
+template <> struct cell_traits<GGML_TYPE_F16>  { static constexpr half_type half = half_type::f16;  static constexpr int n_parts = 1; };
+template <> struct cell_traits<GGML_TYPE_BF16> { static constexpr half_type half = half_type::bf16; static constexpr int n_parts = 1; };
+template <> struct cell_traits<GGML_TYPE_F32>  { static constexpr half_type half = half_type::bf16; static constexpr int n_parts = 2; };
+template <> struct cell_traits<GGML_TYPE_Q8_0> { static constexpr half_type half = half_type::f16;  static constexpr int n_parts = 1; };
+template <> struct cell_traits<GGML_TYPE_Q4_0> { static constexpr half_type half = half_type::f16;  static constexpr int n_parts = 1; };
+
+// 8 numbers as 4 pairs; with n_parts 2 their tails follow
+template <int n_parts>
+struct words {
+    uint32_t x[n_parts][4];
+
+    __device__ __forceinline__ void clear() {
+        for (int p = 0; p < n_parts; ++p) {
+            for (int i = 0; i < 4; ++i) {
+                x[p][i] = 0;
+            }
+        }
+    }
+};
+
+// x = its value in T, and a tail in T that makes up for most of the rounding
+template <half_type T>
+static __device__ __forceinline__ void split(float x0, float x1, uint32_t & head, uint32_t & tail) {
+    head = pack<T>(x0, x1);
+    const float2 rounded = unpack<T>(head);
+    tail = pack<T>(x0 - rounded.x, x1 - rounded.y);
+}
+
+static __device__ __forceinline__ uint32_t load_u16(const char * src) {
+    return *(const uint16_t *) src;
+}
+
+// numbers i0 to i0 + 7 of a row in global memory; i0 is a multiple of 8. Rows of f16, bf16 and f32 begin at multiples of 16
+// bytes, quantised ones at multiples of 2.
+template <ggml_type T>
+static __device__ __forceinline__ words<cell_traits<T>::n_parts> load_8(const char * row, int i0) {
+    words<cell_traits<T>::n_parts> res;
+    if constexpr (T == GGML_TYPE_F16 || T == GGML_TYPE_BF16) {
+        const uint4 x = *(const uint4 *) (row + 2*i0);
+        res.x[0][0] = x.x;
+        res.x[0][1] = x.y;
+        res.x[0][2] = x.z;
+        res.x[0][3] = x.w;
+    } else if constexpr (T == GGML_TYPE_F32) {
+        const float4 x = *(const float4 *) (row + 4*i0);
+        const float4 y = *(const float4 *) (row + 4*i0 + 16);
+        split<half_type::bf16>(x.x, x.y, res.x[0][0], res.x[1][0]);
+        split<half_type::bf16>(x.z, x.w, res.x[0][1], res.x[1][1]);
+        split<half_type::bf16>(y.x, y.y, res.x[0][2], res.x[1][2]);
+        split<half_type::bf16>(y.z, y.w, res.x[0][3], res.x[1][3]);
+    } else if constexpr (T == GGML_TYPE_Q8_0) {
+        // a block is its scale in f16 and 32 bytes; 0x6400 | n is 1024 + n in f16 for n below 1024
+        const char   * block = row + i0/32*34;
+        const uint32_t scale = load_u16(block)*0x10001u;
+        for (int i = 0; i < 4; ++i) {
+            const uint32_t bytes = load_u16(block + 2 + i0%32 + 2*i) ^ 0x8080u;
+            res.x[0][i] = sub_mul_f16(pick_bytes(bytes, 0x64u, 0x4140), 0x64806480u, scale);
+        }
+    } else {
+        static_assert(T == GGML_TYPE_Q4_0, "no reader for this type");
+        // a block is its scale in f16 and 16 bytes: numbers 0 to 15 in the low halves, 16 to 31 in the high ones
+        const char   * block = row + i0/32*18;
+        const uint32_t scale = load_u16(block)*0x10001u;
+        const int      shift = i0%32 < 16 ? 0 : 4;
+        for (int i = 0; i < 4; ++i) {
+            const uint32_t bytes = (load_u16(block + 2 + i0%16 + 2*i) >> shift) & 0x0f0fu;
+            res.x[0][i] = sub_mul_f16(pick_bytes(bytes, 0x64u, 0x4140), 0x64086408u, scale);
+        }
+    }
+    return res;
+}
+
+// the pool as the kernels see it
+struct pool_view {
+    char          * k;
+    char          * v;
+    int64_t         k_row; // bytes
+    int64_t         v_row;
+    const int32_t * pages;
+    const int32_t * cell_lists;
+    const int32_t * tokens;
+    int32_t         page_shift; // log2 of the cells per page
+    int32_t         k_stride;
+    int32_t         v_stride;
+    int32_t         v_first;
+    int32_t         list_first;
+    int32_t         list_stride;
+};
+
+// a cell list, as a token sees it
+struct list_view {
+    const int32_t * pages;
+    int32_t         n_old;   // cells before this ubatch
+    int32_t         n_cells; // those and the ones that the token sees of the ubatch
+};
+
+static __device__ __forceinline__ list_view view_list(const pool_view & pool, int token, int head) {
+    const int32_t * tok  = pool.tokens + 3*token;
+    const int32_t * list = pool.cell_lists + 2*(pool.list_first + (int64_t) tok[0]*pool.list_stride + head);
+    return { pool.pages + list[0], list[1], list[1] + tok[1] };
+}
+
+static __device__ __forceinline__ int64_t row_of(const pool_view & pool, const list_view & list, int cell, int32_t stride) {
+    return (int64_t) list.pages[cell >> pool.page_shift]*stride + (cell & ((1 << pool.page_shift) - 1));
+}
+
+static __device__ __forceinline__ char * k_row_of(const pool_view & pool, const list_view & list, int cell) {
+    return pool.k + row_of(pool, list, cell, pool.k_stride)*pool.k_row;
+}
+
+static __device__ __forceinline__ char * v_row_of(const pool_view & pool, const list_view & list, int cell) {
+    return pool.v + (row_of(pool, list, cell, pool.v_stride) + pool.v_first)*pool.v_row;
+}
+
+// Write a row of n numbers in the type of cells, by the lanes of a warp. The rounding is that of ggml's reference
+// quantisation: q8_0 to the nearest with ties away from zero, q4_0 from the number of largest magnitude.
+template <ggml_type T>
+static __device__ __forceinline__ void store_row(char * row, const float * src, int n) {
+    const int lane = threadIdx.x % LANES;
+    if constexpr (T == GGML_TYPE_F32) {
+        for (int i = lane; i < n; i += LANES) {
+            ((float *) row)[i] = src[i];
+        }
+    } else if constexpr (T == GGML_TYPE_F16 || T == GGML_TYPE_BF16) {
+        for (int i = lane; i < n/2; i += LANES) {
+            ((uint32_t *) row)[i] = pack<cell_traits<T>::half>(src[2*i], src[2*i + 1]);
+        }
+    } else {
+        constexpr int bytes = T == GGML_TYPE_Q8_0 ? 34 : 18;
+        for (int b = 0; b < n/32; ++b) {
+            const float x    = src[32*b + lane];
+            const float amax = lane_max(fabsf(x), 1, 16);
+            char * block = row + b*bytes;
+            if constexpr (T == GGML_TYPE_Q8_0) {
+                const float d = amax/127.0f;
+                ((int8_t *) block)[2 + lane] = (int8_t) roundf(d != 0.0f ? x*(1.0f/d) : 0.0f);
+                if (lane == 0) {
+                    *(uint16_t *) block = (uint16_t) pack<half_type::f16>(d, 0.0f);
+                }
+            } else {
+                // of numbers of equal magnitude the first decides the sign
+                int first = fabsf(x) == amax ? lane : LANES;
+                for (int mask = 1; mask < LANES; mask *= 2) {
+                    const int other = __shfl_xor_sync(0xffffffffu, first, mask, LANES);
+                    first = other < first ? other : first;
+                }
+                const float d    = __shfl_sync(0xffffffffu, x, first % LANES, LANES)/-8.0f;
+                const float q    = x*(d != 0.0f ? 1.0f/d : 0.0f) + 8.5f;
+                const int   mine = q < 15.0f ? (int) q : 15;
+                const int   high = __shfl_xor_sync(0xffffffffu, mine, 16, LANES);
+                if (lane < 16) {
+                    block[2 + lane] = (char) (mine | (high << 4));
+                }
+                if (lane == 0) {
+                    *(uint16_t *) block = (uint16_t) pack<half_type::f16>(d, 0.0f);
+                }
+            }
+        }
+    }
+}
+
+} // namespace retention

@@ -1,0 +1,62 @@
+// retention-cuda.cu - the retention ops as the CUDA backend runs them
+
+#include "retention-cuda.cuh"
+#include "retention-ops.cuh"
+
+#include "ggml-cuda.h"
+
+#include <cstring>
+
+void ggml_cuda_retention(ggml_backend_cuda_context & ctx, ggml_tensor * dst) {
+    const bool is_gate = dst->op == GGML_OP_RETENTION_GATE;
+    const int  n_sm    = ggml_cuda_info().devices[ctx.device].nsm;
+
+    ggml_cuda_pool_alloc<char> scratch(ctx.pool());
+    if (const size_t n = is_gate ? retention::gate_scratch_bytes(dst) : retention::attn_scratch_bytes(dst, n_sm)) {
+        scratch.alloc(n); // the pool cannot give nothing
+    }
+    if (is_gate) {
+        retention::gate_run(dst, scratch.get(), ctx.stream());
+    } else {
+        retention::attn_run(dst, scratch.get(), n_sm, ctx.stream());
+    }
+}
+
+// number of the device in whose memory a buffer lies, -1: in none's
+static int device_of(ggml_backend_buffer_t buffer) {
+    ggml_backend_reg_t reg = ggml_backend_cuda_reg();
+    ggml_backend_dev_t dev = ggml_backend_buft_get_device(ggml_backend_buffer_get_type(buffer));
+    for (size_t i = 0; !ggml_backend_buffer_is_host(buffer) && i < ggml_backend_reg_dev_count(reg); ++i) {
+        if (ggml_backend_reg_dev_get(reg, i) == dev) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+bool ggml_cuda_retention_supported(const ggml_tensor * op) {
+    if (op->op == GGML_OP_RETENTION_GATE) {
+        return retention::gate_supported(op);
+    }
+    // Without a buffer it is a question about types alone. A pool in other memory would be copied here for every layer.
+    const ggml_tensor * k = op->src[1];
+    return (!k->buffer || device_of(k->buffer) >= 0) && retention::attn_supported(op);
+}
+
+static void copy_cells(ggml_tensor * k, ggml_tensor * v, const ggml_retention_copy * copies, int64_t n) {
+    const int before = ggml_cuda_get_device();
+    ggml_cuda_set_device(device_of(k->buffer));
+
+    ggml_retention_copy * list;
+    CUDA_CHECK(cudaMalloc((void **) &list, n*sizeof(*list)));
+    CUDA_CHECK(cudaMemcpyAsync(list, copies, n*sizeof(*list), cudaMemcpyHostToDevice, cudaStreamPerThread));
+    retention::copy_cells_run(k, v, list, n, cudaStreamPerThread);
+    CUDA_CHECK(cudaGetLastError());
+    CUDA_CHECK(cudaStreamSynchronize(cudaStreamPerThread));
+    CUDA_CHECK(cudaFree(list));
+    ggml_cuda_set_device(before);
+}
+
+void * ggml_cuda_retention_proc_address(const char * name) {
+    return strcmp(name, GGML_RETENTION_COPY_CELLS) == 0 ? (void *) copy_cells : nullptr;
+}

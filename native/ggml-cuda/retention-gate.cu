@@ -1,0 +1,244 @@
+// retention-gate.cu - GGML_OP_RETENTION_GATE: the last layer of a gate, or the gates of many layers at once
+//
+// Whole gates are three products, of all layers together: their weights are read at the rate of the memory, where kernels
+// of each layer would mostly wait for one another.
+
+#include "retention-ops.cuh"
+
+#include <cstring>
+#include <vector>
+
+namespace retention {
+
+constexpr int GATE_WARPS  = 4;  // of a block
+constexpr int GATE_ROWS   = 4;  // of the weights, for each warp
+constexpr int GATE_TOKENS = 4;  // that a warp multiplies its rows with at once
+constexpr int GATE_LAYERS = 24; // of one launch: kernels take 4 KB of arguments
+
+// y = fn(w*x + b) of one layer
+struct dense_layer {
+    const float * x;
+    const char  * w;
+    const float * b;
+    float       * y;
+    int64_t       x_row; // floats from token to token
+    int64_t       y_row;
+    int32_t       n_out;
+};
+
+enum class dense_fn { silu, gelu, gelu_erf, relu, logsigmoid, none };
+
+struct dense_args {
+    dense_layer layers[GATE_LAYERS];
+    int32_t     n_in;
+    int32_t     n_tokens;
+    int64_t     w_row; // bytes
+    dense_fn    fn;
+};
+
+// numbers i0 to i0 + 7 of a row, zeros from n on
+template <ggml_type T>
+static __device__ __forceinline__ void load_weights(const char * row, int i0, int n, float (&res)[8]) {
+    if constexpr (T == GGML_TYPE_F32) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            res[i] = i0 + i < n ? ((const float *) row)[i0 + i] : 0.0f;
+        }
+    } else if constexpr (T == GGML_TYPE_F16) {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            res[i] = i0 + i < n ? unpack<half_type::f16>(((const uint16_t *) row)[i0 + i]).x : 0.0f;
+        }
+    } else {
+        static_assert(T == GGML_TYPE_Q8_0, "no reader for this type");
+        const char * block = row + i0/32*34;
+        const float  scale = unpack<half_type::f16>(*(const uint16_t *) block).x;
+        for (int i = 0; i < 4; ++i) {
+            const uint16_t pair = *(const uint16_t *) (block + 2 + i0%32 + 2*i);
+            res[2*i + 0] = scale*(float) (int8_t) (pair & 0xff);
+            res[2*i + 1] = scale*(float) (int8_t) (pair >> 8);
+        }
+    }
+}
+
+static __device__ __forceinline__ float apply(dense_fn fn, float x) {
+    switch (fn) {
+        case dense_fn::silu:     return x/(1.0f + exp2_fast(-x*1.442695041f));
+        // tanh by its definition: the approximate instruction is off by 5e-4
+        case dense_fn::gelu:     return x/(1.0f + exp2_fast(-x*(1.0f + 0.044715f*x*x)*2.302208198f));
+        case dense_fn::gelu_erf: return 0.5f*x*(1.0f + erff(x*0.707106781f));
+        case dense_fn::relu:     return fmaxf(x, 0.0f);
+        // log(1/(1 + e^-x)), in double so that -use_fast_math does not round small results away; there are few of them
+        case dense_fn::logsigmoid:
+            return (float) ((x < 0.0f ? (double) x : 0.0) - log1p(exp(-fabs((double) x))));
+        case dense_fn::none:     return x;
+    }
+    return x;
+}
+
+// block: (rows of the weights, layer)
+template <ggml_type T>
+static __global__ void retention_dense(const dense_args args) {
+    const dense_layer & layer = args.layers[blockIdx.y];
+
+    const int lane = threadIdx.x % LANES;
+    const int row0 = (blockIdx.x*GATE_WARPS + threadIdx.x/LANES)*GATE_ROWS;
+
+    for (int token0 = 0; token0 < args.n_tokens; token0 += GATE_TOKENS) {
+        float sum[GATE_ROWS][GATE_TOKENS] = {};
+        for (int i0 = 8*lane; i0 < args.n_in; i0 += 8*LANES) {
+            float w[GATE_ROWS][8];
+#pragma unroll
+            for (int r = 0; r < GATE_ROWS; ++r) {
+                if (row0 + r < layer.n_out) {
+                    load_weights<T>(layer.w + (row0 + r)*args.w_row, i0, args.n_in, w[r]);
+                } else {
+                    for (int i = 0; i < 8; ++i) {
+                        w[r][i] = 0.0f;
+                    }
+                }
+            }
+#pragma unroll
+            for (int t = 0; t < GATE_TOKENS; ++t) {
+                if (token0 + t < args.n_tokens) {
+                    const float * x = layer.x + (token0 + t)*layer.x_row + i0;
+                    float now[8];
+#pragma unroll
+                    for (int i = 0; i < 8; ++i) {
+                        now[i] = i0 + i < args.n_in ? x[i] : 0.0f;
+                    }
+#pragma unroll
+                    for (int r = 0; r < GATE_ROWS; ++r) {
+#pragma unroll
+                        for (int i = 0; i < 8; ++i) {
+                            sum[r][t] += w[r][i]*now[i];
+                        }
+                    }
+                }
+            }
+        }
+        for (int r = 0; r < GATE_ROWS; ++r) {
+            for (int t = 0; t < GATE_TOKENS; ++t) {
+                if (row0 + r < layer.n_out && token0 + t < args.n_tokens) {
+                    const float x = lane_sum(sum[r][t], 1, 16) + layer.b[row0 + r];
+                    if (lane == 0) {
+                        layer.y[(token0 + t)*layer.y_row + row0 + r] = apply(args.fn, x);
+                    }
+                }
+            }
+        }
+    }
+}
+
+static bool is_weight(const ggml_tensor * w) {
+    return w->type == GGML_TYPE_F32 || w->type == GGML_TYPE_F16 || w->type == GGML_TYPE_Q8_0;
+}
+
+static void launch(const dense_args & args, ggml_type type, int n_layers, cudaStream_t stream) {
+    int n_out = 0;
+    for (int i = 0; i < n_layers; ++i) {
+        n_out = args.layers[i].n_out > n_out ? args.layers[i].n_out : n_out;
+    }
+    const dim3 grid((n_out + GATE_WARPS*GATE_ROWS - 1)/(GATE_WARPS*GATE_ROWS), n_layers);
+    const dim3 block(GATE_WARPS*LANES);
+    switch (type) {
+        case GGML_TYPE_F32:  RETENTION_LAUNCH((retention_dense<GGML_TYPE_F32>),  grid, block, 0, stream, args); break;
+        case GGML_TYPE_F16:  RETENTION_LAUNCH((retention_dense<GGML_TYPE_F16>),  grid, block, 0, stream, args); break;
+        case GGML_TYPE_Q8_0: RETENTION_LAUNCH((retention_dense<GGML_TYPE_Q8_0>), grid, block, 0, stream, args); break;
+        default:             GGML_ABORT("gate_supported() refuses this type");
+    }
+}
+
+// one product of all gates of a chain
+static void run_dense(const std::vector<dense_layer> & layers, const ggml_tensor * w, int n_tokens, dense_fn fn, cudaStream_t stream) {
+    for (size_t first = 0; first < layers.size(); first += GATE_LAYERS) {
+        dense_args args = {};
+        args.n_in     = w->ne[0];
+        args.n_tokens = n_tokens;
+        args.w_row    = w->nb[1];
+        args.fn       = fn;
+        const size_t n = layers.size() - first < GATE_LAYERS ? layers.size() - first : GATE_LAYERS;
+        memcpy(args.layers, layers.data() + first, n*sizeof(dense_layer));
+        launch(args, w->type, n, stream);
+    }
+}
+
+static ggml_retention_gate_params gate_params(const ggml_tensor * dst) {
+    ggml_retention_gate_params res;
+    memcpy(&res, dst->op_params, sizeof(res));
+    return res;
+}
+
+static dense_fn output_fn(const ggml_tensor * dst) {
+    return gate_params(dst).output == GGML_RETENTION_GATE_SCORE ? dense_fn::none : dense_fn::logsigmoid;
+}
+
+static dense_layer make_layer(const float * x, int64_t x_row, const ggml_tensor * w, const ggml_tensor * b, float * y, int64_t y_row) {
+    return { x, (const char *) w->data, (const float *) b->data, y, x_row, y_row, (int32_t) w->ne[1] };
+}
+
+bool gate_supported(const ggml_tensor * dst) {
+    const ggml_tensor * in  = dst->src[4];
+    const ggml_tensor * mid = dst->src[6];
+    return is_weight(dst->src[1]) && (!in || is_weight(in)) && (!mid || is_weight(mid));
+}
+
+static std::vector<const ggml_tensor *> chain_of(const ggml_tensor * last) {
+    std::vector<const ggml_tensor *> res;
+    for (const ggml_tensor * gate = last; gate; gate = gate->src[8]) {
+        res.push_back(gate);
+    }
+    return res;
+}
+
+size_t gate_scratch_bytes(const ggml_tensor * dst) {
+    const ggml_tensor * in = dst->src[4];
+    return in && gate_params(dst).is_last ? 2*chain_of(dst).size()*in->ne[1]*dst->ne[1]*sizeof(float) : 0;
+}
+
+void gate_run(ggml_tensor * dst, void * scratch, cudaStream_t stream) {
+    const ggml_tensor * in       = dst->src[4];
+    const int           n_tokens = dst->ne[1];
+    if (!in) {
+        const ggml_tensor * a = dst->src[0];
+        run_dense({ make_layer((const float *) a->data, a->nb[1]/sizeof(float), dst->src[1], dst->src[2], (float *) dst->data,
+                        dst->nb[1]/sizeof(float)) }, dst->src[1], n_tokens, output_fn(dst), stream);
+        return;
+    }
+    if (!gate_params(dst).is_last) {
+        return;
+    }
+
+    const auto    gates = chain_of(dst);
+    const int64_t n_ff  = in->ne[1];
+    float * hidden[2] = { (float *) scratch, (float *) scratch + gates.size()*n_ff*n_tokens };
+
+    std::vector<dense_layer> layers;
+    for (size_t i = 0; i < gates.size(); ++i) {
+        const ggml_tensor * h = gates[i]->src[0];
+        layers.push_back(make_layer((const float *) h->data, h->nb[1]/sizeof(float), gates[i]->src[4], gates[i]->src[5],
+                    hidden[0] + i*n_ff*n_tokens, n_ff));
+    }
+    const auto activation = (dense_fn) gate_params(dst).activation; // the same numbers
+    run_dense(layers, in, n_tokens, activation, stream);
+
+    float * last = hidden[0];
+    if (const ggml_tensor * mid = dst->src[6]) {
+        layers.clear();
+        for (size_t i = 0; i < gates.size(); ++i) {
+            layers.push_back(make_layer(hidden[0] + i*n_ff*n_tokens, n_ff, gates[i]->src[6], gates[i]->src[7],
+                        hidden[1] + i*n_ff*n_tokens, n_ff));
+        }
+        run_dense(layers, mid, n_tokens, activation, stream);
+        last = hidden[1];
+    }
+
+    layers.clear();
+    for (size_t i = 0; i < gates.size(); ++i) {
+        layers.push_back(make_layer(last + i*n_ff*n_tokens, n_ff, gates[i]->src[1], gates[i]->src[2], (float *) gates[i]->data,
+                    gates[i]->nb[1]/sizeof(float)));
+    }
+    run_dense(layers, dst->src[1], n_tokens, output_fn(dst), stream);
+}
+
+} // namespace retention
