@@ -26,16 +26,25 @@ static __device__ __forceinline__ int n_units(const attn_args & args, int list) 
 
 // how the units of all lists are split over blocks; every warp computes the same
 struct unit_split {
-    int n_units = 0;
+    int n_units  = 0;
+    int n_before = 0; // of the lists before the one asked for
+    int n_own    = 0; // of that one
     int n_blocks;
 
-    __device__ __forceinline__ explicit unit_split(const attn_args & args) {
+    __device__ __forceinline__ explicit unit_split(const attn_args & args, int asked = -1) {
         const int lane = threadIdx.x % LANES;
         for (int list = lane; list < n_lists(args); list += LANES) {
-            n_units += retention::n_units(args, list);
+            const int n = retention::n_units(args, list);
+            n_units  += n;
+            n_before += list <  asked ? n : 0;
+            n_own    += list == asked ? n : 0;
         }
         for (int mask = 1; mask < LANES; mask *= 2) {
             n_units += __shfl_xor_sync(0xffffffffu, n_units, mask, LANES);
+            if (asked >= 0) {
+                n_before += __shfl_xor_sync(0xffffffffu, n_before, mask, LANES);
+                n_own    += __shfl_xor_sync(0xffffffffu, n_own,    mask, LANES);
+            }
         }
         n_blocks = n_units < args.n_blocks ? n_units : args.n_blocks;
     }
@@ -94,56 +103,65 @@ struct decode_kernel {
         }
     }
 
-    // add 16 cells from c0 on, of which those before end count
-    static __device__ __forceinline__ void add_cells(
-            const attn_args & args, const list_view & list, const queries & q, int c0, int end, decode_state<D> & state) {
-        const int g = threadIdx.x % LANES / 4;
-        const int t = threadIdx.x % 4;
+    // 16 cells as a lane reads them: all of it is asked for before any is used
+    struct tile {
+        words<traits::n_parts> k[2][N_STEPS]; // of the cells 8i + g/2 + 4(g%2)
+        words<traits::n_parts> v[N_SPANS][4]; // of the cells t + 4j
 
-        float s[2][4] = {}; // logits of the cells 8i + t and 8i + t + 4
+        // those from c0 on, zeros from end on
+        __device__ __forceinline__ void load(const attn_args & args, const list_view & list, int c0, int end) {
+            const int g = threadIdx.x % LANES / 4;
+            const int t = threadIdx.x % 4;
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            const int    cell   = c0 + 8*i + g/2 + g%2*4;
-            const bool   is_row = cell < end;
-            const char * row    = is_row ? k_row_of(args.pool, list, cell) : nullptr;
-
-            words<traits::n_parts> k[N_STEPS];
+            for (int i = 0; i < 2; ++i) {
+                const int    cell   = c0 + 8*i + g/2 + g%2*4;
+                const bool   is_row = cell < end;
+                const char * row    = is_row ? k_row_of(args.pool, list, cell) : nullptr;
 #pragma unroll
-            for (int step = 0; step < N_STEPS; ++step) {
-                if (is_row && 32*step + 8*t < D) {
-                    k[step] = load_8<T>(row, 32*step + 8*t);
-                } else {
-                    k[step].clear();
+                for (int step = 0; step < N_STEPS; ++step) {
+                    if (is_row && 32*step + 8*t < D) {
+                        k[i][step] = load_8<T>(row, 32*step + 8*t);
+                    } else {
+                        k[i][step].clear();
+                    }
                 }
             }
 #pragma unroll
-            for (int step = 0; step < N_STEPS; ++step) {
+            for (int j = 0; j < 4; ++j) {
+                const int    cell   = c0 + t + 4*j;
+                const bool   is_row = cell < end;
+                const char * row    = is_row ? v_row_of(args.pool, list, cell) : nullptr;
 #pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const uint32_t a[4] = {
-                        q.head[step][2*half], q.tail[step][2*half], q.head[step][2*half + 1], q.tail[step][2*half + 1] };
-#pragma unroll
-                    for (int p = 0; p < traits::n_parts; ++p) {
-                        const uint32_t b[2] = { k[step].x[p][2*half], k[step].x[p][2*half + 1] };
-                        mma<traits::half>(s[i], a, b);
+                for (int span = 0; span < N_SPANS; ++span) {
+                    if (is_row && 64*span + 8*g < D) {
+                        v[span][j] = load_8<T>(row, 64*span + 8*g);
+                    } else {
+                        v[span][j].clear();
                     }
                 }
             }
         }
+    };
 
-        // V is asked for before its weights are known
-        words<traits::n_parts> v[N_SPANS][4];
+    // add 16 cells from c0 on, of which those before end count
+    static __device__ __forceinline__ void add_cells(
+            const attn_args & args, const queries & q, const tile & cells, int c0, int end, decode_state<D> & state) {
+        const int t = threadIdx.x % 4;
+
+        float s[2][4] = {}; // logits of the cells 8i + t and 8i + t + 4
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-            const int    cell   = c0 + t + 4*j;
-            const bool   is_row = cell < end;
-            const char * row    = is_row ? v_row_of(args.pool, list, cell) : nullptr;
+        for (int step = 0; step < N_STEPS; ++step) {
 #pragma unroll
-            for (int span = 0; span < N_SPANS; ++span) {
-                if (is_row && 64*span + 8*g < D) {
-                    v[span][j] = load_8<T>(row, 64*span + 8*g);
-                } else {
-                    v[span][j].clear();
+            for (int half = 0; half < 2; ++half) {
+                const uint32_t a[4] = {
+                    q.head[step][2*half], q.tail[step][2*half], q.head[step][2*half + 1], q.tail[step][2*half + 1] };
+#pragma unroll
+                for (int i = 0; i < 2; ++i) {
+#pragma unroll
+                    for (int p = 0; p < traits::n_parts; ++p) {
+                        const uint32_t b[2] = { cells.k[i][step].x[p][2*half], cells.k[i][step].x[p][2*half + 1] };
+                        mma<traits::half>(s[i], a, b);
+                    }
                 }
             }
         }
@@ -188,8 +206,8 @@ struct decode_kernel {
                 for (int j = 0; j < 8; ++j) {
                     const uint32_t pick = j%2 ? 0x7632 : 0x5410; // number j of both cells
                     const uint32_t b[2] = {
-                        pick_bytes(v[span][0].x[p][j/2], v[span][1].x[p][j/2], pick),
-                        pick_bytes(v[span][2].x[p][j/2], v[span][3].x[p][j/2], pick) };
+                        pick_bytes(cells.v[span][0].x[p][j/2], cells.v[span][1].x[p][j/2], pick),
+                        pick_bytes(cells.v[span][2].x[p][j/2], cells.v[span][3].x[p][j/2], pick) };
                     mma<traits::half>(state.acc[span][j], a, b);
                 }
             }
@@ -289,21 +307,30 @@ struct decode_kernel {
 
         // a block writes the new cells that it reads; others may write the same bytes
         if (args.k_new && end > list.n_old) {
-            for (int other = warp; other < args.n_tokens; other += N_WARPS) {
-                const int cell = list.n_old + args.pool.tokens[3*other + 2];
+            for (int i = warp; i < 2*args.n_tokens; i += N_WARPS) {
+                const int other = i/2;
+                const int cell  = list.n_old + args.pool.tokens[3*other + 2];
                 if (args.pool.tokens[3*other] == args.pool.tokens[3*token] && cell >= c0 && cell < end) {
-                    store_cell<T, D>(args, other, head_kv);
+                    store_half_cell<T, D>(args, other, head_kv, i%2);
                 }
             }
             __syncthreads();
         }
 
+        tile cells;
+        int c = c0 + 16*warp;
+        cells.load(args, list, c, end);
+
         queries q;
         load_queries(args, i_list, q);
 
         decode_state<D> state;
-        for (int c = c0 + 16*warp; c < end; c += UNIT) {
-            add_cells(args, list, q, c, end, state);
+        while (c < end) {
+            add_cells(args, q, cells, c, end, state);
+            c += UNIT;
+            if (c < end) {
+                cells.load(args, list, c, end);
+            }
         }
         write_piece(args, blockIdx.x + i_list, state, acc, sums);
     }
@@ -314,44 +341,61 @@ static __global__ void __launch_bounds__(N_WARPS*LANES, D <= 128 ? 2 : 1) retent
     decode_kernel<T, D>::run(args);
 }
 
-// merge the pieces of each list: a block for each list and row of it
 template <int D>
-static __global__ void __launch_bounds__((D + LANES - 1)/LANES*LANES) retention_attn_merge(const attn_args args) {
+constexpr int merge_threads = (D + LANES - 1)/LANES*LANES;
+
+// merge the pieces of each list: a block for each list and row of it, a thread for each number
+template <int D>
+static __global__ void __launch_bounds__(merge_threads<D>) retention_attn_merge(const attn_args args) {
+    __shared__ float2 sums[merge_threads<D>]; // first maximum and sum of pieces, then their scales and scaled sums
+
     const int list = blockIdx.x/args.n_rows;
     const int row  = blockIdx.x%args.n_rows;
     const int head = list_head(args, list, row);
     const int i    = threadIdx.x;
 
-    const unit_split split(args);
-    int first = 0; // unit of the list
-    for (int other = threadIdx.x % LANES; other < list; other += LANES) {
-        first += n_units(args, other);
-    }
-    for (int mask = 1; mask < LANES; mask *= 2) {
-        first += __shfl_xor_sync(0xffffffffu, first, mask, LANES);
-    }
-    if (head >= args.n_head || i >= D) {
+    const unit_split split(args, list);
+    if (head >= args.n_head) {
         return;
     }
 
     float m = args.sinks ? args.sinks[head]*1.442695041f : -INFINITY;
     float l = args.sinks ? 1.0f : 0.0f;
     float x = 0.0f;
-    const int n = n_units(args, list);
-    if (n > 0) {
-        const int b1 = split.block_of(first + n - 1);
-        for (int b = split.block_of(first); b <= b1; ++b) {
-            const int64_t part  = (int64_t) (b + list)*args.n_rows + row;
-            const float2  sum   = args.part_sum[part];
-            const float   m_new = fmaxf(m, sum.x);
-            const float   old   = m     == -INFINITY ? 0.0f : exp2_fast(m - m_new);
-            const float   scale = sum.x == -INFINITY ? 0.0f : exp2_fast(sum.x - m_new);
-            x = x*old + args.part_acc[part*D + i]*scale;
-            l = l*old + sum.y*scale;
-            m = m_new;
+    const int end = split.n_own > 0 ? split.block_of(split.n_before + split.n_own - 1) + 1 : 0;
+    for (int b = split.n_own > 0 ? split.block_of(split.n_before) : 0; b < end; b += merge_threads<D>) {
+        const int     n     = end - b < merge_threads<D> ? end - b : merge_threads<D>;
+        const int64_t first = (int64_t) (b + list)*args.n_rows + row;
+        __syncthreads();
+        if (i < n) {
+            sums[i] = args.part_sum[first + (int64_t) i*args.n_rows];
+        }
+        __syncthreads();
+        float m_new = m;
+        for (int j = 0; j < n; ++j) {
+            m_new = fmaxf(m_new, sums[j].x);
+        }
+        __syncthreads();
+        if (i < n) {
+            const float scale = sums[i].x == -INFINITY ? 0.0f : exp2_fast(sums[i].x - m_new);
+            sums[i] = make_float2(scale, scale*sums[i].y);
+        }
+        __syncthreads();
+
+        const float old = m == -INFINITY ? 0.0f : exp2_fast(m - m_new);
+        x *= old;
+        l *= old;
+        m  = m_new;
+        const float * acc = args.part_acc + first*D + (i < D ? i : 0);
+#pragma unroll 8
+        for (int j = 0; j < n; ++j) {
+            x += acc[(int64_t) j*args.n_rows*D]*sums[j].x;
+            l += sums[j].y;
         }
     }
-    args.dst[((int64_t) list_token(args, list)*args.n_head + head)*D + i] = l > 0.0f ? x/l : 0.0f;
+    if (i < D) {
+        args.dst[((int64_t) list_token(args, list)*args.n_head + head)*D + i] = l > 0.0f ? x/l : 0.0f;
+    }
 }
 
 } // namespace retention

@@ -56,7 +56,7 @@ static void run_decode(attn_args args, void * scratch, cudaStream_t stream) {
 
     const int n_lists = args.n_tokens*args.n_head_kv*args.n_slices;
     RETENTION_LAUNCH((retention_attn_decode<T, D>), dim3(args.n_blocks), dim3(N_WARPS*LANES), 0, stream, args);
-    RETENTION_LAUNCH((retention_attn_merge<D>), dim3(n_lists*args.n_rows), dim3(ceil_div(D, LANES)*LANES), 0, stream, args);
+    RETENTION_LAUNCH((retention_attn_merge<D>), dim3(n_lists*args.n_rows), dim3(merge_threads<D>), 0, stream, args);
 }
 
 template <ggml_type T, int D>
@@ -65,7 +65,7 @@ static void run_prompt(attn_args args, cudaStream_t stream) {
     if constexpr (kernel::SHARED <= MAX_SHARED) {
         set_rows(args, kernel::ROWS);
         if (args.k_new) {
-            const int n_warps = args.n_tokens*args.n_head_kv;
+            const int n_warps = 2*args.n_tokens*args.n_head_kv;
             RETENTION_LAUNCH((retention_attn_store<T, D>), dim3(ceil_div(n_warps, N_WARPS)), dim3(N_WARPS*LANES), 0, stream, args);
         }
 #ifndef RETENTION_EMULATION

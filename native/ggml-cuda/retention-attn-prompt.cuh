@@ -366,12 +366,12 @@ static __global__ void __launch_bounds__(prompt_kernel<T, D>::WARPS*LANES) reten
     prompt_kernel<T, D>::run(args, (char *) dynamic_shared());
 }
 
-// the cells of all tokens, before a prompt kernel: a warp for each token and KV head
+// the cells of all tokens, before a prompt kernel: a warp for each row of a token and KV head
 template <ggml_type T, int D>
 static __global__ void retention_attn_store(const attn_args args) {
     const int i = blockIdx.x*N_WARPS + threadIdx.x/LANES;
-    if (i < args.n_tokens*args.n_head_kv) {
-        store_cell<T, D>(args, i/args.n_head_kv, i%args.n_head_kv);
+    if (i < 2*args.n_tokens*args.n_head_kv) {
+        store_half_cell<T, D>(args, i/2/args.n_head_kv, i/2%args.n_head_kv, i%2);
     }
 }
 

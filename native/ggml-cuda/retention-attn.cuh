@@ -69,13 +69,16 @@ static __device__ __forceinline__ float soft_cap(const attn_args & args, float x
     return args.cap == 0.0f ? x : args.cap*(1.0f - 2.0f/(1.0f + exp2_fast(x*2.885390082f)));
 }
 
-// write the cells of a token and KV head to their places
+// write the K row or the V row of a token and KV head to its place
 template <ggml_type T, int D>
-static __device__ __forceinline__ void store_cell(const attn_args & args, int token, int head_kv) {
+static __device__ __forceinline__ void store_half_cell(const attn_args & args, int token, int head_kv, bool is_v) {
     const auto list = view_list(args.pool, token, head_kv);
     const int  cell = list.n_old + args.pool.tokens[3*token + 2];
-    store_row<T>(k_row_of(args.pool, list, cell), args.k_new + head_kv*args.k_new_head + token*args.k_new_token, D);
-    store_row<T>(v_row_of(args.pool, list, cell), args.v_new + head_kv*args.v_new_head + token*args.v_new_token, D);
+    if (is_v) {
+        store_row<T>(v_row_of(args.pool, list, cell), args.v_new + head_kv*args.v_new_head + token*args.v_new_token, D);
+    } else {
+        store_row<T>(k_row_of(args.pool, list, cell), args.k_new + head_kv*args.k_new_head + token*args.k_new_token, D);
+    }
 }
 
 } // namespace retention

@@ -32,6 +32,7 @@ struct dense_args {
     dense_layer layers[GATE_LAYERS];
     int32_t     n_in;
     int32_t     n_tokens;
+    int32_t     n_row_blocks;
     int64_t     w_row; // bytes
     dense_fn    fn;
 };
@@ -53,10 +54,17 @@ static __device__ __forceinline__ void load_weights(const char * row, int i0, in
         static_assert(T == GGML_TYPE_Q8_0, "no reader for this type");
         const char * block = row + i0/32*34;
         const float  scale = unpack<half_type::f16>(*(const uint16_t *) block).x;
-        for (int i = 0; i < 4; ++i) {
-            const uint16_t pair = *(const uint16_t *) (block + 2 + i0%32 + 2*i);
-            res[2*i + 0] = scale*(float) (int8_t) (pair & 0xff);
-            res[2*i + 1] = scale*(float) (int8_t) (pair >> 8);
+        // every second block is 2 bytes off the words of 4
+        const char   * from  = block + 2 + i0%32;
+        const bool     odd   = ((uintptr_t) from & 2) != 0;
+        const uint32_t first = odd ? *(const uint16_t *) from : 0;
+        const uint32_t * at  = (const uint32_t *) (from + (odd ? 2 : 0));
+        const uint32_t low   = at[0];
+        const uint32_t high  = odd ? *(const uint16_t *) (at + 1) : at[1];
+        const uint32_t bytes[2] = { odd ? pick_bytes(first, low, 0x5410) : low, odd ? pick_bytes(low, high, 0x5432) : high };
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            res[i] = scale*(float) (int8_t) (bytes[i/4] >> i%4*8 & 0xff);
         }
     }
 }
@@ -76,54 +84,67 @@ static __device__ __forceinline__ float apply(dense_fn fn, float x) {
     return x;
 }
 
-// block: (rows of the weights, layer)
+// 8 numbers of a row of x, zeros from n on
+static __device__ __forceinline__ void load_inputs(const float * row, int i0, int n, float (&res)[8]) {
+    if (n % 8 == 0) {
+        const float4 x = *(const float4 *) (row + i0);
+        const float4 y = *(const float4 *) (row + i0 + 4);
+        res[0] = x.x;
+        res[1] = x.y;
+        res[2] = x.z;
+        res[3] = x.w;
+        res[4] = y.x;
+        res[5] = y.y;
+        res[6] = y.z;
+        res[7] = y.w;
+    } else {
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+            res[i] = i0 + i < n ? row[i0 + i] : 0.0f;
+        }
+    }
+}
+
+// block: (rows of the weights for each run of tokens, layer)
 template <ggml_type T>
 static __global__ void retention_dense(const dense_args args) {
     const dense_layer & layer = args.layers[blockIdx.y];
 
-    const int lane = threadIdx.x % LANES;
-    const int row0 = (blockIdx.x*GATE_WARPS + threadIdx.x/LANES)*GATE_ROWS;
+    const int lane   = threadIdx.x % LANES;
+    const int row0   = (blockIdx.x%args.n_row_blocks*GATE_WARPS + threadIdx.x/LANES)*GATE_ROWS;
+    const int token0 = blockIdx.x/args.n_row_blocks*GATE_TOKENS;
 
-    for (int token0 = 0; token0 < args.n_tokens; token0 += GATE_TOKENS) {
-        float sum[GATE_ROWS][GATE_TOKENS] = {};
-        for (int i0 = 8*lane; i0 < args.n_in; i0 += 8*LANES) {
-            float w[GATE_ROWS][8];
+    float sum[GATE_ROWS][GATE_TOKENS] = {};
+    for (int i0 = 8*lane; i0 < args.n_in && row0 < layer.n_out; i0 += 8*LANES) {
+        float w[GATE_ROWS][8];
 #pragma unroll
-            for (int r = 0; r < GATE_ROWS; ++r) {
-                if (row0 + r < layer.n_out) {
-                    load_weights<T>(layer.w + (row0 + r)*args.w_row, i0, args.n_in, w[r]);
-                } else {
-                    for (int i = 0; i < 8; ++i) {
-                        w[r][i] = 0.0f;
-                    }
-                }
-            }
+        for (int r = 0; r < GATE_ROWS; ++r) {
+            const int row = row0 + r < layer.n_out ? row0 + r : row0; // what is beyond the last is not written
+            load_weights<T>(layer.w + row*args.w_row, i0, args.n_in, w[r]);
+        }
 #pragma unroll
-            for (int t = 0; t < GATE_TOKENS; ++t) {
-                if (token0 + t < args.n_tokens) {
-                    const float * x = layer.x + (token0 + t)*layer.x_row + i0;
-                    float now[8];
+        for (int t = 0; t < GATE_TOKENS; ++t) {
+            if (token0 + t < args.n_tokens) {
+                float x[8];
+                load_inputs(layer.x + (token0 + t)*layer.x_row, i0, args.n_in, x);
+#pragma unroll
+                for (int r = 0; r < GATE_ROWS; ++r) {
 #pragma unroll
                     for (int i = 0; i < 8; ++i) {
-                        now[i] = i0 + i < args.n_in ? x[i] : 0.0f;
-                    }
-#pragma unroll
-                    for (int r = 0; r < GATE_ROWS; ++r) {
-#pragma unroll
-                        for (int i = 0; i < 8; ++i) {
-                            sum[r][t] += w[r][i]*now[i];
-                        }
+                        sum[r][t] += w[r][i]*x[i];
                     }
                 }
             }
         }
-        for (int r = 0; r < GATE_ROWS; ++r) {
-            for (int t = 0; t < GATE_TOKENS; ++t) {
-                if (row0 + r < layer.n_out && token0 + t < args.n_tokens) {
-                    const float x = lane_sum(sum[r][t], 1, 16) + layer.b[row0 + r];
-                    if (lane == 0) {
-                        layer.y[(token0 + t)*layer.y_row + row0 + r] = apply(args.fn, x);
-                    }
+    }
+#pragma unroll
+    for (int r = 0; r < GATE_ROWS; ++r) {
+#pragma unroll
+        for (int t = 0; t < GATE_TOKENS; ++t) {
+            if (row0 + r < layer.n_out && token0 + t < args.n_tokens) {
+                const float x = lane_sum(sum[r][t], 1, 16) + layer.b[row0 + r];
+                if (lane == 0) {
+                    layer.y[(token0 + t)*layer.y_row + row0 + r] = apply(args.fn, x);
                 }
             }
         }
@@ -134,12 +155,13 @@ static bool is_weight(const ggml_tensor * w) {
     return w->type == GGML_TYPE_F32 || w->type == GGML_TYPE_F16 || w->type == GGML_TYPE_Q8_0;
 }
 
-static void launch(const dense_args & args, ggml_type type, int n_layers, cudaStream_t stream) {
+static void launch(dense_args & args, ggml_type type, int n_layers, cudaStream_t stream) {
     int n_out = 0;
     for (int i = 0; i < n_layers; ++i) {
         n_out = args.layers[i].n_out > n_out ? args.layers[i].n_out : n_out;
     }
-    const dim3 grid((n_out + GATE_WARPS*GATE_ROWS - 1)/(GATE_WARPS*GATE_ROWS), n_layers);
+    args.n_row_blocks = (n_out + GATE_WARPS*GATE_ROWS - 1)/(GATE_WARPS*GATE_ROWS);
+    const dim3 grid(args.n_row_blocks*((args.n_tokens + GATE_TOKENS - 1)/GATE_TOKENS), n_layers);
     const dim3 block(GATE_WARPS*LANES);
     switch (type) {
         case GGML_TYPE_F32:  RETENTION_LAUNCH((retention_dense<GGML_TYPE_F32>),  grid, block, 0, stream, args); break;
