@@ -144,7 +144,7 @@ class Retention:
             pages=raw.n_pages,
             pages_used=raw.n_pages_used,
             bytes_pool=raw.bytes_pool,
-            device=retain_h.check(retain_h.cells_device(self._ctx)).decode(errors="replace"),
+            device=retain_h.cells_device(self._ctx).decode(errors="replace"),
             bytes_used=raw.bytes_used,
             bytes_cell=raw.bytes_cell,
             bytes_full=raw.bytes_full,

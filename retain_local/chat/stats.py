@@ -66,7 +66,10 @@ def stats_rows(stats: RetentionStats, policy: str) -> list[tuple[str, str]]:
         ("evicted", f"{stats.cells_evicted:,} cells in {stats.evictions:,} evictions, {stats.cells_moved:,} moved"),
         ("KV kept", f"{format_bytes(_bytes_kept(stats))}; a full cache would take {format_bytes(stats.bytes_full)}"),
         ("KV in use", f"{format_bytes(stats.bytes_used)}, part-filled pages included"),
-        ("KV allocated", f"{format_bytes(stats.bytes_pool)}, {stats.pages:,} pages of {stats.page_size} cells, on {stats.device}"),
+        (
+            "KV allocated",
+            f"{format_bytes(stats.bytes_pool)}, {stats.pages:,} pages of {stats.page_size} cells, on {stats.device}",
+        ),
         ("selecting", f"{stats.select_seconds:.3f} s"),
         ("moving", f"{stats.move_seconds:.3f} s"),
         ("graph inputs", f"{stats.input_seconds:.3f} s"),
