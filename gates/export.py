@@ -36,6 +36,7 @@ def export_checkpoint(
     source_name: str | None = None,
     license: str | None = "",
     trained_on: str | None = None,
+    date: str | None = None,
 ) -> Export:
     """Write the gates of a checkpoint to a sidecar. Nothing is written unless all of the checkpoint is right.
 
@@ -48,7 +49,7 @@ def export_checkpoint(
         need it, because they say nothing of their base, or read what it computes.
     source_name : where the checkpoint came from, for the sidecar; None: the name of its file.
     license : what the sidecar names as such; "": what the checkpoint's card states.
-    trained_on : the texts that the gates were trained on, for the sidecar.
+    trained_on, date : the texts that the gates were trained on, and when that was, for the sidecar.
 
     Raises
     ------
@@ -72,6 +73,7 @@ def export_checkpoint(
         source=source_name or checkpoint.path.name,
         license=license,
         trained_on=trained_on,
+        date=date,
     )
     sidecar = write_sidecar(out, gates, info, weight_type)
     remarks = (*checkpoint.remarks, *([problem] if problem else []), *_remarks(checkpoint, info))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -100,7 +101,7 @@ def train_gates(
         )
     )  # fmt: skip
     training.run(_logged(out / LOG_FILE, training.step, on_step))
-    export = _write(out, source, base, gates, options, base_gguf, weight_type)
+    export = _write(out, source, base, gates, options, base_gguf, weight_type, data)
     state_path.unlink()
     return export
 
@@ -120,9 +121,9 @@ def _logged(path: Path, step: int, on_step: Callable[[Progress], None]) -> Calla
 
 def _write(
     out: Path, source: str, base: BaseModel, gates: RetentionGates, options: TrainOptions, base_gguf: Path | None,
-    weight_type: str,
+    weight_type: str, data: tuple[str, ...],
 ) -> Export:  # fmt: skip
-    name = Path(source).resolve().name if Path(source).exists() else source  # where it lies is nobody's business
+    name = _public_name(source)
     config = CheckpointConfig(
         variant=options.variant,
         tied=options.is_tied,
@@ -145,7 +146,20 @@ def _write(
     except OSError as error:
         raise RetainError(f"{out}: the gates could not be written: {error.strerror or error}") from None
     sidecar = f"{base_gguf.stem}.gates.gguf" if base_gguf is not None else SIDECAR_FILE
-    return export_checkpoint(out, out / sidecar, weight_type, base_gguf, source_name=f"trained for {name}")
+    return export_checkpoint(
+        out,
+        out / sidecar,
+        weight_type,
+        base_gguf,
+        source_name=f"trained for {name}",
+        trained_on=", ".join(map(_public_name, data)),
+        date=datetime.date.today().isoformat(),
+    )
+
+
+def _public_name(source: str) -> str:
+    """A model or data set by its name alone: where it lies on this machine is nobody's business."""
+    return Path(source).resolve().name if Path(source).exists() else source
 
 
 def _config_entries(config: CheckpointConfig, options: TrainOptions) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from contextlib import closing
 from pathlib import Path
@@ -50,6 +51,7 @@ def test_llama_cpp_gives_the_log_beta_of_training(tiny, folder: Path, tmp_path: 
     assert export.path == tmp_path / "qwen3.gates.gguf"
     info = read_sidecar(export.path).info
     assert (info.trained_budget, info.trained_context_length) == (8, 64) and info.base_fingerprint
+    assert info.trained_on == "text.txt" and info.date == datetime.date.today().isoformat()
     gates = read_sidecar(export.path).gates
     assert (gates.variant, gates.tied, gates.n_ff) == (variant, tied, 32)
     assert not np.array_equal(gates.final(0).bias, [options.bias] * 2)  # something was learned
