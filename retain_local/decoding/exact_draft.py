@@ -39,5 +39,6 @@ class ExactDraft(LlamaDraftModel):
         n_certain = len(input_ids) - self._llm.n_tokens
         n_most = max(0, self._llm._draft_limit() - n_certain)
         drafts = np.asarray(self.model(input_ids, **kwargs)[:n_most], np.intc) if n_most else np.empty(0, np.intc)
+        drafts = drafts[: int(np.argmax(np.append(drafts, -1) < 0))]  # what is below 0 is of a picture, and not written
         self._llm._n_drafts = len(drafts)
         return drafts

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from llama_cpp.llama_chat_format import MTMDChatHandler
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from retain_local import Llama
 from retain_local.errors import RetainError, UsageError
@@ -363,6 +364,21 @@ def test_projectors_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "sound.gguf").unlink()
     assert ask(llm, str(folder / "0.png"))["usage"]["prompt_tokens"] > 64  # the one that is named like the model
     llm.close()
+
+
+@pytest.mark.parametrize("budget", [64, None])
+def test_drafts_stop_where_a_picture_begins(folder: Path, budget: int | None) -> None:
+    """Prompt lookup finds the words before a picture again, and what followed them is not drafted."""
+    options = SMALL | {"budget": budget}
+    plain = loaded(folder, **options)
+    drafted = loaded(folder, **options, draft_model=LlamaPromptLookupDecoding(2, 20), logits_all=True)
+    found = []
+    for llm in (plain, drafted):
+        picture = image(llm, folder)
+        prompt = [*words(llm, 12, 1, add_bos=True), *picture.tokens, *words(llm, 12, 1), *words(llm, 12, 1)]
+        found.append(greedy(llm, prompt, 40))
+        llm.close()
+    assert found[0] == found[1]
 
 
 def test_a_projector_that_llama_cpp_would_end_the_process_over(folder: Path, tmp_path: Path) -> None:
