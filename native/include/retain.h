@@ -32,8 +32,8 @@ extern "C" {
 #define RETAIN_API_VERSION 5
 
 enum retain_prefill {
-    RETAIN_PREFILL_BOUNDED = 0, // evict after each ubatch of the prompt: memory is bounded by the budget
-    RETAIN_PREFILL_FULL    = 1, // hold a whole prompt (retain_hold), evict once after it: memory is bounded by n_ctx
+    RETAIN_PREFILL_BOUNDED = 0, // evict between the ubatches of the prompt: memory is bounded by the budget
+    RETAIN_PREFILL_FULL    = 1, // hold a whole prompt (retain_hold), evict once before the token after it: memory is bounded by n_ctx
 };
 
 // which cells compete for a place

@@ -160,7 +160,7 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
         }
     }
     try {
-        check_protected(src, pins, dst.budget);
+        check_protected({}, pins, dst.budget); // positions: pins that tokens crowded into later are taken over
     } catch (const retain_error & err) {
         refuse(retain_format("cannot copy sequence %d to %d: %s", seq_id_src, seq_id_dst, err.what()));
         return;

@@ -345,7 +345,7 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
                 throw retain_error("the state holds more cells than this context has room for; make its budget or its ubatch larger");
             }
         }
-        check_protected(seq, seq.pins, seq.budget);
+        check_protected({}, seq.pins, seq.budget); // as where a sequence is copied
     }
     if (!r.at_end()) {
         throw retain_error("the state is damaged: bytes are left over");

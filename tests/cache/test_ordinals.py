@@ -169,3 +169,17 @@ def test_a_picture_ages_by_its_tokens(picture_rig: tuple[Model, Path], policy: s
         assert session.stats().n_seen == 50 + 1000 + 30 + 81 + 100 and session.n_seen() == 229
         assert session.restore(session.state())
         read_text(229, 50)
+
+
+def test_pins_that_tokens_crowded_into_go_with_their_sequence(rig: Rig) -> None:
+    """More tokens than the budget may come to positions that are pinned ahead; the cap holds, and states are taken back."""
+    options = Options(budget=12, buffer=4, n_ubatch=16)
+    with rig.session(options) as session:
+        session.pin(0, 3)
+        session.decode_rows([(5, i // 8, 0) for i in range(48)])
+        session.decode_rows([(5, 6, 0)])
+        stats = session.stats()
+        assert stats.n_cells == 13 * stats.n_cell_lists and stats.n_cells_peak <= stats.n_cells_max
+        state = session.state(0)
+        assert session.restore(state, 0), retain_h.error_text()
+        assert session.state(0) == state

@@ -246,7 +246,7 @@ class _Program:
         if self.saved:
             s = self._sequence()
             state, sequence = self.saved[self.rng.integers(len(self.saved))]
-            assert self.session.restore(state, s)
+            assert self.session.restore(state, s), retain_h.error_text()
             self.sequences[s] = self._restored(sequence, self.sequences[s])
 
     def save_all(self) -> None:
@@ -258,7 +258,7 @@ class _Program:
     def restore_all(self) -> None:
         if self.saved_all:
             state, sequences = self.saved_all[self.rng.integers(len(self.saved_all))]
-            assert self.session.restore(state)
+            assert self.session.restore(state), retain_h.error_text()
             self.sequences = [self._restored(*pair) for pair in zip(sequences, self.sequences)]
 
     def _restored(self, saved: Sequence, target: Sequence) -> Sequence:

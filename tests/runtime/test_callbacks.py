@@ -105,6 +105,18 @@ def test_what_a_hook_raises_comes_out_of_what_made_it_run(tiny: TinyFiles) -> No
     llm.eval([5])  # not a second time
 
 
+def test_what_a_hook_raises_comes_out_of_the_call_that_brings_the_next_token(tiny: TinyFiles) -> None:
+    """The tokens that make an eviction due are in, and can be cut back; it runs, and its hook, when a token follows."""
+    llm = small(tiny)
+    llm.retention.set_scorer(fail)
+    llm.eval(prompt(llm, 56))
+    assert llm.retention.stats().evictions == 0
+    with pytest.raises(Mine):
+        llm.eval([5])
+    assert llm.retention.stats().evictions == 1 and llm.n_tokens == 57
+    llm.eval([5])  # not a second time
+
+
 def test_a_hook_may_keep_and_change_its_arrays(tiny: TinyFiles) -> None:
     llm, plain = small(tiny), small(tiny)
     given = []

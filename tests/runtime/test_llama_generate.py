@@ -152,7 +152,7 @@ def test_the_last_tokens_are_taken_back_exactly(tiny: TinyFiles) -> None:
 @pytest.mark.parametrize("options", [{"buffer": 32}, {"buffer": 5}, {"buffer": 0}, {"buffer": 32, "prefill": "full"}])
 def test_an_eviction_that_is_due_waits_for_the_next_token(tiny: TinyFiles, options: dict) -> None:
     """A prompt that ends where an eviction is due is cut back for another ending, and read again, as if it were new."""
-    llm, fresh = (small(tiny, **options) for _ in range(2))
+    llm, fresh, restored = (small(tiny, **options) for _ in range(3))
     for n in (79, 80, 81, 112, 113):
         tokens = prompt(llm, n)
         n_cached = (n - 1) // 32 * 32 if "prefill" in options else n - 1  # a prompt that is held is one reading
@@ -161,6 +161,10 @@ def test_an_eviction_that_is_due_waits_for_the_next_token(tiny: TinyFiles, optio
         for _ in range(2):  # regenerated, and edited at the end
             assert llm.cached_prefix(tokens) == n_cached and greedy(llm, tokens, 1) == first
             assert kept(llm) == before and llm.retention.stats().evictions == n_evictions
+        restored.load_state(llm.save_state())
+        assert kept(restored) == before and restored.cached_prefix(tokens) == n_cached
+        assert greedy(restored, tokens, 20) == greedy(llm, tokens, 20) and kept(restored) == kept(llm)
+        greedy(llm, tokens, 1)
         edited = tokens[:-1] + prompt(llm, 2, seed=n)[1:]
         fresh.reset()
         assert llm.cached_prefix(edited) == n_cached

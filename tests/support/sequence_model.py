@@ -120,7 +120,7 @@ class Sequence(Cache):
             or (p0 > 0 and p0 >= self.next_pos)
             or (p1 < self.next_pos and p1 < self.rollback_limit)
             or (self.options.policy == "none" and self.per_stream > budget < self.options.budget)
-            or self.n_protected(pins) > budget
+            or new_sequence(self.n_layer, self.n_head_kv, self.options).n_protected(pins) > budget  # by positions
         ):
             return other
         result = copy.deepcopy(self)
