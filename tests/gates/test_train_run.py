@@ -15,8 +15,12 @@ from retain_local import Llama
 from retain_local.errors import RetainError, UsageError
 from retain_local.gates.checkpoint.read import read_checkpoint
 from retain_local.gates.sidecar.file import read_sidecar
+from retain_local.gates.train import trainer
 from retain_local.gates.train.base import BaseModel
+from retain_local.gates.train.memory import activations_fit
+from retain_local.gates.train.modules import RetentionGates
 from retain_local.gates.train.options import TrainOptions
+from retain_local.gates.train.rows import Batch
 from retain_local.gates.train.trainer import learning_rate
 from retain_local.gates.train.training import train_gates
 from retain_local.gates.verify import verify_sidecar
@@ -81,8 +85,6 @@ def load_sdpa(folder: Path):
 
 
 def load_gates(out: Path, base: BaseModel, options: TrainOptions):
-    from retain_local.gates.train.modules import RetentionGates
-
     gates = read_checkpoint(out).gates
     module = RetentionGates(
         base.n_layer, base.n_embd, base.n_head_kv, options.gate_size, options.variant, options.is_tied, "silu", 0.0
@@ -209,3 +211,30 @@ def test_a_sidecar_is_checked_against_the_model(tiny, folder: Path, tmp_path: Pa
 def test_wrong_options(wrong: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainOptions(**{**OPTIONS.as_dict(), **wrong})
+
+
+@pytest.mark.parametrize("free, fits", [(3001, True), (2400, False)])
+def test_activations_are_kept_where_they_fit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, free: int, fits: bool
+) -> None:
+    """One row is measured, here 1,200 bytes of a GPU that is made up, and two rows may take four fifths of what is free."""
+    used = {"memory_allocated": 300, "max_memory_allocated": 1500}
+    for name, number in used.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, number=number: number)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10000))
+    base = BaseModel(load_sdpa(folder))
+    gates = RetentionGates(len(base.gated_layers), base.n_embd, base.n_head_kv, 32, "rg10", True, "silu", 3.0)
+    at = torch.arange(64).expand(2, 64)
+    batch = Batch(at + 260, at, torch.zeros_like(at), at > 0)
+    assert activations_fit(base, gates, batch, OPTIONS) == fits
+    assert all(parameter.grad is None for parameter in gates.parameters())
+
+
+def test_memory_that_is_too_small(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow(*_) -> None:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "gate_losses", overflow)
+    with pytest.raises(RetainError, match="memory is too small for 2 rows of 64 tokens; halve --batch"):
+        train(folder, tmp_path / "out")
