@@ -27,6 +27,13 @@ from console import run_logged, say
 NATIVE = pathlib.Path(__file__).resolve().parent.parent
 # parts of native/ that are not compiled
 SKIPPED = ("builder", "package", "patches")
+# sources of ours that upstream compiles in a folder of its own, joined from parts of native/ in this order
+PLACED = {
+    "ggml/src/ggml-metal/kernels/retention.metal": [
+        f"ggml-metal/retention-{part}"
+        for part in ("args.h", "rows.metal", "store.metal", "decode.metal", "prompt.metal")
+    ],
+}
 # what stock needs too, to run at all on some CPUs
 STOCK_PATCHES = ("0005-ggml-amx-tile-config.patch",)
 
@@ -81,6 +88,11 @@ def locked(path):
         yield
 
 
+def join_sources(parts):
+    """Return the text of one source of Metal kernels; ggml puts its own headers in the place of the include."""
+    return '#include "common.h"\n\n' + "\n".join((NATIVE / part).read_text(encoding="utf-8") for part in parts)
+
+
 class Build:
     def __init__(self, variant, defines, cmake=None, jobs=None):
         self.stock = variant == "stock"
@@ -127,8 +139,10 @@ class Build:
             for path in sorted((NATIVE / "patches").glob("*.patch"))
             if not self.stock or path.name in STOCK_PATCHES
         ]
+        placed = {} if self.stock else {name: join_sources(parts) for name, parts in PLACED.items()}
         local = upstream.local_directory()
         content = [upstream.SHA256, *upstream.PARTS, *(f"{p.name}\n{p.read_text(encoding='utf-8')}" for p in patches)]
+        content += placed.values()
         wanted = hashlib.sha256("\0".join(content).encode()).hexdigest()
         stamp = self.root / "llama.cpp.stamp"
         if not local and stamp.is_file() and stamp.read_text() == wanted:
@@ -136,6 +150,7 @@ class Build:
         stamp.unlink(missing_ok=True)
         files = upstream.read_directory(local) if local else upstream.read_sdist(upstream.sdist(self.cache))
         files = tree.apply_patches(files, patches)
+        files.update({name: text.encode() for name, text in placed.items()})
         tree.sync(self.root / "llama.cpp", files)
         if not local:
             stamp.write_text(wanted)

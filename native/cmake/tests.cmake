@@ -5,7 +5,7 @@ add_custom_target(retain-tests)
 file(GLOB tests CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/*.cpp)
 # AddressSanitizer does not know the stacks of fibers
 if (NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR RETAIN_SANITIZE)
-    list(FILTER tests EXCLUDE REGEX "/retention-emulated.cpp$")
+    list(FILTER tests EXCLUDE REGEX "/retention-(emulated|metal).cpp$")
 endif()
 foreach (source ${tests})
     get_filename_component(name ${source} NAME_WE)
@@ -22,8 +22,13 @@ foreach (source ${tests})
         "UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:suppressions=${CMAKE_CURRENT_LIST_DIR}/ubsan.supp")
 endforeach()
 
-# the CUDA kernels' own source on the CPU: threads are fibers made with ucontext.h, which Linux has
+# the kernels' own source for CUDA and Metal on the CPU: threads are fibers made with ucontext.h, which Linux has
 if (CMAKE_SYSTEM_NAME STREQUAL "Linux" AND NOT RETAIN_SANITIZE)
-    target_sources(native-retention-emulated PRIVATE ${PROJECT_SOURCE_DIR}/tests/emulation/cuda-emulation.cpp)
-    target_include_directories(native-retention-emulated PRIVATE ${PROJECT_SOURCE_DIR}/tests/emulation ${PROJECT_SOURCE_DIR}/ggml-cuda)
+    foreach (name emulated metal)
+        target_sources(native-retention-${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/emulation/cuda-emulation.cpp)
+        target_include_directories(native-retention-${name} PRIVATE
+            ${PROJECT_SOURCE_DIR}/tests/emulation ${PROJECT_SOURCE_DIR}/ggml-cuda ${PROJECT_SOURCE_DIR}/ggml-metal)
+    endforeach()
+    # of Metal's language, which another compiler does not know
+    target_compile_options(native-retention-metal PRIVATE -Wno-attributes)
 endif()
