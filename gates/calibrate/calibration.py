@@ -152,6 +152,7 @@ def _learn(reader: Reader, material: Material, fit: Fit, n_done: int, state: Pat
     try:
         for document in tell.each(material.learned[n_done:], material.plan):
             layers = reader.read(document, material.plan, tell.reading(f"reading {document.kind}"))
+            _check_finite(reader, layers)
             is_adding = True
             fit.add(layers)
             n_done, is_adding = n_done + 1, False
@@ -162,6 +163,12 @@ def _learn(reader: Reader, material: Material, fit: Fit, n_done: int, state: Pat
         if n_done and not is_adding:
             save_state(state, key, n_done, fit)
         raise
+
+
+def _check_finite(reader: Reader, layers: Sequence[Layer]) -> None:
+    for il, (hidden, importance) in zip(reader.layers, layers):
+        if not np.isfinite(hidden).all() or not np.isfinite(importance).all():
+            raise RetainError(f"layer {il} computes numbers that are none: is the model damaged?")
 
 
 def _correlation(gates: GateSet, layers: Sequence[Layer]) -> float:

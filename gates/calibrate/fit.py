@@ -13,7 +13,7 @@ from ..sidecar.parts import LayerGate, Linear
 from .reading import Layer
 from .regression import Floats, RidgeSums
 
-LEAST = 1e-12  # an importance; below it the logarithm says nothing
+LEAST = 1e-9  # of a layer's mean importance; below it the logarithm says nothing
 START = (
     8.0  # mean of the gates' outputs u. There log beta = logsigmoid(u) is -exp(-u), and age·log beta keeps its order
 )
@@ -118,4 +118,5 @@ class Fit:
 
 def log_importance(importance: npt.NDArray[np.float64]) -> Floats:
     """[n_cells, H_kv] float32 from importances [H_kv, n_cells]."""
-    return np.log(np.maximum(importance, LEAST)).T.astype(np.float32)
+    least = LEAST * importance.mean() + np.finfo(np.float32).tiny
+    return np.log(np.maximum(importance, least)).T.astype(np.float32)

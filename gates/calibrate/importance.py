@@ -5,9 +5,9 @@ other weights grow by 1/(1 - a), and the output of the head, after the output pr
 
     a / (1 - a) · W(o - v_i)
 
-with o the head's output. Its square, relative to the squared norm of the residual stream that it is added to, is what
-is summed here. It is KVzip+'s weight (a times the size of W·v relative to the residual stream; arXiv 2601.07891), but exact
-for the eviction of one cell, and squared, as errors of many cells add up by squares.
+with o the head's output. Its square is what is summed here. That is KVzip+'s weight (a times the size of W·v; arXiv
+2601.07891), but exact for the eviction of one cell, and squared, as errors of many cells add up by squares. It is not taken
+relative to the residual stream as there: the stream grows from layer to layer, and what is added to it early stays in it.
 KVzip (arXiv 2505.23416) takes the largest weight that any query of the text's repetition gives to a cell. A mean over
 the queries is what a regression can foresee better, and the text's own later tokens count as much as its repetition.
 """
@@ -47,7 +47,7 @@ class LayerImportance:
         self._v: list[Floats] = []
         n_head, d_v, _ = metric.shape
         self._weight = np.zeros((n_head, n_cells), np.float32)  # sums over queries of w, w·|W·o|² and w·o, where
-        self._size = np.zeros((n_head, n_cells), np.float32)  # w = (a / (1 - a))² / residual²
+        self._size = np.zeros((n_head, n_cells), np.float32)  # w = (a / (1 - a))²
         self._output = np.zeros((n_head, n_cells, d_v), np.float32)
         self._hidden: list[Floats] = []
         self._is_repeating = False
@@ -77,15 +77,13 @@ class LayerImportance:
             return
         if first >= self._n_repeat and not self._is_repeating:
             self._end_text()
-        residual = attention.residual[rows]
-        relative = np.where(is_counted, 1 / np.maximum(residual, 1e-20) ** 2, 0).astype(np.float32)
         group = attention.q.shape[1] // attention.k.shape[1]
         for head in range(attention.q.shape[1]):
             weights = self._softmax(attention, rows, head, head // group, last)[:, :n_counted]
             np.minimum(weights, MOST_WEIGHT, out=weights)
             np.divide(weights, 1 - weights, out=weights)
             np.square(weights, out=weights)
-            weights *= relative[:, None]
+            weights[~is_counted] = 0
             out = np.ascontiguousarray(attention.out[rows, head])
             size = ((out @ self._metric[head]) * out).sum(axis=1)
             self._weight[head, :n_counted] += weights.sum(axis=0)

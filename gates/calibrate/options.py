@@ -29,7 +29,7 @@ class CalibrateOptions:
         2048, "How many tokens a piece of text has that is read at once.", _TEXT, int, least=64, rare=True
     )
     decay: float = option(
-        2.0,
+        1.5,
         "How fast the worth of a cell falls with its age: as the age to the power of minus this.",
         _GATES,
         float,

@@ -17,7 +17,6 @@ Floats = npt.NDArray[np.float32]
 
 _ATTENTION = "RETENTION_ATTN"
 _QUERY, _SINKS, _KEYS, _VALUES = 0, 6, 7, 8  # operands of the op, native/ggml/ggml-retention.c
-_NORMS = ("RMS_NORM", "NORM")
 _INPUT, _RESIDUAL, _EMBEDDING = "attn_norm", "l_out", "embd"
 
 
@@ -26,7 +25,6 @@ class Attention:
     """One layer's attention over the tokens of one ubatch, float32; H query heads in order of their KV heads.
 
     hidden : [n, n_embd], what q, k and v are projections of: a gate's input.
-    residual : [n], the norm of the residual stream before the layer.
     q : [n, H, d_k] after RoPE; k : [n, H_kv, d_k] after RoPE; v : [n, H_kv, d_v].
     out : [n, H, d_v], the weighted sums of v.
     scale, softcap : of the logits: softcap·tanh(logit / softcap), or none where it is 0.
@@ -34,7 +32,6 @@ class Attention:
     """
 
     hidden: Floats
-    residual: Floats
     q: Floats
     k: Floats
     v: Floats
@@ -63,7 +60,7 @@ class AttentionWatch:
 
     def _start(self) -> None:
         self._at = 0  # in `layers`
-        self._inputs: dict[str, tuple[Floats, Floats]] = {}
+        self._inputs: dict[str, Floats] = {}
 
     def raise_error(self) -> None:
         """Raise what went wrong since the last call: an exception cannot pass through llama.cpp."""
@@ -96,8 +93,8 @@ class AttentionWatch:
         if kind == _ATTENTION:
             self._attend(node)
         else:
-            size = np.linalg.norm(_rows(_before_norm(node)), axis=1)
-            self._inputs[node.name.decode()] = _rows(node), size
+            values = node.floats()
+            self._inputs[node.name.decode()] = np.ascontiguousarray(values.reshape(-1, values.shape[-1]))
 
     def _attend(self, node: Node) -> None:
         il = self.layers[self._at]
@@ -105,38 +102,22 @@ class AttentionWatch:
         query, keys, values = (node.source(i) for i in (_QUERY, _KEYS, _VALUES))
         if query is None or keys is None or values is None:
             raise RetainError(f"layer {il} reads the cells of another layer, so gates for it cannot be made")
-        hidden, residual = self._input(il)
         scale, softcap = struct.unpack("2f", bytes(node.op_params)[:8])
         sinks = node.source(_SINKS)
         assert self.see is not None
         self.see(
             il,
             Attention(
-                hidden, residual, query.floats()[0], keys.floats()[0], values.floats()[0], node.floats()[0],
+                self._input(il), query.floats()[0], keys.floats()[0], values.floats()[0], node.floats()[0],
                 scale, softcap, None if sinks is None else sinks.floats()[0, 0, 0],
             ),
         )  # fmt: skip
         if self._at == 0:
             self._inputs.clear()
 
-    def _input(self, il: int) -> tuple[Floats, Floats]:
+    def _input(self, il: int) -> Floats:
         """What q, k and v of a layer read: its input norm, or the residual stream in models that have none."""
         for name in (f"{_INPUT}-{il}", f"{_RESIDUAL}-{il - 1}" if il else _EMBEDDING):
             if name in self._inputs:
                 return self._inputs[name]
         raise RetainError(f"layer {il}: llama.cpp does not name what its attention reads, so gates cannot be made")
-
-
-def _before_norm(node: Node) -> Node:
-    """The residual stream that an input norm reads; the node itself where it is no norm."""
-    at: Node | None = node
-    while at is not None and at.op_name not in _NORMS:
-        at = at.source(0) if at.op_name in ("MUL", "ADD") and node.name.startswith(_INPUT.encode()) else None
-    below = at.source(0) if at is not None else None
-    return node if below is None else below
-
-
-def _rows(node: Node) -> Floats:
-    """[n_tokens, n_embd]."""
-    values = node.floats()
-    return np.ascontiguousarray(values.reshape(-1, values.shape[-1]))

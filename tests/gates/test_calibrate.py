@@ -50,7 +50,6 @@ def test_importance_is_what_an_eviction_changes(piece: int) -> None:
     n_text, n_repeat_at, n_cells, least_age, n = 20, 24, 10, 4, 34
     n_head, n_kv, d, n_embd = 4, 2, 3, 6
     q, k, v = rng.normal(size=(n, n_head, d)), rng.normal(size=(n, n_kv, d)), rng.normal(size=(n, n_kv, d))
-    residual = rng.uniform(1, 2, n)
     output = rng.normal(size=(n_head, n_embd, d))
     out = np.stack([attend(q[t], k, v, t + 1) for t in range(n)])
     hidden = rng.normal(size=(n, 5))
@@ -61,7 +60,7 @@ def test_importance_is_what_an_eviction_changes(piece: int) -> None:
         for queries in (text, range(n_repeat_at, n)):
             for t in queries:
                 moved = attend(q[t], k, v, t + 1, without=i) - out[t]
-                change = np.square(np.einsum("hed,hd->he", output, moved)).sum(axis=1) / residual[t] ** 2
+                change = np.square(np.einsum("hed,hd->he", output, moved)).sum(axis=1)
                 expected[:, i] += change.reshape(n_kv, -1).sum(axis=1) / len(queries)
 
     sums = LayerImportance(
@@ -69,7 +68,7 @@ def test_importance_is_what_an_eviction_changes(piece: int) -> None:
     )
     for start in range(0, n, piece):
         rows = slice(start, start + piece)
-        parts = [part[rows].astype(np.float32) for part in (hidden, residual, q, k, v, out)]
+        parts = [part[rows].astype(np.float32) for part in (hidden, q, k, v, out)]
         sums.add(Attention(*parts, scale=1.0, softcap=0.0, sinks=None))
     states, importance = sums.result()
     np.testing.assert_allclose(importance, expected, rtol=2e-3)
@@ -92,7 +91,7 @@ def test_the_watch_sees_what_attention_computes(tiny: TinyFiles, arch: str) -> N
         for first, one in zip((0, 32), ubatches):
             if one.softcap or one.sinks is not None:
                 continue
-            assert one.hidden.shape == (len(one.q), TINY_MODELS[arch].n_embd) and (one.residual > 0).all()
+            assert one.hidden.shape == (len(one.q), TINY_MODELS[arch].n_embd)
             for t in range(len(one.q)):
                 expected = attend(one.q[t] * one.scale, k, v, first + t + 1)
                 np.testing.assert_allclose(one.out[t], expected, atol=2e-3 * np.abs(expected).max())
