@@ -252,7 +252,8 @@ class Llama(GuardedLlama):
             )
         if asked.policy == "auto" and self.options.gates is None:
             logger.warning(
-                "%s: using the policy 'window', which keeps the first %d and the most recent tokens",
+                "%s: using the policy 'window', which keeps the first %d and the most recent tokens;"
+                " retain-local gates calibrate makes gates",
                 "without gates" if asked.gates is None else f"no gates at {self.model_file.sidecar_path()}",
                 self.options.sinks,
             )

@@ -6,8 +6,8 @@ other weights grow by 1/(1 - a), and the output of the head, after the output pr
     a / (1 - a) · W(o - v_i)
 
 with o the head's output. Its square is what is summed here. That is KVzip+'s weight (a times the size of W·v; arXiv
-2601.07891), but exact for the eviction of one cell, and squared, as errors of many cells add up by squares. It is not taken
-relative to the residual stream as there: the stream grows from layer to layer, and what is added to it early stays in it.
+2601.07891), but exact for the eviction of one cell, and squared, as errors of many cells add up by squares. `Reader` takes it
+relative to the residual stream that the layer leaves behind; KVzip+ takes the stream that the layer reads.
 KVzip (arXiv 2505.23416) takes the largest weight that any query of the text's repetition gives to a cell. A mean over
 the queries is what a regression can foresee better, and the text's own later tokens count as much as its repetition.
 """

@@ -67,7 +67,7 @@ class Reader:
             return []
 
     def read(self, document: Document, plan: Plan, on_progress: Callable[[int], None] | None = None) -> list[Layer]:
-        """What `LayerImportance.result` gives for each layer after a document was read.
+        """What `LayerImportance.result` gives for each layer after a document was read, relative to the residual stream.
 
         Parameters
         ----------
@@ -90,6 +90,7 @@ class Reader:
 
         tokens = plan.tokens(document, self._separator)
         self._watch.see = see
+        self._watch.sizes.clear()
         self.llm.reset()
         try:
             for start in range(0, len(tokens), N_UBATCH):
@@ -101,4 +102,12 @@ class Reader:
                     on_progress(min(start + N_UBATCH, len(tokens)))
         finally:
             self._watch.see = None
-        return [sums[il].result() for il in self.layers]
+        results = ((il, *sums[il].result()) for il in self.layers)
+        return [(hidden, importance / self._scale(il)) for il, hidden, importance in results]
+
+    def _scale(self, il: int) -> float:
+        """The squared size of the residual stream behind a layer, in the middle of the tokens; 1 where it has no name."""
+        sizes = self._watch.sizes.get(il, [])
+        if sum(map(len, sizes)) <= len(sizes):  # the last layer, computed for one token of each ubatch
+            sizes = self._watch.sizes.get(il - 1, [])
+        return float(np.median(np.concatenate(sizes)) ** 2) if sizes else 1.0

@@ -84,8 +84,9 @@ def test_the_watch_sees_what_attention_computes(tiny: TinyFiles, arch: str) -> N
         reader.llm.eval(list(range(20, 52)))
         reader.llm.eval(list(range(30, 50)))
         reader._watch.raise_error()
-        layers = reader.layers
+        layers, sizes = reader.layers, reader._watch.sizes
     assert list(seen) == list(layers)
+    assert all(len(sizes[il][0]) == 32 and (sizes[il][0] > 0).all() for il in layers[:-1])
     for ubatches in seen.values():
         k, v = (np.concatenate([getattr(one, name) for one in ubatches]) for name in ("k", "v"))
         for first, one in zip((0, 32), ubatches):

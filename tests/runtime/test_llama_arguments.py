@@ -192,7 +192,8 @@ def test_gates_that_are_left_out_are_not_said_to_be_missing(
     with caplog.at_level(logging.INFO, "retain_local"):
         load(model, gates="none")
     assert [record.message for record in caplog.records] == [
-        "without gates: using the policy 'window', which keeps the first 4 and the most recent tokens"
+        "without gates: using the policy 'window', which keeps the first 4 and the most recent tokens;"
+        " retain-local gates calibrate makes gates"
     ]
 
 
