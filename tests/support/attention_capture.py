@@ -6,11 +6,12 @@ import ctypes
 
 import numpy as np
 
-from retain_local.bindings.capture import Capture, _lib
+from retain_local.bindings.capture import Capture
+from retain_local.bindings.graph import lib, node_at
 from support.tiny_models import TinyModel
 
-_lib.ggml_is_contiguous.restype = ctypes.c_bool
-_lib.ggml_is_contiguous.argtypes = [ctypes.c_void_p]
+lib.ggml_is_contiguous.restype = ctypes.c_bool
+lib.ggml_is_contiguous.argtypes = [ctypes.c_void_p]
 
 
 class AttentionCapture(Capture):
@@ -37,7 +38,7 @@ class AttentionCapture(Capture):
         return sum(map(len, self.queries[-1]))
 
     def _see(self, tensor: int, ask: bool, data: int) -> bool:
-        base, _, layer = _lib.ggml_get_name(tensor).decode().rpartition("-")
+        base, _, layer = node_at(tensor).name.decode().rpartition("-")
         kind = base.removesuffix("_scaled").removesuffix("_normed")
         if kind not in ("Qcur", "Kcur", "kqv_out") or not layer.isdecimal():
             return super()._see(tensor, ask, data)
@@ -46,9 +47,8 @@ class AttentionCapture(Capture):
         if kind == "kqv_out":
             self.queries[int(layer)].append(self._latest.pop("Qcur"))
             self.keys[int(layer)].append(self._latest.pop("Kcur"))
-        elif _lib.ggml_is_contiguous(tensor):  # a view into fused q, k and v is rotated next
-            values = np.empty(_lib.ggml_nbytes(tensor) // 4, np.float32)
-            _lib.ggml_backend_tensor_get(tensor, values.ctypes.data, 0, values.nbytes)
+        elif lib.ggml_is_contiguous(tensor):  # a view into fused q, k and v is rotated next
+            values = node_at(tensor).floats()
             n_head = self.shape.n_head if kind == "Qcur" else self.shape.n_head_kv
             self._latest[kind] = values.reshape(-1, n_head, self.shape.head_size)
         return True
