@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
@@ -62,8 +64,8 @@ def render_cache_map(retention: Retention, width: int, height: int, pictures: St
     for (label, of_row), count in zip(rows, counts):
         row = Text(f"{label:>{label_width - 1}} ", style="dim")
         shades = _shade(np.mean([kept_share(retention, *cell_list, edges) for cell_list in of_row], axis=0))
-        for shade, touched in zip(shades, is_picture):
-            row.append(shade, style=_PICTURE if touched else _TEXT)
+        for touched, run in groupby(zip(is_picture, shades), key=itemgetter(0)):
+            row.append("".join(shade for _, shade in run), style=_PICTURE if touched else _TEXT)
         lines.append(row.append(f"{count:>{count_width}}", style="dim"))
     unit = "layer.head" if by_head else "layer (mean of its heads)"
     each = n_seen / n_buckets
