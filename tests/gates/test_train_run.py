@@ -24,7 +24,7 @@ from retain_local.gates.train.rows import Batch
 from retain_local.gates.train.trainer import learning_rate
 from retain_local.gates.train.training import train_gates
 from retain_local.gates.verify import verify_sidecar
-from support.tiny_bases import save_base
+from support.tiny_bases import PARTLY_FULL, save_base, tiny_base
 from support.tiny_models import TINY_MODELS
 from support.torch_qwen3 import load_qwen3
 
@@ -238,3 +238,21 @@ def test_memory_that_is_too_small(folder: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(trainer, "gate_losses", overflow)
     with pytest.raises(RetainError, match="memory is too small for 2 rows of 64 tokens; halve --batch"):
         train(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", ["gemma3", "qwen3-next"])
+def test_gates_on_some_layers(folder: Path, tmp_path: Path, family: str) -> None:
+    """A base in which one layer has full attention: checkpoint and sidecar hold its gate alone."""
+    config, full_layers = PARTLY_FULL[family]
+    save_base(tmp_path / "base", tiny_base(config))
+    export = train_gates(str(tmp_path / "base"), tmp_path / "out", [str(folder / "text.txt")], OPTIONS)
+    gates = read_sidecar(export.path).gates
+    assert (gates.layer_indices, gates.n_layer, gates.heads) == (full_layers, 3, (2,))
+    again = read_checkpoint(tmp_path / "out").gates
+    assert again.layer_indices == full_layers and again.n_layer == 3
+    np.testing.assert_allclose(again.final(0).weight, gates.final(0).weight, atol=1e-3)  # the sidecar is in f16
+    entries = json.loads((tmp_path / "out" / "config.json").read_text())
+    entries["retention_gate_layers"] = [7]
+    (tmp_path / "out" / "config.json").write_text(json.dumps(entries))
+    with pytest.raises(RetainError, match="'retention_gate_layers' is .7.; it must be layers from 0 to 2"):
+        read_checkpoint(tmp_path / "out")
