@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .budget import AUTO_BUDGET, parse_budget
+from .budget import AUTO_BUDGET, Budget, parse_budget
 from .errors import RetainError, UsageError
 from .option_table import check, option
 
@@ -139,13 +139,14 @@ class RetentionOptions:
             from .recommendation import recommended_budget
 
             budget = recommended_budget(model, decided, n_ctx=n_ctx, settings=settings_of(self, type_k, type_v))
+        bytes_per_token = _bytes_per_token(model, budget, type_k, type_v)
         *larger, least = self._ubatches(n_batch, n_ctx)
         for n_ubatch in (*larger, least):
             try:
                 cells = parse_budget(
                     budget,
                     n_ctx=n_ctx,
-                    bytes_per_token=model.bytes_per_token(type_k, type_v),
+                    bytes_per_token=bytes_per_token,
                     n_room=max(n_ubatch if self.buffer is None else self.buffer, n_ubatch),
                 )
             except UsageError:  # a size may be too small for the room of a large ubatch alone
@@ -204,3 +205,14 @@ class RetentionOptions:
 def settings_of(options: RetentionOptions, type_k: KVType, type_v: KVType) -> dict[str, int | str]:
     """What else than policy, scope and budget decides what a cache predicts, by name."""
     return {name: getattr(options, name) for name in _SETTINGS} | {"type_k": type_k.name, "type_v": type_v.name}
+
+
+def _bytes_per_token(model: ModelFile, budget: object, type_k: KVType, type_v: KVType) -> int:
+    """Bytes that a token takes in the pool; of a mixed model the native library is asked, where the budget is a size."""
+    if not model.is_mixed:
+        return model.bytes_per_token(type_k, type_v)
+    if budget is None or not Budget.parse(budget, sizes=True).size:
+        return 1  # which nobody reads
+    from .bindings.pool_size import pool_bytes_per_token
+
+    return pool_bytes_per_token(model.path, type_k, type_v)

@@ -48,7 +48,8 @@ class RetentionStats:
     device : the device in whose memory they are, as CPU or CUDA0; several are separated by commas.
     bytes_used : bytes of the pages in use.
     bytes_cell : bytes of the K row and V row of a cell.
-    bytes_full : bytes that a full cache of `tokens_seen` tokens takes.
+    bytes_full : bytes that a full cache of `tokens_seen` tokens takes, in the layers that the pool holds.
+    bytes_fixed : bytes of sliding windows and recurrent states, which the pool does not hold; they do not grow.
     select_seconds, move_seconds, input_seconds : time in scoring and selecting cells, in moving them, and in filling
         page tables and other graph inputs.
     """
@@ -71,6 +72,7 @@ class RetentionStats:
     bytes_used: int
     bytes_cell: int
     bytes_full: int
+    bytes_fixed: int
     select_seconds: float
     move_seconds: float
     input_seconds: float
@@ -148,6 +150,7 @@ class Retention:
             bytes_used=raw.bytes_used,
             bytes_cell=raw.bytes_cell,
             bytes_full=raw.bytes_full,
+            bytes_fixed=raw.bytes_fixed,
             select_seconds=raw.t_select_s,
             move_seconds=raw.t_move_s,
             input_seconds=raw.t_input_s,
@@ -156,7 +159,7 @@ class Retention:
     @property
     @in_step
     def layers(self) -> tuple[int, ...]:
-        """Indices of the layers that have a KV cache."""
+        """Indices of the layers whose cells are in the pool: not those with a sliding window, and not recurrent ones."""
         n = retain_h.check(retain_h.layers(self._ctx, None, 0))
         found = (c_int32 * n)()
         retain_h.check(retain_h.layers(self._ctx, found, n))
@@ -167,7 +170,7 @@ class Retention:
         """KV heads of a layer."""
         n = retain_h.n_head_kv(self._ctx, layer)
         if n < 0:
-            raise UsageError(f"layer {layer} has no KV cache; the layers that have one are {_ranges(self.layers)}")
+            raise UsageError(f"layer {layer} has no cells in the pool; the layers that have are {_ranges(self.layers)}")
         return n
 
     def positions(self, layer: int, head: int) -> npt.NDArray[np.int32]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 # Threads of a computation that wait for each other sleep instead of spinning, which takes ten times as long on a busy
@@ -21,7 +22,7 @@ from retain_local.bindings import library
 from retain_local.errors import RetainError
 from support.real_models import GEMMA3, SMOLLM2, NotFetchedError, RealModel, fetch
 from support.tiny_gates import random_gates, write_tiny_gates
-from support.tiny_models import TINY_MODELS, write_tiny_model
+from support.tiny_models import MIXED_MODELS, TINY_MODELS, write_tiny_model
 
 # Without them nothing here can run, so that it is said once and at once.
 try:
@@ -46,17 +47,19 @@ class TinyFiles:
         self.folder = folder
 
     def model(self, arch: str) -> Path:
-        """A model of `TINY_MODELS`."""
+        """A model of `TINY_MODELS` or `MIXED_MODELS`."""
         path = self.folder / f"{arch}.gguf"
-        return path if path.exists() else write_tiny_model(path, TINY_MODELS[arch])
+        return path if path.exists() else write_tiny_model(path, (TINY_MODELS | MIXED_MODELS)[arch])
 
     def gates(self, arch: str, variant: str = "rg10", tied: bool = True, weight_type: str = "f32") -> Path:
         """Random gates for it."""
         path = self.folder / f"{arch}-{variant}-{tied}-{weight_type}.gates.gguf"
         if path.exists():
             return path
-        model = TINY_MODELS[arch]
-        gates = random_gates(model.n_layer, model.n_embd, model.n_head_kv, variant, tied)
+        model = (TINY_MODELS | MIXED_MODELS)[arch]
+        gates = random_gates(len(model.pool_layers), model.n_embd, model.n_head_kv, variant, tied)
+        if arch in MIXED_MODELS:
+            gates = replace(gates, indices=tuple(model.pool_layers), block_count=model.n_layer)
         return write_tiny_gates(path, self.model(arch), model, gates, weight_type)
 
 

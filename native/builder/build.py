@@ -231,7 +231,8 @@ class Build:
                 "--no-tests=error",
                 "-R",
                 regex,
-            ]
+            ],
+            env={**os.environ, "RETAIN_DOCS": str(NATIVE.parent / "docs")},
         ).returncode
 
     @property

@@ -23,6 +23,7 @@ PARTS = (
     "ggml/",
     "include/",
     "src/",
+    "tests/test-llama-archs.cpp",
     "tests/test-mtmd-",
     "tests/testing.h",
     "tools/mtmd/",

@@ -17,7 +17,7 @@ target_compile_definitions(ggml-cpu PRIVATE RETENTION_PORTABLE)
 get_target_property(directory llama SOURCE_DIR)
 get_target_property(sources   llama SOURCES)
 list(FILTER sources EXCLUDE REGEX
-     "models/|unicode|llama-(vocab|sampler|grammar|quant|chat|model-saver|kv-cache-[dm]|memory-hybrid|memory-recurrent)")
+     "models/|unicode|llama-(vocab|sampler|grammar|quant|chat|model-saver|kv-cache-[dm]|memory-hybrid)")
 foreach (source ${sources})
     get_filename_component(source ${source} ABSOLUTE BASE_DIR ${directory})
     set_property(SOURCE ${source} TARGET_DIRECTORY llama APPEND PROPERTY COMPILE_OPTIONS ${flags})

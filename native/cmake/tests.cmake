@@ -11,8 +11,9 @@ foreach (source ${tests})
     get_filename_component(name ${source} NAME_WE)
     add_executable(native-${name} EXCLUDE_FROM_ALL ${source})
     target_compile_features(native-${name} PRIVATE cxx_std_17)
-    target_include_directories(native-${name} PRIVATE ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/ggml
-                                                      ${PROJECT_SOURCE_DIR}/ggml-cpu ${RETAIN_LLAMA_INTERNALS})
+    target_include_directories(native-${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests/upstream ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/ggml
+                                                      ${PROJECT_SOURCE_DIR}/ggml-cpu ${RETAIN_LLAMA_INTERNALS}
+                                                      ${RETAIN_LLAMA_DIR})
     target_link_libraries(native-${name} PRIVATE llama ggml ggml-base ggml-cpu)
     add_dependencies(retain-tests native-${name})
 

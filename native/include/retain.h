@@ -2,7 +2,8 @@
 //
 // The cache is one pool of cells. A cell is the K row and the V row of one (layer, KV head, position). Every sequence
 // has a budget of M cells per (layer, KV head) on average; when it is exceeded, the cells with the lowest retention score
-// go, wherever in the model they are. llama.h is untouched: a context made while retention parameters are set for the
+// go, wherever in the model they are. Layers with a sliding window, and recurrent layers, keep what llama.cpp gives them
+// beside the pool. llama.h is untouched: a context made while retention parameters are set for the
 // thread uses the pool, any other context is stock llama.cpp.
 //
 //     struct retain_params rp = retain_default_params();
@@ -74,7 +75,8 @@ struct retain_stats {
     int64_t bytes_pool;     // bytes allocated for K and V
     int64_t bytes_cell;     // bytes of one cell: K row + V row
     int64_t bytes_used;     // bytes of the pages in use
-    int64_t bytes_full;     // bytes that a full cache of the n_seen tokens would take
+    int64_t bytes_full;     // bytes that a full cache of the n_seen tokens would take, in the layers that the pool holds
+    int64_t bytes_fixed;    // bytes of sliding windows and recurrent states beside the pool; they do not grow
     double  t_select_s;     // seconds in scoring the cells and selecting
     double  t_move_s;       // seconds in moving cells
     double  t_input_s;      // seconds in filling page tables and other graph inputs
@@ -144,7 +146,7 @@ LLAMA_API bool retain_get_stats(const struct llama_context * ctx, struct retain_
 // the context.
 LLAMA_API const char * retain_cells_device(const struct llama_context * ctx);
 
-// Layers that have a KV cache, in order: returns their number, writes up to n_max layer indices to layers (may be NULL)
+// Layers whose cells are in the pool, in order: returns their number, writes up to n_max layer indices to layers (may be NULL)
 LLAMA_API int32_t retain_layers(const struct llama_context * ctx, int32_t * layers, int32_t n_max);
 
 // KV heads of layer il, or -1

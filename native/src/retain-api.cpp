@@ -1,8 +1,8 @@
-// retain-api.cpp - retain.h over retain_memory
+// retain-api.cpp - retain.h over retain_memory and retain_mixed
 
 #include "retain.h"
 #include "retain-error.h"
-#include "retain-memory.h"
+#include "retain-mixed.h"
 
 #include "llama-context.h"
 
@@ -12,7 +12,7 @@
 static retain_memory * find_memory(const llama_context * ctx) {
     retain_error_clear();
 
-    auto * mem = ctx ? dynamic_cast<retain_memory *>(ctx->get_memory()) : nullptr;
+    auto * mem = ctx ? retain_find_memory(ctx->get_memory()) : nullptr;
     if (!mem) {
         retain_error_set(ctx ? "the context has no retention memory" : "the context is NULL");
     }
@@ -38,6 +38,11 @@ static retain_memory * find_idle_memory(const llama_context * ctx) {
 static retain_memory * find_idle_memory(const llama_context * ctx, llama_seq_id seq_id) {
     auto * mem = find_memory(ctx, seq_id);
     return mem && !mem->is_busy() ? mem : nullptr;
+}
+
+// the memory of ctx when it has windows or recurrent states beside the retention memory, or null
+static const retain_mixed * find_mixed(const llama_context * ctx) {
+    return dynamic_cast<const retain_mixed *>(ctx->get_memory());
 }
 
 // what: "the model is", of an argument that must not be NULL
@@ -122,7 +127,7 @@ bool retain_gates_check(const llama_model * model, const char * path) {
 }
 
 bool retain_is_enabled(const llama_context * ctx) {
-    return ctx && dynamic_cast<retain_memory *>(ctx->get_memory());
+    return ctx && retain_find_memory(ctx->get_memory());
 }
 
 bool retain_has_gates(const llama_context * ctx) {
@@ -140,6 +145,8 @@ bool retain_get_stats(const llama_context * ctx, retain_stats * stats) {
     return mem && guarded([&]() {
         require(stats, "the place for the statistics is");
         mem->get_stats(*stats);
+        const auto * mixed = find_mixed(ctx);
+        stats->bytes_fixed = mixed ? mixed->bytes_fixed() : 0;
     });
 }
 
@@ -232,7 +239,11 @@ int64_t retain_draft_limit(const llama_context * ctx, llama_seq_id seq_id) {
 
 llama_pos retain_rollback_limit(const llama_context * ctx, llama_seq_id seq_id) {
     const auto * mem = find_memory(ctx, seq_id);
-    return mem ? mem->rollback_limit(mem->get_seq(seq_id)) : -1;
+    if (!mem) {
+        return -1;
+    }
+    const auto * mixed = find_mixed(ctx);
+    return mixed ? mixed->rollback_limit(seq_id) : mem->rollback_limit(mem->get_seq(seq_id));
 }
 
 const char * retain_policy_name(int32_t i) {

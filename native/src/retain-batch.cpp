@@ -229,6 +229,6 @@ const llama_ubatch & retain_context::get_ubatch() const {
     return ubatches[i_cur];
 }
 
-void retain_context::finish() {
+void retain_context::finish() const {
     mem->finish_ubatch(ubatches[i_cur]);
 }

@@ -1,6 +1,5 @@
 #include "retain-graph.h"
-#include "retain-error.h"
-#include "retain-hooks.h"
+#include "retain-mixed.h"
 
 #include "ggml-retention.h"
 #include "llama-batch.h"
@@ -55,6 +54,7 @@ void retain_graph_input::build(ggml_context * ctx, const llama_ubatch & ubatch) 
 
     const uint32_t n_layer = m.get_model().hparams.n_layer_all;
     gated.resize(n_layer, false);
+    norms.resize(n_layer, nullptr);
     if (m.keeps_queries()) {
         query_tokens = new_input(ctx, GGML_TYPE_I32, m.n_query_rows(n_tokens), 1, "retain_query_tokens");
         query_rows.resize(n_layer, nullptr);
@@ -101,6 +101,14 @@ void retain_graph_input::build_gate(const llm_graph_context & llm, const retain_
     gated[layer.il] = true;
 }
 
+bool retain_graph_input::build_gate_of_norm(const llm_graph_context & llm, const retain_layer & layer) {
+    ggml_tensor * norm = norms[layer.il];
+    if (norm) {
+        build_gate(llm, layer, norm);
+    }
+    return norm != nullptr;
+}
+
 void retain_graph_input::build_queries(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * q, float kq_scale) {
     if (!query_tokens) {
         return;
@@ -130,6 +138,15 @@ static void compute_beside(ggml_backend_sched_t sched, ggml_tensor * cur, ggml_b
     ggml_backend_sched_set_tensor_backend(sched, cur, backend);
 }
 
+// K or V of new tokens as [n_embd, n_head_kv, n_tokens]: some models pass all heads as one row
+static ggml_tensor * by_heads(ggml_context * ctx, ggml_tensor * x, int64_t n_embd, int64_t n_head_kv) {
+    if (!x || (x->ne[0] == n_embd && x->ne[1] == n_head_kv)) {
+        return x;
+    }
+    x = ggml_is_contiguous(x) ? x : ggml_cont(ctx, x);
+    return ggml_reshape_3d(ctx, x, n_embd, n_head_kv, ggml_nelements(x)/(n_embd*n_head_kv));
+}
+
 ggml_tensor * retain_graph_input::build_attn(
         const llm_graph_context & llm,
         const retain_layer      & layer,
@@ -139,6 +156,9 @@ ggml_tensor * retain_graph_input::build_attn(
         ggml_tensor             * sinks,
         float                     kq_scale) const {
     const auto & pool = mem().pool_of(layer);
+
+    k = by_heads(llm.ctx0, k, layer.n_embd_k, layer.n_head_kv);
+    v = by_heads(llm.ctx0, v, layer.n_embd_v, layer.n_head_kv);
 
     ggml_retention_attn_params params = {};
     pool.set_layout(params);
@@ -158,7 +178,7 @@ ggml_tensor * retain_graph_input::build_attn(
 }
 
 bool retain_graph_input::can_reuse(const llm_graph_params & params) {
-    retain = dynamic_cast<const retain_context *>(params.mctx);
+    retain = retain_find_context(params.mctx);
     mctx   = retain;
 
     return retain && tokens->ne[1] == params.ubatch.n_tokens && few_tokens == has_few_tokens(params.ubatch) &&
@@ -194,7 +214,8 @@ void retain_graph_input::set_tokens(const llama_ubatch & ubatch) {
         dst[3*t + 1] = ++n_new[s];
         dst[3*t + 0] = s;
     }
-    if (!cparams.causal_attn) {
+    // some models see pictures non-causally in their sliding windows only
+    if (!cparams.causal_attn && hparams.non_causal_type != LLAMA_NON_CAUSAL_TYPE_SWA_ONLY) {
         for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
             dst[3*t + 1] = n_new[dst[3*t]];
         }
@@ -231,83 +252,4 @@ void retain_graph_input::set_queries(const llama_ubatch & ubatch) {
 
     memcpy(query_tokens->data, rows.data(), ggml_nbytes(query_tokens));
     mem().set_query_rows(query_rows);
-}
-
-// hooks
-
-std::unique_ptr<llm_graph_input_attn_kv> retain_build_attn_inp(
-        ggml_context                 * ctx,
-        const llama_ubatch           & ubatch,
-        const llama_hparams          & hparams,
-        const llama_cparams          & cparams,
-        const llama_kv_cache_context * mctx) {
-    const auto * retain = dynamic_cast<const retain_context *>(mctx);
-    if (!retain) {
-        return nullptr;
-    }
-
-    auto inp = std::make_unique<retain_graph_input>(hparams, cparams, retain);
-    inp->build(ctx, ubatch);
-    return inp;
-}
-
-void retain_build_gate(const llm_graph_context & llm, ggml_tensor * h, int il) {
-    const auto * retain = dynamic_cast<const retain_context *>(llm.mctx);
-    if (!retain || !retain->get_mem().get_gates()) {
-        return;
-    }
-    const retain_layer * layer = retain->get_mem().find_layer(il);
-    if (!layer) {
-        return;
-    }
-
-    for (const auto & any : llm.res->inputs) {
-        if (auto * inp = dynamic_cast<retain_graph_input *>(any.get())) {
-            inp->build_gate(llm, *layer, h);
-        }
-    }
-}
-
-ggml_tensor * retain_build_attn(
-        const llm_graph_context & llm,
-        llm_graph_input_attn_kv * inp_kv,
-        ggml_tensor             * q,
-        ggml_tensor             * k,
-        ggml_tensor             * v,
-        ggml_tensor             * kq_b,
-        ggml_tensor             * sinks,
-        float                     kq_scale,
-        int                       il) {
-    auto * inp = dynamic_cast<retain_graph_input *>(inp_kv);
-    if (!inp) {
-        return nullptr;
-    }
-
-    const auto & mem   = inp->mem();
-    const auto * layer = mem.find_layer(il);
-
-    const std::string arch = mem.get_model().arch_name();
-    if (!layer || kq_b) {
-        throw retain_error(retain_format("the attention of %s models is not supported: %s", arch.c_str(),
-                    kq_b ? "it adds a bias to the logits" : "a layer attends without a cache of its own"));
-    }
-    if (mem.get_gates() && !inp->has_gate(*layer)) {
-        throw retain_error(retain_format("gates cannot read the input of attention in %s models; use policy window without gates", arch.c_str()));
-    }
-
-    inp->build_queries(llm, *layer, q, kq_scale);
-    return inp->build_attn(llm, *layer, q, k, v, sinks, kq_scale);
-}
-
-bool retain_is_busy(const llama_memory_i * mem) {
-    const auto * retain = dynamic_cast<const retain_memory *>(mem);
-    return retain && retain->is_busy();
-}
-
-void retain_finish_ubatch(llama_memory_context_i * mctx, ggml_backend_sched_t sched) {
-    auto * retain = dynamic_cast<retain_context *>(mctx);
-    if (retain) {
-        ggml_backend_sched_synchronize(sched);
-        retain->finish();
-    }
 }

@@ -24,6 +24,11 @@ public:
 
     bool has_gate(const retain_layer & layer) const { return gated[layer.il]; }
 
+    // Where q, k and v are not projected by llama.cpp's common function, the gate reads the tensor named attn_norm: note it
+    // when it is made, and add the gate. False when there was none.
+    void note_norm(const retain_layer & layer, ggml_tensor * cur) { norms[layer.il] = cur; }
+    bool build_gate_of_norm(const llm_graph_context & llm, const retain_layer & layer);
+
     // hand out the queries of query_tokens, under a policy that needs them
     void build_queries(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * q, float kq_scale);
 
@@ -64,6 +69,7 @@ private:
     std::vector<ggml_tensor *> gate_chains; // of each pool the last gate so far
 
     std::vector<bool>          gated;      // [n_layer] whether the graph has the layer's gate
+    std::vector<ggml_tensor *> norms;      // [n_layer] null where none was noted
     std::vector<ggml_tensor *> query_rows; // [n_layer] as in retain_memory
 
     std::vector<float> rot_k; // the matrices that self_k_rot and self_v_rot are set to

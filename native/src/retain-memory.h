@@ -13,9 +13,9 @@
 //     retain-state.cpp     save and restore
 //
 // What it is made of has files of its own: retain-cells (cell lists, sequences), retain-pool (pages), retain-select (which
-// cells stay), retain-policy and policies/ (scores), retain-gate* (log betas and static
-// scores). Around it are retain-create (which models get
-// one), retain-graph (attention over it), retain-params (its configuration) and retain-api (retain.h).
+// cells stay), retain-policy and policies/ (scores), retain-gate* (log betas and static scores). Around it are retain-create
+// (which models get one), retain-mixed (windows and recurrent layers beside it), retain-graph (attention over it),
+// retain-params (its configuration) and retain-api (retain.h). retain-checksum reads the bytes of a state.
 
 #pragma once
 
@@ -168,6 +168,9 @@ public:
     // whether a position between the first and the last of the sequence is missing in some cell list
     bool has_holes(const retain_seq & seq) const;
 
+    // whether the cells that are left without positions [p0, p1) are those that there would be; sets the last error
+    bool can_remove(const retain_seq & seq, llama_pos p0, llama_pos p1) const;
+
     // whether cells wait for shift_keys()
     bool has_shift() const;
 
@@ -218,9 +221,6 @@ private:
 
     // take back a ubatch whose graph failed
     void drop_open(retain_seq & seq);
-
-    // whether the cells that are left without positions [p0, p1) are those that there would be; sets the last error
-    bool can_remove(const retain_seq & seq, llama_pos p0, llama_pos p1) const;
 
     // keep the cells whose position is not in [p0, p1)
     void remove_range(retain_seq & seq, llama_pos p0, llama_pos p1);
@@ -285,7 +285,7 @@ public:
 
     const llama_ubatch & get_ubatch() const override;
 
-    void finish();
+    void finish() const;
 
     retain_memory & get_mem() const { return *mem; }
 

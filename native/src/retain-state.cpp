@@ -9,6 +9,7 @@
 //
 // A state is read and checked as a whole before anything of the memory changes.
 
+#include "retain-checksum.h"
 #include "retain-error.h"
 #include "retain-memory.h"
 
@@ -23,26 +24,6 @@ namespace {
 
 constexpr uint32_t MAGIC   = 0x74726c72; // "rlrt"
 constexpr uint32_t VERSION = 3;
-
-constexpr size_t FIRST_STEP = 1u << 16; // bytes that are read at first: chosen to be little beside any state, not measured
-
-// a 64-bit hash that reads 8 bytes at a time: states are large, and only damage must be seen
-uint64_t checksum(const std::vector<uint8_t> & data) {
-    uint64_t h = 0x9e3779b97f4a7c15ull ^ data.size();
-
-    size_t i = 0;
-    for (; i + 8 <= data.size(); i += 8) {
-        uint64_t x;
-        memcpy(&x, data.data() + i, 8);
-        h = (h ^ x)*0xff51afd7ed558ccdull;
-        h ^= h >> 32;
-    }
-    for (; i < data.size(); ++i) {
-        h = (h ^ data[i])*0xff51afd7ed558ccdull;
-        h ^= h >> 32;
-    }
-    return h;
-}
 
 struct writer {
     std::vector<uint8_t> data;
@@ -140,20 +121,7 @@ uint64_t shape_of(const retain_memory & mem) {
     }
     w.put((uint8_t) (mem.get_gates() != nullptr));
     w.put((uint8_t) mem.has_static_gates());
-    return checksum(w.data);
-}
-
-// Read in steps that double: a damaged length then ends at the end of the input, after no more than twice its size was
-// allocated.
-std::vector<uint8_t> read_payload(llama_io_read_i & io, uint64_t n_bytes) {
-    std::vector<uint8_t> res;
-    while (res.size() < n_bytes) {
-        const size_t at = res.size();
-        const size_t n  = std::min<uint64_t>(n_bytes - at, std::max(at, FIRST_STEP));
-        res.resize(at + n);
-        io.read(res.data() + at, n);
-    }
-    return res;
+    return retain_checksum(w.data);
 }
 
 void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
@@ -280,7 +248,7 @@ void retain_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
         }
     }
 
-    const header head = { MAGIC, VERSION, shape_of(*this), w.data.size(), checksum(w.data) };
+    const header head = { MAGIC, VERSION, shape_of(*this), w.data.size(), retain_checksum(w.data) };
     io.write(&head, sizeof(head));
     io.write(w.data.data(), w.data.size());
 }
@@ -311,8 +279,8 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
         throw retain_error(retain_format("the state is damaged: it has %zu bytes left where its header says %llu",
                     io.n_left(), (unsigned long long) head.n_bytes));
     }
-    const auto data = read_payload(io, head.n_bytes);
-    if (checksum(data) != head.checksum) {
+    const auto data = retain_read_bytes(io, head.n_bytes);
+    if (retain_checksum(data) != head.checksum) {
         throw retain_error("the state is damaged: its checksum does not match");
     }
 

@@ -51,6 +51,7 @@ class BenchSession:
         params.type_k, params.type_v = type_k, type_v
         params.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.offload_kqv = n_gpu_layers != 0
+        params.swa_full = False  # as llama.cpp's own programs have it
         self.context = llama_cpp.llama_init_from_model(self._model, params)
         if not self.context:
             raise RetainError(f"no context of {n_ctx:,} tokens could be made for {model}")
@@ -73,10 +74,17 @@ class BenchSession:
         """Decode n tokens one after the other, as generation does without the sampling; seconds in all."""
         return sum(self._decode(1) for _ in range(n))
 
-    def cut(self, depth: int) -> None:
-        """Take back the tokens from a position on."""
-        llama_cpp.llama_memory_seq_rm(self._memory, _SEQUENCE, depth, -1)
+    def cut(self, depth: int) -> bool:
+        """Take back the tokens from a position on; False where the model cannot, as with recurrent layers."""
+        if not llama_cpp.llama_memory_seq_rm(self._memory, _SEQUENCE, depth, -1):
+            return False
         self.depth = depth
+        return True
+
+    def can_fill(self) -> bool:
+        """Whether `fill` works: all layers attend to everything, so that a state is K and V alone."""
+        window, mixes = llama_cpp.llama_model_n_swa(self._model), llama_cpp.llama_model_is_hybrid(self._model)
+        return not window and not mixes
 
     def fill(self, depth: int) -> None:
         """Make the cache hold so many tokens without computing them: K and V of the first ones, again and again.

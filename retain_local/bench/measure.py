@@ -128,7 +128,7 @@ class Measurement:
         needed = depth - self._known[side.name]  # less was read where the cache could not go back
         if n <= 0:
             self._read[side.name] += needed * self._rate.get(side.name, 0.0)
-        elif side.name == STOCK and depth > FILL_FROM:
+        elif side.name == STOCK and depth > FILL_FROM and side.ask("can_fill"):
             if side.name not in self._rate:  # the first depth: what reading costs at the start, to estimate from
                 self._read[side.name] = sum(side.ask("read", n=self._n_ubatch))
                 self._rate[side.name] = self._read[side.name] / self._n_ubatch

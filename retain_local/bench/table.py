@@ -60,7 +60,11 @@ def _spread(spread: Spread) -> str:
 
 
 def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
-    table = Table("depth", "cells", "K and V", "most so far", "allocated", "peak memory", title="Memory")
+    is_mixed = any(depth.sides[OURS].stats["bytes_fixed"] for depth in found)
+    table = Table("depth", "cells", "K and V", "most so far", "allocated", title="Memory")
+    if is_mixed:
+        table.add_column("windows and states")
+    table.add_column("peak memory")
     if has_stock:
         table.add_column("stock: K and V")
         table.add_column("peak memory")
@@ -69,7 +73,7 @@ def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
         cells = [
             f"{depth.depth:,}", f"{stats['n_cells']:,}", format_bytes(stats["n_cells"] * stats["bytes_cell"]),
             format_bytes(stats["n_cells_peak"] * stats["bytes_cell"]), format_bytes(stats["bytes_pool"]),
-            format_bytes(stats["resident"]),
+            *([format_bytes(stats["bytes_fixed"])] if is_mixed else []), format_bytes(stats["resident"]),
         ]  # fmt: skip
         if has_stock:
             stock = depth.sides[STOCK].stats

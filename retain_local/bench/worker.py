@@ -44,6 +44,9 @@ class Worker:
     def write(self, n: int) -> float:
         return self._session.write(n)
 
+    def can_fill(self) -> bool:
+        return self._session.can_fill()
+
     def fill(self, depth: int) -> None:
         self._session.fill(depth)
 
@@ -54,8 +57,7 @@ class Worker:
 
             if retain_h.rollback_limit(self._session.context, 0) > depth:
                 return False
-        self._session.cut(depth)
-        return True
+        return self._session.cut(depth)
 
     def stats(self) -> dict[str, Any]:
         """Depth, peak resident bytes, and of our side the native statistics."""

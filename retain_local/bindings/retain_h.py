@@ -64,6 +64,7 @@ class RetainStats(Structure):
         ("bytes_cell", c_int64),
         ("bytes_used", c_int64),
         ("bytes_full", c_int64),
+        ("bytes_fixed", c_int64),
         ("t_select_s", c_double),
         ("t_move_s", c_double),
         ("t_input_s", c_double),

@@ -34,7 +34,8 @@ def stats_line(
     if stats.tokens_seen >= _NEARLY_FULL * n_ctx:
         parts.append(f"context {stats.tokens_seen:,} of {n_ctx:,}")
     if stats.cells_kept < stats.cells_seen:
-        parts.append(f"KV {format_bytes(_bytes_kept(stats))} of {format_bytes(stats.bytes_full)}")
+        fixed = f" + {format_bytes(stats.bytes_fixed)} fixed" if stats.bytes_fixed else ""
+        parts.append(f"KV {format_bytes(_bytes_kept(stats))} of {format_bytes(stats.bytes_full)}{fixed}")
     if stats.device != _HOST:
         parts.append(f"KV on {stats.device}")
     lines = [" · ".join([prompt, *parts]), *(" · ".join(parts[:n]) for n in range(len(parts), 0, -1))]
@@ -58,6 +59,7 @@ def cells_kept(stats: RetentionStats) -> str:
 
 def stats_rows(stats: RetentionStats, policy: str) -> list[tuple[str, str]]:
     """Everything about the cache, as (label, value) pairs."""
+    fixed = [("beside it", f"{format_bytes(stats.bytes_fixed)} of sliding windows and recurrent states, a fixed size")]
     return [
         ("policy", policy),
         ("budget", f"{stats.budget:,} cells for each of {stats.cell_lists:,} (layer, KV head) pairs"),
@@ -70,6 +72,7 @@ def stats_rows(stats: RetentionStats, policy: str) -> list[tuple[str, str]]:
             "KV allocated",
             f"{format_bytes(stats.bytes_pool)}, {stats.pages:,} pages of {stats.page_size} cells, on {stats.device}",
         ),
+        *(fixed if stats.bytes_fixed else []),
         ("selecting", f"{stats.select_seconds:.3f} s"),
         ("moving", f"{stats.move_seconds:.3f} s"),
         ("graph inputs", f"{stats.input_seconds:.3f} s"),

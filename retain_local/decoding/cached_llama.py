@@ -183,8 +183,9 @@ class CachedLlama(llama_cpp.Llama):
         self._history.read_to(n_reused, len(tokens))
 
     def _has_leftovers(self) -> bool:
-        """Whether an interrupted evaluation left cells that cannot be taken back exactly."""
-        return self._last_position() >= self._position < self.retention._rollback_limit()
+        """Whether an interrupted evaluation left cells that cannot be taken back exactly, or, as in recurrent layers, none."""
+        last = self._last_position()
+        return last >= self._position < self.retention._rollback_limit() or last < 0 < self.n_tokens
 
     @property
     def _position(self) -> int:

@@ -15,29 +15,13 @@ from pathlib import Path
 from ..errors import RetainError
 from ..files import opened
 from ..kv_types import KVType
+from .architectures import IS_ENCODER, IS_LATENT, is_mixed, refusal
 from .gguf_header import BOOL, STRING, U16, Header, TensorInfo, read_header, text
 from .model_checks import check_model, count, half_vector, per_layer
 
 SIDECAR_SUFFIX = ".gates.gguf"
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _SAMPLE_BYTES = 1 << 20
-
-_RECURRENT = {"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"}
-_HYBRID = {
-    "bailingmoe3", "falcon-h1", "glm5-next", "granitehybrid", "jamba", "kimi-k3", "kimi-linear", "lfm2", "lfm2moe",
-    "minimax-01", "nemotron_h", "nemotron_h_moe", "plamo2", "qwen35", "qwen35moe", "qwen3next", "qwen4exp",
-}  # fmt: skip
-_NOT_CAUSAL = {
-    "bert", "dream", "eurobert", "gemma-embedding", "jina-bert-v2", "jina-bert-v3", "llada", "llada-moe",
-    "llama-embed", "modern-bert", "neo-bert", "nomic-bert", "nomic-bert-moe", "rnd1", "t5encoder",
-    "wavtokenizer-dec",
-}  # fmt: skip
-# architectures whose layers slide unless the file says that the window is 0, and those that slide if it names a window
-_SLIDES = {
-    "cohere2", "cohere2moe", "deepseek4", "dots3note", "exaone-moe", "gemma2", "gemma3n", "gemma4",
-    "gemma4-assistant", "gpt-oss", "granite_swa", "llama4", "maple", "mimo2", "muse-glimmer", "spark2_5", "step35",
-}  # fmt: skip
-_MAY_SLIDE = {"afmoe", "exaone4", "gemma3", "laguna", "mellum", "olmo2", "plamo3", "smallthinker"}
 
 
 @dataclass(frozen=True)
@@ -48,8 +32,9 @@ class ModelFile:
     architecture, name : as in the metadata.
     n_ctx_train : tokens of context in training; 0 when the file does not say.
     n_embd : embedding length.
-    n_head_kv : KV heads of each layer, [n_layer].
+    n_head_kv : KV heads of each layer, [n_layer], as the file gives them.
     head_k, head_v : numbers in a K row and a V row of one head.
+    is_mixed : whether some of its layers may have a sliding window or be recurrent, so that they have no cells in the pool.
     size : bytes of the file.
     n_parts : files that the model is split into, as its header says.
     half_vector : name of a norm or bias in half precision, which llama.cpp computes with on GPUs alone; "" for none.
@@ -66,6 +51,7 @@ class ModelFile:
     size: int
     n_parts: int = 1
     half_vector: str = ""
+    is_mixed: bool = False
 
     @property
     def stem(self) -> str:
@@ -77,7 +63,7 @@ class ModelFile:
         return self.path.with_name(self.stem + SIDECAR_SUFFIX)
 
     def bytes_per_token(self, type_k: KVType, type_v: KVType) -> int:
-        """Bytes that the K and V rows of one token take in all layers and heads."""
+        """Bytes that the K and V rows of one token take in all layers and heads; not for a model that `is_mixed`."""
         return sum(self.n_head_kv) * (type_k.row_bytes(self.head_k) + type_v.row_bytes(self.head_v))
 
     def fingerprint(self) -> str:
@@ -192,23 +178,13 @@ def _parts(header: Header) -> list[Header]:
 
 
 def _check_attention(header: Header, arch: str) -> None:
-    slides = arch in _SLIDES or arch in _MAY_SLIDE
-    window = count(header, f"{arch}.attention.sliding_window") if slides else None
-    if arch in _RECURRENT:
-        reason = "is recurrent: it has no KV cache to keep in a budget"
-    elif arch in _HYBRID:
-        reason = "mixes attention with recurrent layers, which is not supported yet"
-    elif arch in _NOT_CAUSAL or _is_false(header, f"{arch}.attention.causal"):
-        reason = "is an encoder, embedding or diffusion model: it does not generate token by token from a KV cache"
-    elif arch == "t5":
-        reason = "is an encoder-decoder model, which is not supported"
-    elif _has_count(header, f"{arch}.attention.key_length_mla"):
-        reason = "uses multi-head latent attention (MLA), which is not supported"
-    elif (arch in _SLIDES and window != 0) or (arch in _MAY_SLIDE and window):
-        reason = "uses sliding-window attention in some layers (iSWA), which is not supported yet"
-    else:
-        return
-    raise RetainError(f"{header.path}: the architecture '{arch}' {reason}")
+    reason = refusal(arch)
+    if not reason and _is_false(header, f"{arch}.attention.causal"):
+        reason = IS_ENCODER
+    if not reason and _has_count(header, f"{arch}.attention.key_length_mla"):
+        reason = IS_LATENT
+    if reason:
+        raise RetainError(f"{header.path}: the architecture '{arch}' {reason}")
 
 
 def _has_count(header: Header, key: str) -> bool:
@@ -241,4 +217,5 @@ def _describe(header: Header, arch: str) -> ModelFile:
         head_k=head_k,
         head_v=head_v,
         size=header.size,
+        is_mixed=is_mixed(arch),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from types import SimpleNamespace
 
-from retain_local.chat.stats import stats_line
+from retain_local.chat.stats import stats_line, stats_rows
 from retain_local.retention import RetentionStats
 
 REPLY = SimpleNamespace(n_prompt=1234, prompt_rate=512.3, tokens=[1] * 56, generation_rate=20.04)
@@ -26,6 +26,13 @@ EVICTED = replace(FULL, cells_kept=500, bytes_used=600_000)
 def test_the_cache_is_named_once_something_was_evicted() -> None:
     assert stats_line(REPLY, FULL, n_ctx=8192) == "prompt 1,234 tok, 512 tok/s · reply 56 tok, 20.0 tok/s"
     assert stats_line(REPLY, EVICTED, n_ctx=8192).endswith("· KV 500 KB of 2.6 MB")
+
+
+def test_what_does_not_grow_is_told_apart() -> None:
+    mixed = replace(EVICTED, bytes_fixed=3_000_000)
+    assert stats_line(REPLY, mixed, n_ctx=8192).endswith("· KV 500 KB of 2.6 MB + 3.0 MB fixed")
+    assert dict(stats_rows(mixed, "gate"))["beside it"].startswith("3.0 MB of sliding windows and recurrent states")
+    assert "beside it" not in dict(stats_rows(EVICTED, "gate"))
 
 
 def test_the_context_is_named_when_it_is_nearly_full() -> None:

@@ -40,6 +40,7 @@ class TinyModel:
     qk_norm : None, head (one weight for all heads) or full (over all heads together).
     pre_norm : a norm before attention and one before the FFN; post_norm : one after each.
     n_rot : rotated dimensions of a head; all where None.
+    windows, recurrent : the layers that have a sliding window, and those that are short convolutions instead of attention.
     seed : of the weights; equal seeds give equal files.
     metadata : further `{arch}.` keys.
     """
@@ -63,8 +64,15 @@ class TinyModel:
     embedding_gain: float = 1.0
     output_gain: float = 4.0
     n_rot: int | None = None
+    windows: tuple[int, ...] = ()
+    recurrent: tuple[int, ...] = ()
     seed: int = 0
     metadata: dict[str, float | list[int]] = field(default_factory=dict)
+
+    @property
+    def pool_layers(self) -> list[int]:
+        """The layers whose cells are in the pool."""
+        return [il for il in range(self.n_layer) if il not in self.windows + self.recurrent]
 
     @property
     def n_embd_q(self) -> int:
@@ -108,6 +116,28 @@ TINY_MODELS = {
     "glm4": TinyModel("glm4", seed=1, head_size=64, n_rot=32, ffn="fused", post_norm=True),
 }
 
+# Models with layers that have no cells in the pool.
+MIXED_MODELS = {
+    "gemma2": TinyModel(
+        "gemma2",
+        seed=1,
+        n_layer=4,
+        head_size=64,
+        tied_output=True,
+        embedding_gain=0.02,
+        post_norm=True,
+        windows=(0, 2),
+        metadata={
+            "attention.sliding_window": 24,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+    ),
+    "lfm2": TinyModel(
+        "lfm2", seed=1, n_layer=3, qk_norm="head", tied_output=True, recurrent=(0,), metadata={"shortconv.l_cache": 3}
+    ),
+}
+
 
 def write_tiny_model(
     path: Path,
@@ -145,7 +175,8 @@ def _add_hyperparameters(writer: gguf.GGUFWriter, model: TinyModel) -> None:
     writer.add_embedding_length(model.n_embd)
     writer.add_feed_forward_length(model.n_ff)
     writer.add_head_count(model.n_head)
-    writer.add_head_count_kv(model.n_head_kv)
+    n_head_kv = [0 if il in model.recurrent else model.n_head_kv for il in range(model.n_layer)]
+    writer.add_head_count_kv(n_head_kv if model.recurrent else model.n_head_kv)
     writer.add_key_length(model.head_size)
     writer.add_value_length(model.head_size)
     writer.add_rope_dimension_count(model.n_rot or model.head_size)
@@ -210,8 +241,12 @@ def tiny_tensors(model: TinyModel) -> Iterator[tuple[str, np.ndarray]]:
     name, embedding = normal("token_embd.weight", N_VOCAB, model.n_embd, std=model.embedding_gain)
     yield name, embedding * written if model.tied_output else embedding
     for il in range(model.n_layer):
-        yield from _layer_tensors(model, f"blk.{il}", linear, norm)
-    for name, array in norm("output_norm", model.n_embd, model.output_gain if model.tied_output else 1.0):
+        yield from _layer_tensors(model, il, linear, norm)
+    for name, array in norm(
+        "token_embd_norm" if model.arch == "lfm2" else "output_norm",
+        model.n_embd,
+        model.output_gain if model.tied_output else 1.0,
+    ):
         # a tied output favours the token just read; signs that differ hide it
         yield name, array * np.resize([1, -1], model.n_embd).astype(np.float32) if model.tied_output else array
     if not model.tied_output:
@@ -219,9 +254,10 @@ def tiny_tensors(model: TinyModel) -> Iterator[tuple[str, np.ndarray]]:
         yield name, output * written
 
 
-def _layer_tensors(model: TinyModel, blk: str, linear, norm) -> Iterator[tuple[str, np.ndarray]]:
+def _layer_tensors(model: TinyModel, il: int, linear, norm) -> Iterator[tuple[str, np.ndarray]]:
     """Tensors of one layer. Queries and keys are large enough (std 1.6) that a few cells get most of the attention."""
-    n_embd, n_q, n_kv, n_ff = model.n_embd, model.n_embd_q, model.n_embd_kv, model.n_ff
+    blk = f"blk.{il}"
+    n_embd, n_ff = model.n_embd, model.n_ff
     if model.pre_norm:
         yield from norm(f"{blk}.attn_norm", n_embd)
         yield from norm(f"{blk}.ffn_norm", n_embd)
@@ -230,6 +266,25 @@ def _layer_tensors(model: TinyModel, blk: str, linear, norm) -> Iterator[tuple[s
         yield from norm(f"{blk}.post_attention_norm", n_embd)
         yield from norm(f"{blk}.post_ffw_norm", n_embd)
 
+    if il in model.recurrent:
+        yield from linear(f"{blk}.shortconv.conv", n_embd, model.metadata["shortconv.l_cache"], 1.0)
+        yield from linear(f"{blk}.shortconv.in_proj", 3 * n_embd, n_embd, 1.0)
+        yield from linear(f"{blk}.shortconv.out_proj", n_embd, n_embd, 1.0)
+    else:
+        yield from _attention_tensors(model, blk, linear, norm)
+
+    if model.ffn == "moe":
+        yield from linear(f"{blk}.ffn_gate_inp", N_EXPERT, n_embd, 4.0)
+        yield from _experts(model, blk, linear)
+    else:
+        if model.ffn == "gated":
+            yield from linear(f"{blk}.ffn_gate", n_ff, n_embd, 1.0)
+        yield from linear(f"{blk}.ffn_up", 2 * n_ff if model.ffn == "fused" else n_ff, n_embd, 1.0, model.linear_bias)
+        yield from linear(f"{blk}.ffn_down", n_embd, n_ff, 1.0, model.linear_bias)
+
+
+def _attention_tensors(model: TinyModel, blk: str, linear, norm) -> Iterator[tuple[str, np.ndarray]]:
+    n_embd, n_q, n_kv = model.n_embd, model.n_embd_q, model.n_embd_kv
     if model.qkv_fused:
         yield from linear(f"{blk}.attn_qkv", n_q + 2 * n_kv, n_embd, 1.1, model.qkv_bias)
     else:
@@ -240,15 +295,6 @@ def _layer_tensors(model: TinyModel, blk: str, linear, norm) -> Iterator[tuple[s
         yield from norm(f"{blk}.attn_q_norm", n_q if model.qk_norm == "full" else model.head_size, 1.1)
         yield from norm(f"{blk}.attn_k_norm", n_kv if model.qk_norm == "full" else model.head_size, 1.1)
     yield from linear(f"{blk}.attn_output", n_embd, n_q, 2.5, model.linear_bias)
-
-    if model.ffn == "moe":
-        yield from linear(f"{blk}.ffn_gate_inp", N_EXPERT, n_embd, 4.0)
-        yield from _experts(model, blk, linear)
-    else:
-        if model.ffn == "gated":
-            yield from linear(f"{blk}.ffn_gate", n_ff, n_embd, 1.0)
-        yield from linear(f"{blk}.ffn_up", 2 * n_ff if model.ffn == "fused" else n_ff, n_embd, 1.0, model.linear_bias)
-        yield from linear(f"{blk}.ffn_down", n_embd, n_ff, 1.0, model.linear_bias)
 
 
 def _experts(model: TinyModel, blk: str, linear) -> Iterator[tuple[str, np.ndarray]]:
