@@ -44,7 +44,8 @@ demo: install
 test: lint
 	@$(BUILD) test
 	@$(BUILD) test --sanitize
-	@RETAIN_STOCK_LIB_DIR="$$($(BUILD) stock)" && export RETAIN_STOCK_LIB_DIR && $(VENV)/bin/pytest -q tests $(PYTEST_ARGS)
+	@RETAIN_STOCK_LIB_DIR="$$($(BUILD) stock)" && RETAIN_SERVER="$$($(BUILD) server)" && \
+		export RETAIN_STOCK_LIB_DIR RETAIN_SERVER && $(VENV)/bin/pytest -q tests $(PYTEST_ARGS)
 
 lint: install $(VENV)/extras
 	@ruff check --quiet . && ruff format --quiet --check . || { echo "retain-local: run ruff check --fix . && ruff format ."; exit 1; }

@@ -19,6 +19,7 @@ from retain_local.evaluation.options import EvalOptions, TaskOptions
 from retain_local.model_options import ModelOptions
 from retain_local.options import RetentionOptions
 from retain_local.report.options import ReportOptions
+from retain_local.server.options import ServeOptions
 
 app = typer.Typer(
     name="retain-local",
@@ -83,6 +84,28 @@ def run(
     from retain_local.commands.chat import complete
 
     complete(model, prompt, file, image or [], chat, system, as_json, cache, loading, sampling)
+
+
+@command(
+    app,
+    "serve",
+    "retain-local serve model.gguf --budget 2048",
+    "retain-local serve Qwen/Qwen3-4B-GGUF:Q4_K_M --parallel 2 --ctx-size 200000",
+    "retain-local serve model.gguf --port 9000 --slots --cache-type-k q8_0",
+    passes_on=True,
+)
+@takes(**parts.SERVE)
+def serve(
+    ctx: typer.Context, model: o.Model, *, cache: RetentionOptions, serving: ServeOptions, verbose: o.Verbose = False
+) -> None:
+    """Serve a model to clients of the OpenAI and Anthropic APIs.
+
+    The server is llama.cpp's own, and takes its other options too. It is compiled when it is first asked for, which takes
+    minutes.
+    """
+    from retain_local.commands.serve import run_serve
+
+    raise typer.Exit(run_serve(model, cache, serving, verbose, ctx.args))
 
 
 @command(

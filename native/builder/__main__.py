@@ -4,6 +4,7 @@
     python native/builder test [-R REGEX]      build and run the native tests (--sanitize: with ASan and UBSan)
     python native/builder bench                build the micro-benchmarks, print their directory
     python native/builder stock                build the stock libraries to compare with, print their directory
+    python native/builder server               build the server, print its path (--stock: llama.cpp's own, to compare with)
     python native/builder sdist                print the path of the checked source distribution of upstream
     python native/builder missing-tools        print the PyPI packages of build tools that this machine lacks
     python native/builder clean                remove everything that was built or downloaded
@@ -50,6 +51,8 @@ def parse_arguments():
     test.add_argument("-R", dest="regex", default=".", help="only the tests whose name matches")
     commands.add_parser("bench", parents=[common], help="build the micro-benchmarks")
     commands.add_parser("stock", parents=[common], help="build the stock libraries")
+    server = commands.add_parser("server", parents=[common], help="build the server")
+    server.add_argument("--stock", action="store_true", help="llama.cpp's own, without the patches")
     commands.add_parser("sdist", help="print the path of the source distribution of upstream")
     commands.add_parser("missing-tools", help="print the PyPI packages of missing build tools")
     commands.add_parser("clean", help="remove everything that was built or downloaded")
@@ -67,7 +70,8 @@ def run(args):
         clean_cache()
         return 0
 
-    variant = "stock" if args.command == "stock" else "sanitize" if getattr(args, "sanitize", False) else "release"
+    is_stock = args.command == "stock" or getattr(args, "stock", False)
+    variant = "stock" if is_stock else "sanitize" if getattr(args, "sanitize", False) else "release"
     from_environment = [word[2:] for word in shlex.split(os.environ.get("CMAKE_ARGS", "")) if OURS.match(word)]
     defines = dict(define.partition("=")[::2] for define in [*from_environment, *args.defines])
     if directory := defines.pop("RETAIN_UPSTREAM_DIR", None):
@@ -82,6 +86,10 @@ def run(args):
         if args.command == "test":
             build.compile("retain-tests", f"the native tests ({variant})")
             return build.run_tests(args.regex)
+        if args.command == "server":
+            build.compile("llama-server" if is_stock else "retain-server", f"the server ({variant})")
+            print(build.server)
+            return 0
         if args.command == "bench":
             build.compile("retain-bench", "the micro-benchmarks")
         else:

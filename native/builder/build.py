@@ -96,6 +96,7 @@ def join_sources(parts):
 class Build:
     def __init__(self, variant, defines, cmake=None, jobs=None):
         self.stock = variant == "stock"
+        self.defines = defines
         self.options = {**VARIANTS[variant], **defines}
         self.jobs = jobs or os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or os.cpu_count()
         self.cmake = toolchain.check_cmake(cmake or toolchain.find_program("cmake"))
@@ -216,6 +217,9 @@ class Build:
             str(directory),
         ]
         run_logged(command, f"copying the libraries to {directory}", self.log, self.env)
+        # the server is built later, and has to be the same
+        options = "".join(f"{name}={value}\n" for name, value in sorted(self.defines.items()))
+        (directory / "build-options.txt").write_text(options, encoding="utf-8")
 
     def run_tests(self, regex):
         """Run the native tests whose name matches; ctest speaks for itself."""
@@ -238,3 +242,8 @@ class Build:
     @property
     def library_directory(self):
         return self.directory / "bin"
+
+    @property
+    def server(self):
+        name = "llama-server" if self.stock else "retain-server"
+        return self.library_directory / (f"{name}.exe" if os.name == "nt" else name)

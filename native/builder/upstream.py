@@ -15,18 +15,20 @@ VERSION = "0.3.36"
 SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
 VENDORED = "vendor/llama.cpp/"
-# what the build of the libraries and of upstream's own tests reads: a fifth of the source distribution
+# what the build of the libraries, of the server and of upstream's own tests reads: a third of the source distribution
 PARTS = (
     "CMakeLists.txt",
     "LICENSE",
     "cmake/",
+    "common/",
     "ggml/",
     "include/",
+    "scripts/ui-assets.cmake",
     "src/",
     "tests/test-llama-archs.cpp",
     "tests/test-mtmd-",
     "tests/testing.h",
-    "tools/mtmd/",
+    "tools/",
     "vendor/",
 )
 

@@ -123,6 +123,9 @@ LLAMA_API struct llama_context * retain_init_from_model(
         struct llama_context_params  cparams,
         const struct retain_params * params);
 
+// llama_init_from_model() for a stock context, whatever retention parameters the thread has set: a draft model, say
+LLAMA_API struct llama_context * retain_init_stock_from_model(struct llama_model * model, struct llama_context_params cparams);
+
 // While a thread guards, an assertion of llama.cpp that fails in it makes the call fail and does not end the process.
 // For llama_model_load_from_file() and llama_init_from_model() alone, which can fail; what the call had allocated by then
 // may stay allocated. In other threads and calls a failed assertion ends the process as ever, after one line on stderr.

@@ -118,6 +118,11 @@ llama_context * retain_init_from_model(llama_model * model, llama_context_params
     return ctx;
 }
 
+llama_context * retain_init_stock_from_model(llama_model * model, llama_context_params cparams) {
+    const retain_config_pause pause;
+    return llama_init_from_model(model, cparams);
+}
+
 bool retain_gates_check(const llama_model * model, const char * path) {
     return guarded([&]() {
         require(model, "the model is");

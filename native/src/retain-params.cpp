@@ -71,3 +71,10 @@ const retain_config * retain_config_pending() {
 void retain_config_set_pending(const retain_params * params) {
     pending.reset(params ? new retain_config(*params) : nullptr);
 }
+
+retain_config_pause::retain_config_pause() : paused(std::move(pending)) {
+}
+
+retain_config_pause::~retain_config_pause() {
+    pending = std::move(paused);
+}

@@ -4,6 +4,7 @@
 
 #include "retain.h"
 
+#include <memory>
 #include <string>
 
 struct retain_config {
@@ -29,6 +30,16 @@ struct retain_config {
 // the parameters that this thread has set for its next contexts, or null
 const retain_config * retain_config_pending();
 void                  retain_config_set_pending(const retain_params * params);
+
+// while it lives, this thread makes stock contexts
+class retain_config_pause {
+public:
+    retain_config_pause();
+    ~retain_config_pause();
+
+private:
+    std::unique_ptr<retain_config> paused;
+};
 
 // cells per page for a budget: a last page is half empty on average, and should cost little
 int32_t retain_page_size_for(int32_t budget);

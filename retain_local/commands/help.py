@@ -93,7 +93,13 @@ Version = Annotated[
 ]
 
 
-def command(app: typer.Typer, name: str, *examples: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator: the function is a command of this name, with these examples in its help."""
+def command(
+    app: typer.Typer, name: str, *examples: str, passes_on: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: the function is a command of this name, with these examples in its help.
+
+    passes_on : options that it does not know are left in the context's `args`, for another program.
+    """
     head = ["Examples:" if len(examples) > 1 else "Example:"] if examples else []
-    return app.command(name, cls=Command, epilog="\n\n".join([*head, *examples]))
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True} if passes_on else {}
+    return app.command(name, cls=Command, epilog="\n\n".join([*head, *examples]), context_settings=settings)

@@ -44,6 +44,7 @@ Images = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object: text, times and cache.")]
 IsChat = Annotated[bool, typer.Option("--chat", help="Read the prompt as a message, by the chat template.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show what the server logs.")]
 Texts = Annotated[
     list[Path],
     typer.Option(

@@ -9,6 +9,7 @@ from ..evaluation.options import EvalOptions, TaskOptions
 from ..model_options import ModelOptions
 from ..options import RetentionOptions
 from ..report.options import ReportOptions
+from ..server.options import ServeOptions
 from .options import Part
 
 _THREADS = "How many CPU threads to use. (default: 1 for a model below 32 MB, else half of the CPUs for decode, all for prefill)"
@@ -17,6 +18,19 @@ _CACHE, _MODEL = Part(RetentionOptions), Part(ModelOptions, texts={"n_threads": 
 _MEASURED = _MODEL.but("n_batch", "control_tokens_in_messages", "mmproj")
 
 CHAT = {"cache": _CACHE, "loading": _MODEL, "sampling": Part(Sampling)}
+
+SERVE = {
+    "cache": _CACHE.but(
+        "prefill",
+        texts={
+            "budget": "Cells that each slot keeps per (layer, KV head) on average: a number, a share of the context (1/4, 25%),"
+            " the size of the cache of all slots (512MiB), or auto (what audit recommended). (default: 2048; the context if that"
+            " is shorter or the policy is none)",
+            "pin_system": "Never evict the system messages of a request.",
+        },
+    ),
+    "serving": Part(ServeOptions),
+}
 
 EVAL = {
     "options": Part(EvalOptions),

@@ -1,0 +1,109 @@
+// main.cpp - llama.cpp's server over a cache of fixed size
+//
+// `retain-local serve` starts it. Its own options come first, as --retain-NAME VALUE, and are taken out; every other one is
+// upstream's. Without --retain-budget it is upstream's server. Contexts are made and decoded in this thread, also after the
+// server slept, so that the parameters set here hold for all of them.
+
+#include "retain-server-state.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+#include <thread>
+#include <vector>
+
+#ifndef _WIN32
+#include <csignal>
+#include <unistd.h>
+#endif
+
+int llama_server(int argc, char ** argv);
+
+static constexpr const char * PREFIX = "--retain-";
+
+static int fail(const std::string & message) {
+    fprintf(stderr, "retain-server: %s\n", message.c_str());
+    return 1;
+}
+
+// The program that started this one holds the other end of stdin: when it is gone, however that came, so is the server.
+static void stop_with_stdin() {
+#ifndef _WIN32
+    std::thread([]() {
+        char buffer[256];
+        while (read(STDIN_FILENO, buffer, sizeof(buffer)) > 0) {
+        }
+        kill(getpid(), SIGTERM);
+    }).detach();
+#endif
+}
+
+int main(int argc, char ** argv) {
+    auto & config = retain_server_config();
+    auto & params = config.params;
+
+    const std::map<std::string, int32_t *> numbers = {
+        { "budget",          &params.budget       },
+        { "buffer",          &params.buffer       },
+        { "lookahead",       &params.lookahead    },
+        { "sinks",           &params.n_sink       },
+        { "recent",          &params.n_recent     },
+        { "min-per-head",    &params.min_per_head },
+        { "trained-context", &config.n_ctx_train  },
+    };
+    const std::map<std::string, retain_scope> scopes = {
+        { "global", RETAIN_SCOPE_GLOBAL }, { "layer", RETAIN_SCOPE_LAYER }, { "head", RETAIN_SCOPE_HEAD },
+    };
+
+    std::vector<char *> rest = { argv[0] };
+    for (int i = 1; i < argc; ++i) {
+        if (strncmp(argv[i], PREFIX, strlen(PREFIX)) != 0) {
+            rest.push_back(argv[i]);
+            continue;
+        }
+        const std::string name = argv[i] + strlen(PREFIX);
+        if (++i == argc) {
+            return fail(PREFIX + name + " needs a value");
+        }
+        const std::string value = argv[i];
+        try {
+            if (numbers.count(name)) {
+                *numbers.at(name) = std::stoi(value);
+                config.is_enabled = config.is_enabled || name == "budget";
+            } else if (name == "scope") {
+                params.scope = scopes.at(value);
+            } else if (name == "seed") {
+                params.seed = (uint32_t) std::stoul(value);
+            } else if (name == "policy") {
+                config.policy = value;
+            } else if (name == "gates") {
+                config.gates = value;
+            } else if (name == "pin-system") {
+                config.pin_system = value == "on";
+            } else if (name == "stop-with-stdin") {
+                stop_with_stdin();
+            } else {
+                return fail(PREFIX + name + " is no option");
+            }
+        } catch (const std::exception &) {
+            return fail(PREFIX + name + " does not take " + value);
+        }
+    }
+
+    if (config.is_enabled) {
+        params.policy = config.policy.empty() ? nullptr : config.policy.c_str();
+        params.gates  = config.gates.empty()  ? nullptr : config.gates.c_str();
+        if (!retain_set_params(&params)) {
+            return fail(retain_last_error());
+        }
+    }
+    rest.push_back(nullptr);
+
+    const int result = llama_server((int) rest.size() - 1, rest.data());
+    if (result != 0 && *retain_last_error()) {
+        fail(retain_last_error());
+    }
+    return result;
+}

@@ -1,0 +1,178 @@
+"""Starting the server's program and stopping it."""
+
+from __future__ import annotations
+
+import collections
+import http.client
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..arguments import check_names, split
+from ..errors import RetainError
+from ..options import RetentionOptions
+from .arguments import ServerCommand, server_command
+from .binary import server_program
+from .options import ServeOptions
+
+_LISTENING = re.compile(r"listening on (https?://\S+)")
+_OWN_REASON = re.compile(r"^retain-server: (.+)")
+_ERROR = re.compile(r"^[\d.]+ E \w+\s+\S+: (.+)")  # as llama.cpp's server logs one
+_LAST_LINES = 400
+_KILL_AFTER_S = 30
+_POLL_S = 0.05
+
+
+class Server:
+    """llama.cpp's server for one model over a cache of fixed size; a context manager that starts and stops it.
+
+    Parameters
+    ----------
+    model : a GGUF file.
+    budget, gates, policy and the other fields of `retain_local.options.RetentionOptions` : of each slot; a size in bytes
+        is that of all slots together.
+    port : 0, the default here, takes a free one.
+    host, api_key, parallel, ctx_size : see `retain_local.server.options.ServeOptions`.
+    arguments : options of llama.cpp's server.
+    log : called with each line that the server logs, in a thread of its own.
+
+    Attributes
+    ----------
+    url : str
+        Where it listens, such as http://127.0.0.1:8080, once it was started.
+    command : ServerCommand
+        What was started, with the options as resolved.
+
+    Raises
+    ------
+    RetainError : an argument cannot be used, or the server cannot be built or started; the message is one line.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        arguments: Sequence[str] = (),
+        log: Callable[[str], None] | None = None,
+        **options: Any,
+    ) -> None:
+        check_names(options, [*RetentionOptions.__dataclass_fields__, *ServeOptions.__dataclass_fields__])
+        retention, rest = split(RetentionOptions, {"port": 0, **options})
+        serve, _ = split(ServeOptions, rest)
+        self.command: ServerCommand = server_command(model, retention, serve, arguments)
+        self.url = self._address = ""
+        self._log = log
+        self._lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
+        self._process: subprocess.Popen[str] | None = None
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """The number of the server's process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start the server, and return when it answers."""
+        environment = dict(os.environ)
+        if self.command.serve.api_key:  # arguments can be seen by every user of the machine
+            environment["LLAMA_API_KEY"] = self.command.serve.api_key
+        program = os.fspath(server_program())
+        self._process = subprocess.Popen(
+            [program, "--retain-stop-with-stdin", "on", *self.command.arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+            start_new_session=True,  # Ctrl-C is for this program, which then asks the server to end
+        )
+        self._reader = threading.Thread(target=self._read_log, daemon=True)
+        self._reader.start()
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def wait(self) -> int:
+        """Wait for the server to end; returns its exit status."""
+        assert self._process is not None
+        status = self._process.wait()
+        self._reader.join()
+        return status
+
+    def terminate(self) -> None:
+        """Ask the server to end: it cancels what it works on. A second time ends it at once."""
+        if self._process is not None:
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """End the server, and return when it is gone."""
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            process.wait(_KILL_AFTER_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        self._reader.join()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+        self._process = None
+
+    def reason(self) -> str:
+        """Why the server ended, in one line, as its log has it."""
+        for pattern in (_OWN_REASON, _ERROR):
+            if found := [match[1] for line in self._lines if (match := pattern.search(line))]:
+                return found[0].strip()
+        return self._lines[-1].strip() if self._lines else "it did not say why"
+
+    def _read_log(self) -> None:
+        assert self._process is not None and self._process.stdout is not None
+        for line in self._process.stdout:
+            line = line.rstrip("\n")
+            self._lines.append(line)
+            if match := _LISTENING.search(line):
+                self._address = match[1]
+            if self._log is not None:
+                self._log(line)
+
+    def _wait_until_ready(self) -> None:
+        assert self._process is not None
+        while self._process.poll() is None:
+            if self._address and _answers(self._address):
+                self.url = self._address
+                return
+            time.sleep(_POLL_S)
+        self._reader.join()
+        raise RetainError(f"the server did not start: {self.reason()}")
+
+
+def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    connection = kind(parts.hostname or "", parts.port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()

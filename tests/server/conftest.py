@@ -1,0 +1,22 @@
+"""Servers that the tests talk to, each started once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from retain_local.server import Server
+from support.servers import BUDGET, KEY, SLOTS
+
+
+
+
+@pytest.fixture(scope="session")
+def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """SmolLM2 in two slots, with a key, on two threads."""
+    saved = tmp_path_factory.mktemp("slots")
+    more = ("--threads", "2", "--slot-save-path", str(saved))
+    with Server(smollm2, budget=BUDGET, parallel=SLOTS, api_key=KEY, policy="window", arguments=more) as started:
+        yield started

@@ -1,0 +1,119 @@
+"""`retain-local serve`: what is passed on, what is refused, what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from retain_local.errors import RetainError, UsageError
+from retain_local.options import RetentionOptions
+from retain_local.paths import BUNDLED_MODEL
+from retain_local.server import Server
+from retain_local.server.arguments import ServerCommand, server_command
+from retain_local.server.options import ServeOptions
+from support.command_line import COMMAND, environment
+
+
+def command(*more: str, serve: ServeOptions | None = None, **retention: object) -> ServerCommand:
+    return server_command(BUNDLED_MODEL, RetentionOptions(**retention), serve or ServeOptions(), more)
+
+
+def value(made: ServerCommand, name: str) -> str:
+    return made.arguments[made.arguments.index(name) + 1]
+
+
+def test_the_gates_beside_the_model_are_taken() -> None:
+    made = command(budget=64)
+    assert value(made, "--retain-policy") == "gate"
+    assert Path(value(made, "--retain-gates")).name == "bundled.gates.gguf"
+
+
+def test_other_options_are_passed_on_last() -> None:
+    assert command("--jinja", "--slots", budget=64).arguments[-2:] == ("--jinja", "--slots")
+
+
+def test_a_size_is_that_of_all_slots() -> None:
+    one = command(budget="4MB", serve=ServeOptions(parallel=1))
+    four = command(budget="4MB", serve=ServeOptions(parallel=4))
+    assert isinstance(one.retention.budget, int) and isinstance(four.retention.budget, int)
+    assert four.retention.budget < one.retention.budget / 2
+    assert max(one.pool_bytes, four.pool_bytes) <= 4e6
+
+
+def test_the_bytes_that_are_said_are_those_of_the_cell_types() -> None:
+    assert command("-ctk", "q8_0", "-ctv", "q8_0", budget=64).pool_bytes < 0.6 * command(budget=64).pool_bytes
+
+
+def test_a_context_beyond_the_training() -> None:
+    assert command(budget=64).n_ctx == 1024
+    longer = command(budget=64, serve=ServeOptions(ctx_size=5000))
+    assert value(longer, "--override-kv") == "qwen3.context_length=int:5000"
+    assert value(longer, "--retain-trained-context") == "1024"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--context-shift",), "nothing to shift"),
+        (("--cache-reuse", "256"), "nothing to shift"),
+        (("--embeddings",), "llama.cpp's own server"),
+        (("-m", "x.gguf"), "before the options"),
+        (("--models-dir", "x"), "the one model"),
+        (("-np", "2"), "use --parallel"),
+        (("-b", "many"), "whole number"),
+        (("-ctk", "q3_k"), "not one of"),
+    ],
+)
+def test_what_cannot_be_passed_on(words: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        command(*words, budget=64)
+
+
+def test_the_key_is_in_no_argument() -> None:
+    made = command(budget=64, serve=dataclasses.replace(ServeOptions(), api_key="a secret"))
+    assert not any("a secret" in word for word in made.arguments)
+
+
+def test_a_port_that_is_taken_is_said_in_one_line() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(RetainError, match=rf"did not start: .*{port}") as raised:
+            Server(BUNDLED_MODEL, budget=64, port=port).start()
+    assert "\n" not in str(raised.value)
+
+
+def test_an_option_that_nobody_knows_is_said_in_one_line() -> None:
+    with pytest.raises(RetainError, match="--no-such-option"):
+        Server(BUNDLED_MODEL, budget=64, arguments=["--no-such-option"]).start()
+
+
+def test_gates_of_another_model_are_said_in_one_line(tmp_path: Path, tiny) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(RetainError, match="did not start: .*gates"):
+        Server(BUNDLED_MODEL, budget=64, gates=tiny.gates("llama")).start()
+
+
+def test_what_it_says_and_how_it_ends(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "bundled", "--budget", "64", "--port", "0", "--parallel", "2"],
+        env=environment(tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().strip()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == 0
+    said = " ".join(said.split())
+    assert "2 slots with 64 cells per layer and KV head each by the policy gate" in said
+    assert "open to every program on this machine, without a key" in said

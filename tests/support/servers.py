@@ -1,0 +1,36 @@
+"""Talking to a server of the tests over plain HTTP."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from typing import Any
+from urllib.parse import urlsplit
+
+from retain_local.server import Server
+
+BUDGET, SLOTS, KEY = 256, 2, "a key of the tests"
+
+
+def ask(server: Server, method: str, path: str, body: Any = None, key: str | None = KEY) -> tuple[int, Any]:
+    """Status and body of one request; a body that is JSON is read."""
+    parts = urlsplit(server.url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=300)
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    data = body if isinstance(body, (bytes, str, type(None))) else json.dumps(body)
+    try:
+        connection.request(method, path, data, headers)
+        response = connection.getresponse()
+        text = response.read().decode()
+    finally:
+        connection.close()
+    return response.status, json.loads(text) if "json" in response.headers.get_content_type() else text
+
+
+def complete(server: Server, prompt: str | list[int], n_predict: int = 1, **more: Any) -> dict[str, Any]:
+    """The reply to a plain completion, greedy."""
+    status, reply = ask(
+        server, "POST", "/completion", {"prompt": prompt, "n_predict": n_predict, "temperature": 0, **more}
+    )
+    assert status == 200, reply
+    return reply
