@@ -17,9 +17,7 @@ class ServeOptions:
         "127.0.0.1", "The address to listen on; the default can be reached from this machine alone.", _SERVER, str
     )
     port: int = option(8080, "The port to listen on; 0 takes a free one.", _SERVER, int, most=2**16 - 1)
-    api_key: str = option(
-        "", "The key that every request has to bring; several are separated by commas.", _SERVER, str
-    )
+    api_key: str = option("", "The key that every request has to bring; several are separated by commas.", _SERVER, str)
     parallel: int = option(
         4,
         "How many conversations are computed at once (slots). Each has the whole budget to itself.",

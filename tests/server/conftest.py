@@ -11,12 +11,11 @@ from retain_local.server import Server
 from support.servers import BUDGET, KEY, SLOTS
 
 
-
-
 @pytest.fixture(scope="session")
 def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """SmolLM2 in two slots, with a key, on two threads."""
     saved = tmp_path_factory.mktemp("slots")
-    more = ("--threads", "2", "--slot-save-path", str(saved))
+    template = Path(__file__).parents[1] / "support" / "tools.jinja"
+    more = ("--threads", "2", "--slot-save-path", str(saved), "--chat-template-file", str(template))
     with Server(smollm2, budget=BUDGET, parallel=SLOTS, api_key=KEY, policy="window", arguments=more) as started:
         yield started

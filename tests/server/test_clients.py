@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import anthropic
 import openai
@@ -18,7 +19,7 @@ from support.servers import KEY
 
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-ASK_WEATHER = [{"role": "user", "content": "What is the weather in Paris?"}]
+GREEDY = {"temperature": 0}  # the client of Anthropic's newest models has no such argument
 MODEL = "SmolLM2-135M-Instruct.Q4_1"
 
 
@@ -44,7 +45,12 @@ def test_openai_chat(client: openai.OpenAI) -> None:
 
 def test_openai_streaming_with_usage(client: openai.OpenAI) -> None:
     stream = client.chat.completions.create(
-        model=MODEL, messages=QUESTION, max_tokens=24, temperature=0, stream=True, stream_options={"include_usage": True}
+        model=MODEL,
+        messages=QUESTION,
+        max_tokens=24,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
     )
     chunks = list(stream)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
@@ -55,11 +61,20 @@ def test_openai_streaming_with_usage(client: openai.OpenAI) -> None:
 
 def test_openai_tools(client: openai.OpenAI) -> None:
     tool = {"type": "function", "function": {"name": "weather", "description": "The weather.", "parameters": WEATHER}}
-    reply = client.chat.completions.create(
-        model=MODEL, messages=ASK_WEATHER, tools=[tool], tool_choice="required", max_tokens=64, temperature=0
-    )
+    messages: list[dict[str, Any]] = []
+    for city in ("London", "Rome"):  # a model this small calls what it saw being called
+        function = {"name": "weather", "arguments": json.dumps({"city": city})}
+        messages += [
+            {"role": "user", "content": f"What is the weather in {city}?"},
+            {"role": "assistant", "tool_calls": [{"id": city, "type": "function", "function": function}]},
+            {"role": "tool", "tool_call_id": city, "content": "sunny"},
+            {"role": "assistant", "content": "It is sunny."},
+        ]
+    messages.append({"role": "user", "content": "What is the weather in Paris?"})
+    reply = client.chat.completions.create(model=MODEL, messages=messages, tools=[tool], max_tokens=40, temperature=0)
+    assert reply.choices[0].finish_reason == "tool_calls"
     call = reply.choices[0].message.tool_calls[0]
-    assert call.function.name == "weather" and "city" in json.loads(call.function.arguments)
+    assert call.function.name == "weather" and json.loads(call.function.arguments) == {"city": "Paris"}
 
 
 def test_openai_json_schema(client: openai.OpenAI) -> None:
@@ -82,7 +97,9 @@ def test_openai_logprobs(client: openai.OpenAI) -> None:
 
 
 def test_openai_responses(client: openai.OpenAI) -> None:
-    reply = client.responses.create(model=MODEL, input="What is the capital of France?", temperature=0, max_output_tokens=24)
+    reply = client.responses.create(
+        model=MODEL, input="What is the capital of France?", temperature=0, max_output_tokens=24
+    )
     assert "Paris" in reply.output_text
 
 
@@ -102,24 +119,34 @@ def test_openai_wrong_settings(client: openai.OpenAI) -> None:
 
 
 def test_anthropic_messages(claude: anthropic.Anthropic) -> None:
-    reply = claude.messages.create(model=MODEL, messages=QUESTION, max_tokens=24, temperature=0)
+    reply = claude.messages.create(model=MODEL, messages=QUESTION, max_tokens=24, extra_body=GREEDY)
     assert "Paris" in reply.content[0].text and reply.stop_reason in ("end_turn", "max_tokens")
     assert reply.usage.model_extra["retention"]["budget"] == 256
 
 
 def test_anthropic_streaming(claude: anthropic.Anthropic) -> None:
-    with claude.messages.stream(model=MODEL, messages=QUESTION, max_tokens=24, temperature=0) as stream:
+    with claude.messages.stream(model=MODEL, messages=QUESTION, max_tokens=24, extra_body=GREEDY) as stream:
         assert "Paris" in "".join(stream.text_stream)
         assert stream.get_final_message().usage.output_tokens > 0
 
 
 def test_anthropic_tools(claude: anthropic.Anthropic) -> None:
     tool = {"name": "weather", "description": "The weather.", "input_schema": WEATHER}
-    reply = claude.messages.create(
-        model=MODEL, messages=ASK_WEATHER, tools=[tool], tool_choice={"type": "any"}, max_tokens=64, temperature=0
-    )
+    messages: list[dict[str, Any]] = []
+    for city in ("London", "Rome"):
+        use = {"type": "tool_use", "id": city, "name": "weather", "input": {"city": city}}
+        result = {"type": "tool_result", "tool_use_id": city, "content": "sunny"}
+        messages += [
+            {"role": "user", "content": f"What is the weather in {city}?"},
+            {"role": "assistant", "content": [use]},
+            {"role": "user", "content": [result]},
+            {"role": "assistant", "content": "It is sunny."},
+        ]
+    messages.append({"role": "user", "content": "What is the weather in Paris?"})
+    reply = claude.messages.create(model=MODEL, messages=messages, tools=[tool], max_tokens=40, extra_body=GREEDY)
+    assert reply.stop_reason == "tool_use"
     call = next(block for block in reply.content if block.type == "tool_use")
-    assert call.name == "weather" and "city" in call.input
+    assert call.name == "weather" and call.input == {"city": "Paris"}
 
 
 def test_anthropic_counts_tokens(claude: anthropic.Anthropic) -> None:
@@ -162,7 +189,20 @@ def test_llm(server: Server, tmp_path: Path) -> None:
     )
     (tmp_path / "keys.json").write_text(json.dumps({"local": KEY}))
     done = subprocess.run(
-        [sys.executable, "-m", "llm", "-m", "local", "-o", "temperature", "0", "-o", "max_tokens", "24", QUESTION[0]["content"]],
+        [
+            sys.executable,
+            "-m",
+            "llm",
+            "-m",
+            "local",
+            "-o",
+            "temperature",
+            "0",
+            "-o",
+            "max_tokens",
+            "24",
+            QUESTION[0]["content"],
+        ],
         env={**os.environ, "LLM_USER_PATH": str(tmp_path)},
         stdin=subprocess.DEVNULL,
         capture_output=True,

@@ -7,8 +7,11 @@ import json
 import random
 import signal
 import socket
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -74,7 +77,10 @@ def saved_and_restored(server: Server, rng: random.Random) -> None:
     number = rng.randrange(N_SLOTS)
     name = f"slot-{number}.bin"
     assert ask(server, "POST", f"/slots/{number}?action=save", {"filename": name})[0] == 200
-    assert ask(server, "POST", f"/slots/{number}?action=restore", {"filename": name})[0] in (200, 400)  # 400: it was empty
+    assert ask(server, "POST", f"/slots/{number}?action=restore", {"filename": name})[0] in (
+        200,
+        400,
+    )  # 400: it was empty
 
 
 def proper(server: Server, rng: random.Random) -> None:
@@ -87,7 +93,15 @@ def beyond_the_context(server: Server, rng: random.Random) -> None:
     assert status == 400 and reply["error"]["type"] == "exceed_context_size_error"
 
 
-KINDS = [cancelled_stream, dropped_connection, half_a_body, malformed, wrong_key, saved_and_restored, beyond_the_context]
+KINDS = [
+    cancelled_stream,
+    dropped_connection,
+    half_a_body,
+    malformed,
+    wrong_key,
+    saved_and_restored,
+    beyond_the_context,
+]
 
 
 def storm(server: Server, seed: int) -> None:
@@ -148,17 +162,12 @@ def test_sigterm_during_a_reply() -> None:
         assert response.read(10)
         process = psutil.Process(server.pid)
         process.send_signal(signal.SIGTERM)
-        try:
+        with suppress(http.client.IncompleteRead):
             response.read()
-        except http.client.IncompleteRead:
-            pass
         assert server.wait() == 0
 
 
 def test_the_server_ends_with_the_program_that_started_it(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     program = (
         "import os, signal\n"
         "from retain_local.paths import BUNDLED_MODEL\n"

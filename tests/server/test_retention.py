@@ -85,7 +85,7 @@ def test_pins_are_kept(server: Server) -> None:
     _, picture = ask(server, "GET", "/retention/cells?slot=1&bins=512")
     n_seen = picture["tokens_seen"]
     assert picture["layers"] == list(range(30)) and all(len(row) == 512 for row in picture["kept"])
-    inside = [i for i in range(512) if 100 <= i * n_seen / 512 and (i + 1) * n_seen / 512 <= 140]
+    inside = [i for i in range(512) if i * n_seen / 512 >= 100 and (i + 1) * n_seen / 512 <= 140]
     assert len(inside) > 5 and all(row[i] == 1 for row in picture["kept"] for i in inside)
 
 

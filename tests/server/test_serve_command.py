@@ -39,11 +39,11 @@ def test_other_options_are_passed_on_last() -> None:
 
 
 def test_a_size_is_that_of_all_slots() -> None:
-    one = command(budget="4MB", serve=ServeOptions(parallel=1))
-    four = command(budget="4MB", serve=ServeOptions(parallel=4))
+    one = command(budget="1MB", serve=ServeOptions(parallel=1))
+    four = command(budget="1MB", serve=ServeOptions(parallel=4))
     assert isinstance(one.retention.budget, int) and isinstance(four.retention.budget, int)
     assert four.retention.budget < one.retention.budget / 2
-    assert max(one.pool_bytes, four.pool_bytes) <= 4e6
+    assert max(one.pool_bytes, four.pool_bytes) <= 1e6
 
 
 def test_the_bytes_that_are_said_are_those_of_the_cell_types() -> None:
