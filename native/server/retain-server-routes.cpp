@@ -10,7 +10,6 @@
 #include "common.h"
 
 #include <chrono>
-#include <set>
 
 namespace {
 
@@ -275,6 +274,13 @@ void retain_server_routes(const common_params & params, server_context & context
         routes.*route = with_retention(routes.*route, api::openai, n_slots);
     }
     routes.post_anthropic_messages = with_retention(routes.post_anthropic_messages, api::anthropic, n_slots);
+
+    routes.post_slots = [&context, n_slots, handler = routes.post_slots](const server_http_req & req) {
+        auto res = handler(req);
+        retain_server().free_slots(n_slots);
+        wake(context, req.should_stop);
+        return res;
+    };
 
     routes.get_metrics = [metrics = routes.get_metrics](const server_http_req & req) {
         auto res = metrics(req);

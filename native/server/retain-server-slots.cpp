@@ -66,13 +66,13 @@ settings wanted_settings(const retain_slot_view & slot) {
         res.budget = request->budget.value_or(res.budget);
         res.policy = request->policy.value_or(res.policy);
         res.pins   = request->pins;
-        if (request->pin_system && slot.system.empty()) {
+        if (request->pin_system && slot.n_system == 0) {
             throw std::runtime_error("the system message cannot be pinned: the request has none, or its template does not show where it is");
         }
         pin_system = pin_system || request->pin_system;
     }
-    if (pin_system) {
-        res.pins.insert(res.pins.end(), slot.system.begin(), slot.system.end());
+    if (pin_system && slot.n_system > 0) {
+        res.pins.emplace_back(0, slot.n_system);
     }
     const int64_t n_protected = config.params.n_sink + config.params.n_recent + n_positions(res.pins);
     if (n_protected >= res.budget && !res.pins.empty()) {
@@ -142,6 +142,10 @@ common_json picture(llama_context * ctx, int slot, int n_bins) {
 }
 
 } // namespace
+
+bool retain_slot_asks_for_task(int id) {
+    return retain_server().take_freed(id);
+}
 
 void retain_slot_begin(llama_context * ctx, const retain_slot_view & slot, const std::function<void()> & clear) {
     if (!retain_is_enabled(ctx)) {

@@ -124,6 +124,18 @@ std::vector<retain_cells_request> retain_server_state::take_cells_requests(int s
     return res;
 }
 
+void retain_server_state::free_slots(int n_slots) {
+    std::lock_guard<std::mutex> lock(mutex);
+    for (int i = 0; i < n_slots; ++i) {
+        freed.insert(i);
+    }
+}
+
+bool retain_server_state::take_freed(int slot) {
+    std::lock_guard<std::mutex> lock(mutex);
+    return freed.erase(slot) > 0;
+}
+
 common_json retain_server_state::to_json() {
     const auto & config = retain_server_config();
 

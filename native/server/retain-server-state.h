@@ -12,6 +12,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -80,6 +81,8 @@ public:
 
     std::future<common_json> ask_cells(int slot, int n_bins);
 
+    void free_slots(int n_slots); // a task is done that kept a slot from other tasks
+
     // the thread that decodes
 
     std::optional<retain_request> request_of(int ticket);
@@ -88,6 +91,8 @@ public:
     void finish (int ticket, const retain_slot_info & info);
 
     std::vector<retain_cells_request> take_cells_requests(int slot);
+
+    bool take_freed(int slot);
 
 private:
     struct entry {
@@ -104,6 +109,7 @@ private:
     std::map<int, retain_slot_info>   slots;
     retain_stats                      stats = {};
     std::vector<retain_cells_request> cells_requests;
+    std::set<int>                     freed;
 };
 
 retain_server_state & retain_server();

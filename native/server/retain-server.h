@@ -39,7 +39,7 @@ struct retain_slot_view {
     int64_t n_checkpoints      = 0;
     int64_t bytes_checkpoints  = 0;
 
-    std::vector<std::pair<int32_t, int32_t>> system; // positions of the request's system messages
+    int32_t n_system = 0; // tokens before the first message of the user or assistant: system message, tools
 
     std::function<uint64_t()> content; // a hash of the tokens that the cache stands for
 };
@@ -81,9 +81,11 @@ retain_slot_view retain_view(const SLOT & slot) {
             res.ticket = std::stoi(word.substr(std::char_traits<char>::length(RETAIN_TICKET_STOP)));
         }
     }
+    // most templates show where messages of the user and the assistant begin, few where those of the system do
     for (const auto & span : params.message_spans.spans) {
-        if (span.role == COMMON_CHAT_ROLE_SYSTEM) {
-            res.system.emplace_back((int32_t) span.pos, (int32_t) (span.pos + span.len));
+        if (span.role == COMMON_CHAT_ROLE_USER || span.role == COMMON_CHAT_ROLE_ASSISTANT) {
+            res.n_system = (int32_t) span.pos;
+            break;
         }
     }
     return res;
@@ -101,8 +103,15 @@ struct retain_on_reset {
     }
 };
 
+// Upstream takes one task that waits for a slot back whenever a slot gets free. To save or restore a slot frees none, so that
+// afterwards idle slots ask for a task.
+bool retain_slot_asks_for_task(int id);
+
 template <typename SLOT>
 void retain_server_begin(llama_context * ctx, SLOT & slot) {
+    if (!slot.is_processing() && retain_slot_asks_for_task(slot.id)) {
+        slot.callback_on_release(slot.id);
+    }
     if (!slot.callback_on_reset.template target<retain_on_reset<SLOT>>()) {
         slot.callback_on_reset = retain_on_reset<SLOT> { ctx, std::move(slot.callback_on_reset) };
     }

@@ -101,6 +101,9 @@ def test_the_system_message_is_pinned(server: Server) -> None:
     assert status == 200, reply
     [[first, end]] = slot(server, 1)["pins"]
     assert first == 0 and 45 < end < 120
+    _, picture = ask(server, "GET", "/retention/cells?slot=1&bins=512")
+    n_pinned = end * 512 // picture["tokens_seen"]
+    assert all(share == 1 for row in picture["kept"] for share in row[:n_pinned])
 
 
 @pytest.mark.parametrize(
