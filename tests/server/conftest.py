@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from retain_local.paths import BUNDLED_MODEL
 from retain_local.server import Server
-from support.servers import BUDGET, KEY, SLOTS
+from support.servers import BUDGET, KEY, SLOTS, SMALL_BUDGET, SMALL_CTX, SMALL_SLOTS
 
 
 @pytest.fixture(scope="session")
@@ -18,4 +19,13 @@ def server(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     template = Path(__file__).parents[1] / "support" / "tools.jinja"
     more = ("--threads", "2", "--slot-save-path", str(saved), "--chat-template-file", str(template))
     with Server(smollm2, budget=BUDGET, parallel=SLOTS, api_key=KEY, policy="window", arguments=more) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The bundled model with its gates, which answers within milliseconds."""
+    more = ("--threads", "1", "--slot-save-path", str(tmp_path_factory.mktemp("slots")))
+    options = {"budget": SMALL_BUDGET, "parallel": SMALL_SLOTS, "ctx_size": SMALL_CTX}
+    with Server(BUNDLED_MODEL, api_key=KEY, arguments=more, **options) as started:
         yield started

@@ -17,22 +17,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
-import pytest
 
 from retain_local.paths import BUNDLED_MODEL
 from retain_local.server import Server
-from support.servers import KEY, ask
+from support.servers import KEY, SMALL_SLOTS, ask
 
-N_SLOTS, N_REQUESTS = 4, 200
+N_REQUESTS = 200
 LARGE_BODY = 50_000_000  # bytes
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The bundled model, which answers within milliseconds, in four slots."""
-    more = ("--threads", "1", "--slot-save-path", str(tmp_path_factory.mktemp("slots")), "--cache-ram", "0")
-    with Server(BUNDLED_MODEL, budget=64, parallel=N_SLOTS, api_key=KEY, ctx_size=4096, arguments=more) as started:
-        yield started
 
 
 def body_of(rng: random.Random, n_words: int, **more: Any) -> dict[str, Any]:
@@ -74,7 +65,7 @@ def wrong_key(server: Server, rng: random.Random) -> None:
 
 
 def saved_and_restored(server: Server, rng: random.Random) -> None:
-    number = rng.randrange(N_SLOTS)
+    number = rng.randrange(SMALL_SLOTS)
     name = f"slot-{number}.bin"
     assert ask(server, "POST", f"/slots/{number}?action=save", {"filename": name})[0] == 200
     assert ask(server, "POST", f"/slots/{number}?action=restore", {"filename": name})[0] in (

@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 
 from retain_local.server import Server
 
-BUDGET, SLOTS, KEY = 256, 2, "a key of the tests"
+KEY = "a key of the tests"
+BUDGET, SLOTS = 256, 2  # of the server of SmolLM2
+SMALL_BUDGET, SMALL_SLOTS, SMALL_CTX = 64, 4, 4096  # of the one of the bundled model
 
 
 def ask(server: Server, method: str, path: str, body: Any = None, key: str | None = KEY) -> tuple[int, Any]:
@@ -27,10 +29,12 @@ def ask(server: Server, method: str, path: str, body: Any = None, key: str | Non
     return response.status, json.loads(text) if "json" in response.headers.get_content_type() else text
 
 
-def complete(server: Server, prompt: str | list[int], n_predict: int = 1, **more: Any) -> dict[str, Any]:
+def complete(
+    server: Server, prompt: str | list[int], n_predict: int = 1, key: str | None = KEY, **more: Any
+) -> dict[str, Any]:
     """The reply to a plain completion, greedy."""
     status, reply = ask(
-        server, "POST", "/completion", {"prompt": prompt, "n_predict": n_predict, "temperature": 0, **more}
+        server, "POST", "/completion", {"prompt": prompt, "n_predict": n_predict, "temperature": 0, **more}, key
     )
     assert status == 200, reply
     return reply
