@@ -91,7 +91,6 @@ def run(
     "serve",
     "retain-local serve model.gguf --budget 2048",
     "retain-local serve Qwen/Qwen3-4B-GGUF:Q4_K_M --parallel 2 --ctx-size 200000",
-    "retain-local serve model.gguf --port 9000 --slots --cache-type-k q8_0",
     passes_on=True,
 )
 @takes(**parts.SERVE)

@@ -23,9 +23,8 @@ SERVE = {
     "cache": _CACHE.but(
         "prefill",
         texts={
-            "budget": "Cells that each slot keeps per (layer, KV head) on average: a number, a share of the context (1/4, 25%),"
-            " the size of the cache of all slots (512MiB), or auto (what audit recommended). (default: 2048; the context if that"
-            " is shorter or the policy is none)",
+            "budget": "Cells that each slot keeps per (layer, KV head): a number, a share of the context (1/4, 25%), or the size"
+            " of the cache of all slots (512MiB). (default: 2048, or the context if that is shorter)",
             "pin_system": "Never evict the system messages of a request.",
         },
     ),
