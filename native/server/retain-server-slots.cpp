@@ -119,8 +119,8 @@ common_json picture(llama_context * ctx, int slot, int n_bins) {
         const int32_t n_head = retain_n_head_kv(ctx, il);
         std::vector<int64_t> n_kept(n_bins, 0);
         for (int32_t head = 0; head < n_head; ++head) {
-            pos.resize(std::max<int64_t>(0, retain_get_cells(ctx, slot, il, head, nullptr, nullptr, 0)));
-            retain_get_cells(ctx, slot, il, head, pos.data(), nullptr, pos.size());
+            pos.resize(std::max<int64_t>(0, retain_get_cells(ctx, slot, il, head, nullptr, nullptr, nullptr, 0)));
+            retain_get_cells(ctx, slot, il, head, pos.data(), nullptr, nullptr, pos.size());
             for (const int32_t p : pos) {
                 n_kept[std::min<int64_t>(n_bins - 1, (int64_t) p*n_bins/n_seen)]++;
             }
