@@ -29,13 +29,13 @@ _REAL = {
 }
 
 
-def check_names(given: Collection[str], known: Collection[str]) -> None:
-    """Raise UsageError for an argument that is not known, with the name that is most like it."""
+def check_names(given: Collection[str], known: Collection[str], whose: str = "Llama") -> None:
+    """Raise UsageError for an argument that a class does not know, with the name that is most like it."""
     for name in given:
         if name not in known:
             near = get_close_matches(name, sorted(known), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else "; docs/python.md lists what there is"
-            raise UsageError(f"Llama takes no argument {name!r}{hint}")
+            raise UsageError(f"{whose} takes no argument {name!r}{hint}")
 
 
 def checked_numbers(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import os
 import signal
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from ..errors import RetainError
 from ..options import RetentionOptions
 from ..server.arguments import check_passed_on
 from ..server.options import ServeOptions
-from ..server.process import Server
+from ..server.process import KEY_VARIABLE, Server
 from ..terminal.byte_format import format_bytes
 from .loading import gates_to_load, usual_threads
 from .model_name import find_model
@@ -79,7 +80,8 @@ def _greeting(server: Server) -> list[str]:
             f"the model was trained for {model.n_ctx_train:,} tokens: replies may be poor from there on, and say so "
             "(beyond_trained_context)"
         )
-    key = "with the key that you chose" if serve.api_key else "without a key (--api-key asks for one)"
+    has_key = serve.api_key or os.environ.get(KEY_VARIABLE)
+    key = "with the key that you chose" if has_key else "without a key (--api-key asks for one)"
     whom = "every program on this machine" if _is_loopback(serve.host) else f"everyone who can reach {serve.host}"
     lines.append(f"open to {whom}, {key}; to web pages only of this machine")
     return lines

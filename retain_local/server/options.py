@@ -13,9 +13,7 @@ _SERVER = "Server"
 class ServeOptions:
     """Where the server listens, and for how many conversations; each field's `Option` says what it is."""
 
-    host: str = option(
-        "127.0.0.1", "The address to listen on.", _SERVER, str
-    )
+    host: str = option("127.0.0.1", "The address to listen on.", _SERVER, str)
     port: int = option(8080, "The port to listen on; 0 takes a free one.", _SERVER, int, most=2**16 - 1)
     api_key: str = option("", "The key that every request has to bring.", _SERVER, str)
     parallel: int = option(

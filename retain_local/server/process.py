@@ -20,6 +20,7 @@ from .arguments import ServerCommand, server_command
 from .binary import server_program
 from .options import ServeOptions
 
+KEY_VARIABLE = "LLAMA_API_KEY"  # as llama.cpp's server reads it
 _LISTENING = re.compile(r"listening on (https?://\S+)")
 _OWN_REASON = re.compile(r"^retain-server: (.+)")
 _ERROR = re.compile(r"^[\d.]+ E \w+\s+\S+: (.+)")  # as llama.cpp's server logs one
@@ -61,7 +62,8 @@ class Server:
         log: Callable[[str], None] | None = None,
         **options: Any,
     ) -> None:
-        check_names(options, [*RetentionOptions.__dataclass_fields__, *ServeOptions.__dataclass_fields__])
+        known = [*RetentionOptions.__dataclass_fields__, *ServeOptions.__dataclass_fields__]
+        check_names(options, known, type(self).__name__)
         retention, rest = split(RetentionOptions, {"port": 0, **options})
         serve, _ = split(ServeOptions, rest)
         self.command: ServerCommand = server_command(model, retention, serve, arguments)
@@ -87,7 +89,7 @@ class Server:
         """Start the server, and return when it answers."""
         environment = dict(os.environ)
         if self.command.serve.api_key:  # arguments can be seen by every user of the machine
-            environment["LLAMA_API_KEY"] = self.command.serve.api_key
+            environment[KEY_VARIABLE] = self.command.serve.api_key
         program = os.fspath(server_program())
         self._process = subprocess.Popen(
             [program, "--retain-stop-with-stdin", "on", *self.command.arguments],

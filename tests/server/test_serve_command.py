@@ -80,6 +80,11 @@ def test_the_key_is_in_no_argument() -> None:
     assert not any("a secret" in word for word in made.arguments)
 
 
+def test_an_argument_that_the_class_does_not_have() -> None:
+    with pytest.raises(UsageError, match="Server takes no argument 'buget'; did you mean 'budget'"):
+        Server(BUNDLED_MODEL, buget=64)
+
+
 def test_a_port_that_is_taken_is_said_in_one_line() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
