@@ -93,6 +93,7 @@ TINY_VISION = {
             post_norm=True,
             tied_output=True,
             embedding_gain=0.25,
+            metadata={"attention.sliding_window": 24, "attention.sliding_window_pattern": 3},
         ),
         TinyProjector("gemma3", image_size=224),
     ),
