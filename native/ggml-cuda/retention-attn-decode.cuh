@@ -2,7 +2,8 @@
 //
 // What costs time is reading the cells, once each, so the work is cut by cells and not by lists: all lists together are a row
 // of units of 64 cells, and each block takes an equal run of it, whatever the lengths of the lists. What it computes for a list
-// is a piece; pieces are merged by a second kernel. Lengths are read on the device, so that a recorded graph can be replayed.
+// is a piece; the last block to finish one of a list merges them all, in their order. Lengths are read on the device, so that
+// a recorded graph can be replayed.
 //
 // A warp multiplies 16 cells at a time, as a matrix of 16 rows: 8 query heads as the heads of their numbers in 16 bits, and
 // the same 8 as the tails. So products are as exact as those of f32 queries, at no cost, and lane 4g + t has both sums of
@@ -26,25 +27,16 @@ static __device__ __forceinline__ int n_units(const attn_args & args, int list) 
 
 // how the units of all lists are split over blocks; every warp computes the same
 struct unit_split {
-    int n_units  = 0;
-    int n_before = 0; // of the lists before the one asked for
-    int n_own    = 0; // of that one
+    int n_units = 0;
     int n_blocks;
 
-    __device__ __forceinline__ explicit unit_split(const attn_args & args, int asked = -1) {
+    __device__ __forceinline__ explicit unit_split(const attn_args & args) {
         const int lane = threadIdx.x % LANES;
         for (int list = lane; list < n_lists(args); list += LANES) {
-            const int n = retention::n_units(args, list);
-            n_units  += n;
-            n_before += list <  asked ? n : 0;
-            n_own    += list == asked ? n : 0;
+            n_units += retention::n_units(args, list);
         }
         for (int mask = 1; mask < LANES; mask *= 2) {
             n_units += __shfl_xor_sync(0xffffffffu, n_units, mask, LANES);
-            if (asked >= 0) {
-                n_before += __shfl_xor_sync(0xffffffffu, n_before, mask, LANES);
-                n_own    += __shfl_xor_sync(0xffffffffu, n_own,    mask, LANES);
-            }
         }
         n_blocks = n_units < args.n_blocks ? n_units : args.n_blocks;
     }
@@ -93,13 +85,16 @@ struct decode_kernel {
 #pragma unroll
         for (int step = 0; step < N_STEPS; ++step) {
             const int i0 = 32*step + 8*t;
-#pragma unroll
-            for (int i = 0; i < 4; ++i) {
-                const bool is_there = is_row && i0 < D;
-                const float x0 = is_there ? q[i0 + 2*i + 0]*args.q_scale : 0.0f;
-                const float x1 = is_there ? q[i0 + 2*i + 1]*args.q_scale : 0.0f;
-                split<traits::half>(x0, x1, res.head[step][i], res.tail[step][i]);
+            float4 x = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            float4 y = x;
+            if (is_row && i0 < D) {
+                x = *(const float4 *) (q + i0);
+                y = *(const float4 *) (q + i0 + 4);
             }
+            split<traits::half>(x.x*args.q_scale, x.y*args.q_scale, res.head[step][0], res.tail[step][0]);
+            split<traits::half>(x.z*args.q_scale, x.w*args.q_scale, res.head[step][1], res.tail[step][1]);
+            split<traits::half>(y.x*args.q_scale, y.y*args.q_scale, res.head[step][2], res.tail[step][2]);
+            split<traits::half>(y.z*args.q_scale, y.w*args.q_scale, res.head[step][3], res.tail[step][3]);
         }
     }
 
@@ -178,14 +173,16 @@ struct decode_kernel {
 
         const float scale = state.m == -INFINITY ? 0.0f : exp2_fast(state.m - m);
         state.m = m;
-        state.l *= scale;
+        if (scale != 1.0f && state.l != 0.0f) {
+            state.l *= scale;
 #pragma unroll
-        for (int span = 0; span < N_SPANS; ++span) {
+            for (int span = 0; span < N_SPANS; ++span) {
 #pragma unroll
-            for (int j = 0; j < 8; ++j) {
+                for (int j = 0; j < 8; ++j) {
 #pragma unroll
-                for (int i = 0; i < 4; ++i) {
-                    state.acc[span][j][i] *= scale;
+                    for (int i = 0; i < 4; ++i) {
+                        state.acc[span][j][i] *= scale;
+                    }
                 }
             }
         }
@@ -229,12 +226,15 @@ struct decode_kernel {
 #pragma unroll
         for (int span = 0; span < N_SPANS; ++span) {
 #pragma unroll
-            for (int j = 0; j < 8; ++j) {
+            for (int i = 0; i < 2; ++i) {
+                const int n = 64*span + 8*(2*t + i);
+                if (n < D) {
+                    const float (&own)[8][4] = state.acc[span];
 #pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    const int n = 64*span + 8*(2*t + i) + j;
-                    if (n < D) {
-                        acc[warp][g][n] = state.acc[span][j][i] + state.acc[span][j][i + 2];
+                    for (int j = 0; j < 8; j += 4) {
+                        *(float4 *) &acc[warp][g][n + j] = make_float4(
+                            own[j + 0][i] + own[j + 0][i + 2], own[j + 1][i] + own[j + 1][i + 2],
+                            own[j + 2][i] + own[j + 2][i + 2], own[j + 3][i] + own[j + 3][i + 2]);
                     }
                 }
             }
@@ -263,7 +263,7 @@ struct decode_kernel {
     }
 
     static __device__ __forceinline__ void run(const attn_args & args) {
-        __shared__ float  acc[N_WARPS][ROWS_DECODE][D];
+        __shared__ __align__(16) float acc[N_WARPS][ROWS_DECODE][D];
         __shared__ float2 sums[N_WARPS][ROWS_DECODE];
 
         const int lane = threadIdx.x % LANES;
@@ -291,9 +291,83 @@ struct decode_kernel {
                 const int u1 = list_end   < end   ? list_end   : end;
                 if (u0 < u1) {
                     run_piece(args, list0 + i, (u0 - list_begin)*UNIT, (u1 - list_begin)*UNIT, warp, acc, sums);
+                    const int first_block = split.block_of(list_begin);
+                    const int n_pieces    = split.block_of(list_end - 1) - first_block + 1;
+                    if (is_last_piece(args, list0 + i, n_pieces)) {
+                        merge(args, list0 + i, first_block + list0 + i, n_pieces);
+                    }
                 }
             }
             first += __shfl_sync(0xffffffffu, next, LANES - 1, LANES);
+        }
+    }
+
+    // whether all pieces of a list are written, as the block that writes the last one finds; it sets their count to 0 again
+    static __device__ __forceinline__ bool is_last_piece(const attn_args & args, int i_list, int n_pieces) {
+        __shared__ bool is_last;
+        __threadfence();
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            is_last = n_pieces == 1 || atomicAdd(&args.n_written[i_list], 1) == n_pieces - 1;
+            if (is_last) {
+                args.n_written[i_list] = 0;
+            }
+        }
+        __syncthreads();
+        const bool res = is_last;
+        __syncthreads();
+        return res;
+    }
+
+    // merge n pieces of a list, a warp for each row
+    static __device__ __forceinline__ void merge(const attn_args & args, int i_list, int first, int n) {
+        const int lane = threadIdx.x % LANES;
+        __threadfence();
+        for (int row = threadIdx.x/LANES; row < args.n_rows; row += N_WARPS) {
+            const int head = list_head(args, i_list, row);
+            if (head >= args.n_head) {
+                continue;
+            }
+            const float2 * sums = args.part_sum + (int64_t) first*args.n_rows + row;
+            const float  * acc  = args.part_acc + ((int64_t) first*args.n_rows + row)*D;
+
+            const float sink = args.sinks ? args.sinks[head]*1.442695041f : -INFINITY;
+            float m = sink;
+            for (int j0 = 0; j0 < n; j0 += LANES) {
+                m = fmaxf(m, lane_max(j0 + lane < n ? load_written(sums + (j0 + lane)*args.n_rows).x : -INFINITY, 1, 16));
+            }
+            float  l = args.sinks ? exp2_fast(sink - m) : 0.0f;
+            float4 x[(D + 127)/128] = {};
+            for (int j0 = 0; j0 < n; j0 += LANES) {
+                const float2 sum   = j0 + lane < n ? load_written(sums + (j0 + lane)*args.n_rows) : make_float2(-INFINITY, 0.0f);
+                const float  scale = sum.x == -INFINITY ? 0.0f : exp2_fast(sum.x - m);
+                l += lane_sum(scale*sum.y, 1, 16);
+                const int n_now = n - j0 < LANES ? n - j0 : LANES;
+#pragma unroll 8
+                for (int j = 0; j < n_now; ++j) {
+                    const float now = __shfl_sync(0xffffffffu, scale, j, LANES);
+#pragma unroll
+                    for (int part = 0; part < (D + 127)/128; ++part) {
+                        const int i = 128*part + 4*lane;
+                        if (i < D) {
+                            const float4 y = load_written((const float4 *) (acc + (int64_t) (j0 + j)*args.n_rows*D + i));
+                            x[part].x += now*y.x;
+                            x[part].y += now*y.y;
+                            x[part].z += now*y.z;
+                            x[part].w += now*y.w;
+                        }
+                    }
+                }
+            }
+            const float scale = l > 0.0f ? 1.0f/l : 0.0f;
+            float * dst = args.dst + ((int64_t) list_token(args, i_list)*args.n_head + head)*D;
+#pragma unroll
+            for (int part = 0; part < (D + 127)/128; ++part) {
+                const int i = 128*part + 4*lane;
+                if (i < D) {
+                    *(float4 *) (dst + i) = make_float4(x[part].x*scale, x[part].y*scale, x[part].z*scale, x[part].w*scale);
+                }
+            }
         }
     }
 
@@ -339,63 +413,6 @@ struct decode_kernel {
 template <ggml_type T, int D>
 static __global__ void __launch_bounds__(N_WARPS*LANES, D <= 128 ? 2 : 1) retention_attn_decode(const attn_args args) {
     decode_kernel<T, D>::run(args);
-}
-
-template <int D>
-constexpr int merge_threads = (D + LANES - 1)/LANES*LANES;
-
-// merge the pieces of each list: a block for each list and row of it, a thread for each number
-template <int D>
-static __global__ void __launch_bounds__(merge_threads<D>) retention_attn_merge(const attn_args args) {
-    __shared__ float2 sums[merge_threads<D>]; // first maximum and sum of pieces, then their scales and scaled sums
-
-    const int list = blockIdx.x/args.n_rows;
-    const int row  = blockIdx.x%args.n_rows;
-    const int head = list_head(args, list, row);
-    const int i    = threadIdx.x;
-
-    const unit_split split(args, list);
-    if (head >= args.n_head) {
-        return;
-    }
-
-    float m = args.sinks ? args.sinks[head]*1.442695041f : -INFINITY;
-    float l = args.sinks ? 1.0f : 0.0f;
-    float x = 0.0f;
-    const int end = split.n_own > 0 ? split.block_of(split.n_before + split.n_own - 1) + 1 : 0;
-    for (int b = split.n_own > 0 ? split.block_of(split.n_before) : 0; b < end; b += merge_threads<D>) {
-        const int     n     = end - b < merge_threads<D> ? end - b : merge_threads<D>;
-        const int64_t first = (int64_t) (b + list)*args.n_rows + row;
-        __syncthreads();
-        if (i < n) {
-            sums[i] = args.part_sum[first + (int64_t) i*args.n_rows];
-        }
-        __syncthreads();
-        float m_new = m;
-        for (int j = 0; j < n; ++j) {
-            m_new = fmaxf(m_new, sums[j].x);
-        }
-        __syncthreads();
-        if (i < n) {
-            const float scale = sums[i].x == -INFINITY ? 0.0f : exp2_fast(sums[i].x - m_new);
-            sums[i] = make_float2(scale, scale*sums[i].y);
-        }
-        __syncthreads();
-
-        const float old = m == -INFINITY ? 0.0f : exp2_fast(m - m_new);
-        x *= old;
-        l *= old;
-        m  = m_new;
-        const float * acc = args.part_acc + first*D + (i < D ? i : 0);
-#pragma unroll 8
-        for (int j = 0; j < n; ++j) {
-            x += acc[(int64_t) j*args.n_rows*D]*sums[j].x;
-            l += sums[j].y;
-        }
-    }
-    if (i < D) {
-        args.dst[((int64_t) list_token(args, list)*args.n_head + head)*D + i] = l > 0.0f ? x/l : 0.0f;
-    }
 }
 
 } // namespace retention

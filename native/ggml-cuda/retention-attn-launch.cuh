@@ -54,9 +54,7 @@ static void run_decode(attn_args args, void * scratch, cudaStream_t stream) {
     args.part_acc = (float *) scratch;
     args.part_sum = (float2 *) ((char *) scratch + layout.acc_bytes);
 
-    const int n_lists = args.n_tokens*args.n_head_kv*args.n_slices;
     RETENTION_LAUNCH((retention_attn_decode<T, D>), dim3(args.n_blocks), dim3(N_WARPS*LANES), 0, stream, args);
-    RETENTION_LAUNCH((retention_attn_merge<D>), dim3(n_lists*args.n_rows), dim3(merge_threads<D>), 0, stream, args);
 }
 
 template <ggml_type T, int D>

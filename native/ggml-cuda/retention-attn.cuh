@@ -42,7 +42,8 @@ struct attn_args {
     // partial results of pieces of lists: per piece and row its values [n_embd], maximum and sum
     float  * part_acc;
     float2 * part_sum;
-    int32_t  n_blocks; // that lists are split over
+    int32_t * n_written; // of each list the pieces that are there; 0 before and after the kernel
+    int32_t  n_blocks;   // that lists are split over
 };
 
 static __device__ __forceinline__ int n_lists(const attn_args & args) {

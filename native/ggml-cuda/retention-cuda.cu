@@ -6,6 +6,23 @@
 #include "ggml-cuda.h"
 
 #include <cstring>
+#include <mutex>
+#include <unordered_map>
+
+// Of each backend, as two may run at once. Never freed: a backend that takes the place of another finds zeros too.
+static int32_t * counts_of(const ggml_backend_cuda_context & ctx) {
+    static std::mutex mutex;
+    static std::unordered_map<const void *, int32_t *> all;
+
+    std::lock_guard<std::mutex> lock(mutex);
+    int32_t *& res = all[&ctx];
+    if (!res) {
+        // outside of a recorded graph: the first run of an op is never recorded
+        CUDA_CHECK(cudaMalloc((void **) &res, retention::N_COUNTS*sizeof(*res)));
+        CUDA_CHECK(cudaMemset(res, 0, retention::N_COUNTS*sizeof(*res)));
+    }
+    return res;
+}
 
 void ggml_cuda_retention(ggml_backend_cuda_context & ctx, ggml_tensor * dst) {
     const bool is_gate = dst->op == GGML_OP_RETENTION_GATE;
@@ -18,7 +35,7 @@ void ggml_cuda_retention(ggml_backend_cuda_context & ctx, ggml_tensor * dst) {
     if (is_gate) {
         retention::gate_run(dst, scratch.get(), ctx.stream());
     } else {
-        retention::attn_run(dst, scratch.get(), n_sm, ctx.stream());
+        retention::attn_run(dst, scratch.get(), counts_of(ctx), n_sm, ctx.stream());
     }
 }
 

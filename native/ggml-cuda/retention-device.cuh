@@ -65,6 +65,16 @@ static __device__ __forceinline__ uint32_t pick_bytes(uint32_t a, uint32_t b, ui
     return __byte_perm(a, b, selector);
 }
 
+// what another block wrote while this one runs: not from this multiprocessor's cache
+template <typename T>
+static __device__ __forceinline__ T load_written(const T * src) {
+#ifdef GGML_USE_HIP
+    return *src;
+#else
+    return __ldcg(src);
+#endif
+}
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 750 && !defined(GGML_USE_HIP) && !defined(GGML_USE_MUSA)
 #define RETENTION_HAS_MMA
 #endif

@@ -13,7 +13,7 @@ namespace retention {
 constexpr int GATE_WARPS  = 4;  // of a block
 constexpr int GATE_ROWS   = 4;  // of the weights, for each warp
 constexpr int GATE_TOKENS = 4;  // that a warp multiplies its rows with at once
-constexpr int GATE_LAYERS = 24; // of one launch: kernels take 4 KB of arguments
+constexpr int GATE_LAYERS = 64; // of one launch: kernels take 4 KB of arguments
 
 // y = fn(w*x + b) of one layer
 struct dense_layer {
@@ -115,6 +115,7 @@ static __global__ void retention_dense(const dense_args args) {
     const int token0 = blockIdx.x/args.n_row_blocks*GATE_TOKENS;
 
     float sum[GATE_ROWS][GATE_TOKENS] = {};
+#pragma unroll 2
     for (int i0 = 8*lane; i0 < args.n_in && row0 < layer.n_out; i0 += 8*LANES) {
         float w[GATE_ROWS][8];
 #pragma unroll

@@ -26,7 +26,9 @@ static void run(ggml_context *, ggml_tensor * op, int way) {
         return;
     }
     std::vector<char> scratch(retention::attn_scratch_bytes(op, N_SM), (char) 0xff);
-    retention::attn_run(op, scratch.data(), N_SM, nullptr);
+    static std::vector<int32_t> counts(retention::N_COUNTS, 0);
+    retention::attn_run(op, scratch.data(), counts.data(), N_SM, nullptr);
+    CHECK(std::all_of(counts.begin(), counts.end(), [](int32_t n) { return n == 0; }));
 }
 
 static void copy_cells(ggml_tensor * k, ggml_tensor * v, const ggml_retention_copy * copies, int64_t n) {

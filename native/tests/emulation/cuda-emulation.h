@@ -22,6 +22,7 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __shared__ static
+#define __align__(n) __attribute__((aligned(n)))
 
 struct dim3 {
     unsigned x, y, z;
@@ -80,6 +81,13 @@ uint16_t round(float x, bool is_f16);
     emulation::launch(grid, block, shared, [=] { (void) stream; kernel(__VA_ARGS__); })
 
 inline void __syncthreads() { emulation::sync_block(); }
+inline void __threadfence() {}
+
+inline int32_t atomicAdd(int32_t * at, int32_t x) {
+    const int32_t before = *at;
+    *at += x;
+    return before;
+}
 
 template <typename T> T __shfl_sync    (uint32_t, T x, int lane, int) { return emulation::from_lane(x, lane); }
 template <typename T> T __shfl_xor_sync(uint32_t, T x, int mask, int) { return emulation::from_lane(x, (threadIdx.x ^ mask) % emulation::WARP); }
@@ -95,6 +103,8 @@ enum class half_type;
 inline void * dynamic_shared() { return emulation::shared_memory(); }
 
 inline float exp2_fast(float x) { return exp2f(x); }
+
+template <typename T> T load_written(const T * src) { return *src; }
 
 template <half_type T> uint32_t pack(float lo, float hi) {
     return emulation::round(lo, T == half_type(0)) | (uint32_t) emulation::round(hi, T == half_type(0)) << 16;
