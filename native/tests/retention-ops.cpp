@@ -34,7 +34,7 @@ int main(int argc, char ** argv) {
         fprintf(stderr, "there is no device %s\n", name);
         return 1;
     }
-    const int n = test_retention_ops(argc > 1 ? device_runner(backend.get()) : cpu_runner(backend.get()));
+    const int n = test_retention_ops(ggml_backend_is_cpu(backend.get()) ? cpu_runner(backend.get()) : device_runner(backend.get()));
     printf("retention ops: %d cases on %s agree with the reference\n", n, name);
     return 0;
 }

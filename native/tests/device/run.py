@@ -82,20 +82,23 @@ def main():
 
     steps.run("ops", [programs / "native-retention-ops", args.device], env)
     steps.run("cells", [programs / "native-retain-devices"], env, shown=6)
-    attention = [programs / "bench-attention", "--device", args.device, "--heads", "128", "--group", "4"]
-    steps.run("attention", [*attention, "--cells", "512,2048,8192", "--mib", "1024"], env, shown=13)
-
     model = work / f"{args.shape}.gguf"
     vocab = ["--vocab", args.vocab] if args.vocab else []
     made = steps.run(
         "model", [sys.executable, NATIVE / "bench/make_model.py", args.shape, "q4_0", "--out", model, *vocab], env
     )
-    if made is not None and steps.run("gates", [sys.executable, NATIVE / "bench/make_gates.py", model], env) is not None:
+    if (
+        made is not None
+        and steps.run("gates", [sys.executable, NATIVE / "bench/make_gates.py", model], env) is not None
+    ):
         bench = [programs / "bench-device", "--model", model, "--gates", model.with_suffix(".gates.gguf")]
         one = ["--sequences", "1", "--budget", "2048", "--depths", args.depths]
         four = ["--sequences", "4", "--budget", "1024", "--depths", args.depths.split(",")[-1]]
         steps.run("one-sequence", [*bench, *one], env, shown=17)
         steps.run("four-sequences", [*bench, *four, "--sides", "stock,ours"], env, shown=4)
+
+    attention = [programs / "bench-attention", "--device", args.device, "--heads", "128", "--group", "4"]
+    steps.run("attention", [*attention, "--cells", "512,2048,8192", "--mib", "1024"], env, shown=13)
 
     if steps.failed:
         sys.exit(f"failed: {', '.join(steps.failed)}")
