@@ -61,7 +61,7 @@ def _spread(spread: Spread) -> str:
 
 def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
     is_mixed = any(depth.sides[OURS].stats["bytes_fixed"] for depth in found)
-    table = Table("depth", "cells", "K and V", "most so far", "allocated", title="Memory")
+    table = Table("depth", "cells", "K and V", "most so far", "allocated", "on", title="Memory")
     if is_mixed:
         table.add_column("windows and states")
     table.add_column("peak memory")
@@ -72,7 +72,7 @@ def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
         stats = depth.sides[OURS].stats
         cells = [
             f"{depth.depth:,}", f"{stats['n_cells']:,}", format_bytes(stats["n_cells"] * stats["bytes_cell"]),
-            format_bytes(stats["n_cells_peak"] * stats["bytes_cell"]), format_bytes(stats["bytes_pool"]),
+            format_bytes(stats["n_cells_peak"] * stats["bytes_cell"]), format_bytes(stats["bytes_pool"]), stats["device"],
             *([format_bytes(stats["bytes_fixed"])] if is_mixed else []), format_bytes(stats["resident"]),
         ]  # fmt: skip
         if has_stock:

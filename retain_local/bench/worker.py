@@ -70,6 +70,7 @@ class Worker:
 
         stats = retain_h.RetainStats()
         retain_h.check(retain_h.get_stats(self._session.context, ctypes.byref(stats)))
+        found["device"] = retain_h.cells_device(self._session.context).decode(errors="replace")
         return found | {name: getattr(stats, name) for name, *_ in retain_h.RetainStats._fields_}
 
     def read_rate(self, n_bytes: int, repeat: int, n_threads: int) -> float:

@@ -28,6 +28,8 @@ _LIBRARIES = {
 }
 
 
+_GPU_CELLS = b"ggml_retention_copy_cells"  # what a backend offers that has kernels for cells in its own memory
+
 TRIAL = [sys.executable, "-m", "retain_local.commands.trial"]
 _TRIAL_TIMEOUT_S = 300
 
@@ -141,6 +143,9 @@ def _devices() -> list[Finding]:
         function.restype, function.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
     base.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2]
     base.ggml_backend_dev_memory.restype = None
+    base.ggml_backend_dev_backend_reg.restype = base.ggml_backend_reg_get_proc_address.restype = ctypes.c_void_p
+    base.ggml_backend_dev_backend_reg.argtypes = [ctypes.c_void_p]
+    base.ggml_backend_reg_get_proc_address.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
 
     findings = []
     for i in range(ggml.ggml_backend_dev_count()):
@@ -152,7 +157,10 @@ def _devices() -> list[Finding]:
             for what in ("name", "description")
         )
         memory = f", {format_bytes(free.value)} free of {format_bytes(total.value)}" if total.value else ""
-        findings.append(Finding(f"device {name}", f"{description}{memory}"))
+        registry = base.ggml_backend_dev_backend_reg(device)
+        has_kernels = base.ggml_backend_reg_get_proc_address(registry, _GPU_CELLS)
+        cells = "; cells of the layers that -ngl puts there are there too" if has_kernels else ""
+        findings.append(Finding(f"device {name}", f"{description}{memory}{cells}"))
     return findings or [Finding("devices", "none", library.remedy())]
 
 
