@@ -53,7 +53,7 @@ def streamed(url: str, body: dict[str, Any]) -> tuple[str, float, dict[str, Any]
             if piece:
                 first = first or time.monotonic() - started
                 text += piece
-            timings = event.get("timings", timings)
+            timings = event.get("timings", {}) | {"retention": event["retention"]} if "timings" in event else timings
     return text, first, timings
 
 

@@ -108,10 +108,12 @@ void add_usage(json & object, int ticket, bool is_done) {
     if (!info) {
         return;
     }
-    for (const char * name : { "timings", "usage" }) {
-        if (object.contains(name) && object.at(name).is_object()) {
-            object.at(name)["retention"] = info->usage();
-        }
+    const auto has_object = [&](const char * name) { return object.contains(name) && object.at(name).is_object(); };
+    if (has_object("usage")) {
+        object.at("usage")["retention"] = info->usage();
+    }
+    if (has_object("timings")) { // beside them, as clients take all of them for numbers
+        object["retention"] = info->usage();
     }
     if (object.contains("response") && object.at("response").is_object()) { // the Responses API wraps it
         add_usage(object.at("response"), ticket, is_done);

@@ -19,12 +19,12 @@ def words(n: int, seed: int) -> str:
 def test_sleeping_and_waking_keeps_the_options() -> None:
     more = ("--threads", "1", "--sleep-idle-seconds", "1")
     with Server(BUNDLED_MODEL, budget=48, parallel=1, policy="window", arguments=more) as server:
-        before = complete(server, words(300, 1), key=None)["timings"]["retention"]
+        before = complete(server, words(300, 1), key=None)["retention"]
         while not ask(server, "GET", "/props", key=None)[1]["is_sleeping"]:
             time.sleep(0.1)
         status, reply = ask(server, "GET", "/retention/cells", key=None)
         assert status == 503 and "sleeps" in reply["error"]["message"]
-        after = complete(server, words(300, 1), key=None)["timings"]["retention"]
+        after = complete(server, words(300, 1), key=None)["retention"]
         assert before == after and after["policy"] == "window" and after["budget"] == 48
 
 
@@ -41,7 +41,7 @@ def test_a_draft_model_has_a_stock_context_and_changes_nothing() -> None:
     assert drafted["content"] == plain["content"]
     # where evictions run, rejected tokens are taken back all the same
     assert evicted["timings"]["draft_n_accepted"] > 0 and evicted["tokens_predicted"] == 100
-    assert evicted["timings"]["retention"]["cells_evicted"] > 0
+    assert evicted["retention"]["cells_evicted"] > 0
 
 
 def test_several_choices_share_the_prompt(small: Server) -> None:
