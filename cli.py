@@ -219,3 +219,7 @@ def doctor() -> None:
 def main() -> None:
     """Run the command line."""
     run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
     python native/builder libs --out DIR       build the libraries and copy them to DIR
     python native/builder test [-R REGEX]      build and run the native tests (--sanitize: with ASan and UBSan)
+    python native/builder upstream-tests       build and run llama.cpp's own tests of memories, over the pool (minutes)
     python native/builder bench                build the micro-benchmarks, print their directory
     python native/builder stock                build the stock libraries to compare with, print their directory
     python native/builder server               build the server, print its path (--stock: llama.cpp's own, to compare with)
@@ -27,6 +28,7 @@ import upstream
 from build import TRUE, Build, cache_directory, clean_cache
 from console import BuildError
 from levels import portable_builds
+from upstream_tests import run_upstream_tests
 
 # options in CMAKE_ARGS that are for this build, and not for another package's
 OURS = re.compile(r"-D(RETAIN|GGML|CMAKE_CUDA)_")
@@ -49,6 +51,7 @@ def parse_arguments():
     test = commands.add_parser("test", parents=[common], help="build and run the native tests")
     test.add_argument("--sanitize", action="store_true", help="with AddressSanitizer and UBSan")
     test.add_argument("-R", dest="regex", default=".", help="only the tests whose name matches")
+    commands.add_parser("upstream-tests", parents=[common], help="build and run llama.cpp's own tests of memories")
     commands.add_parser("bench", parents=[common], help="build the micro-benchmarks")
     commands.add_parser("stock", parents=[common], help="build the stock libraries")
     server = commands.add_parser("server", parents=[common], help="build the server")
@@ -86,6 +89,11 @@ def run(args):
         if args.command == "test":
             build.compile("retain-tests", f"the native tests ({variant})")
             return build.run_tests(args.regex)
+        if args.command == "upstream-tests":
+            build.compile("retain-upstream-tests", "upstream's tests of memories")
+            failed = run_upstream_tests(build.library_directory)
+            print(f"failed: {', '.join(failed)}" if failed else "all passed")
+            return bool(failed)
         if args.command == "server":
             build.compile("llama-server" if is_stock else "retain-server", f"the server ({variant})")
             print(build.server)

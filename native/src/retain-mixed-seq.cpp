@@ -67,7 +67,7 @@ llama_pos retain_mixed::recr_limit(llama_seq_id seq_id) const {
     }
     // a state that was rolled back cannot be again before it is computed with
     const llama_pos n_seen = recr->seq_pos_max(seq_id) + 1;
-    const llama_pos n_back = recr->rs_idx[seq_id] == 0 ? std::min<llama_pos>(recr->n_rs_seq, n_last[seq_id] - 1) : 0;
+    const llama_pos n_back = recr->rs_idx[seq_id] == 0 ? std::min<llama_pos>(recr->n_rs_seq, n_last[seq_id]) : 0;
     return n_seen - std::max(n_back, 0);
 }
 
