@@ -102,7 +102,8 @@ def test_a_policy_can_be_switched_to_at_any_moment(rig: Rig) -> None:
         for i, policy in enumerate(order):
             watch.set_policy(policy)
             watch.decode(TOKENS[48 * i : 48 * i + 48])
-        assert watch.n_evictions >= 3 * len(order) - 2
+        # one is due after each ubatch of 16 but the first two, and the last one still waits for a token
+        assert watch.n_evictions == 3 * len(order) - 3
 
 
 def test_without_queries_snapkv_keeps_the_newest(rig: Rig) -> None:
