@@ -24,6 +24,8 @@ from support.real_models import GEMMA3, SMOLLM2, NotFetchedError, RealModel, fet
 from support.tiny_gates import random_gates, write_tiny_gates
 from support.tiny_models import MIXED_MODELS, TINY_MODELS, write_tiny_model
 
+pytest_plugins = ["support.server_fixtures"]
+
 # Without them nothing here can run, so that it is said once and at once.
 try:
     library.load()

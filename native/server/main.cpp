@@ -6,6 +6,7 @@
 
 #include "retain-server-state.h"
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -19,13 +20,38 @@
 #include <unistd.h>
 #endif
 
-int llama_server(int argc, char ** argv);
+int  llama_server(int argc, char ** argv);
+void llama_server_terminate();
 
 static constexpr const char * PREFIX = "--retain-";
 
 static int fail(const std::string & message) {
     fprintf(stderr, "retain-server: %s\n", message.c_str());
     return 1;
+}
+
+// Upstream ends its loop from within a signal handler, which locks what the interrupted thread may hold: then nothing ends. So
+// signals wait for a thread of their own. A second one ends the process at once, as upstream does, and so does time: while the
+// model is loaded there is no loop yet that could end.
+static void stop_with_signals() {
+#ifndef _WIN32
+    static sigset_t signals;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr); // for this thread and those that it starts
+    std::thread([]() {
+        int number = 0;
+        sigwait(&signals, &number);
+        llama_server_terminate();
+        std::thread([]() {
+            std::this_thread::sleep_for(std::chrono::seconds(20));
+            _exit(1);
+        }).detach();
+        sigwait(&signals, &number);
+        _exit(1);
+    }).detach();
+#endif
 }
 
 // The program that started this one holds the other end of stdin: when it is gone, however that came, so is the server.
@@ -41,6 +67,8 @@ static void stop_with_stdin() {
 }
 
 int main(int argc, char ** argv) {
+    stop_with_signals();
+
     auto & config = retain_server_config();
     auto & params = config.params;
 

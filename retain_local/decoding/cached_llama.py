@@ -45,7 +45,7 @@ class CachedLlama(llama_cpp.Llama):
     _layout: Layout  # of the tokens in the cache; it holds their pictures
     _retention: Retention | None
     _history: CacheHistory
-    _n_evictions: int  # those that the history has taken in
+    _n_evictions: int = 0  # those that the history has taken in
     _n_evaluations: int = 0
     _n_drafts: int = 0  # tokens at the end of the next evaluation that may be taken back
     _own_draft: llama_cpp.llama_speculative.LlamaDraftModel | None = None

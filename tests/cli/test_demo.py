@@ -29,7 +29,8 @@ def test_it_shows_what_each_cache_takes(screen: str) -> None:
     assert all(label in screen for label in ("full cache", "gates, budget 64", "window, budget 64"))
     kept = re.search(r"cells kept of the conversation +│ +([\d,]+) +│ +([\d,]+) +│ +([\d,]+)", screen)
     full, gates, window = (int(n.replace(",", "")) for n in kept.groups())
-    assert gates <= 4 * 2 * (64 + 16) and window <= 4 * 2 * (64 + 16) and full > 8 * gates
+    most = 4 * 2 * (64 + 64)  # the budget and a ubatch: an eviction that is due waits for the next token
+    assert gates <= most and window <= most and full > 8 * gates
     assert screen.count("tok/s") == 6 and "layer.head" in screen
 
 

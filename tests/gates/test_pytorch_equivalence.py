@@ -31,11 +31,13 @@ def visible_cells(session: RetainedSession, tokens: list[int], n_ubatch: int) ->
     start = 0
     while start < n:
         t = min(n_ubatch, N_PROMPT - start) if start < N_PROMPT else 1
+        # an eviction that is due runs first, so the older cells that were seen are those that are there afterwards
+        logits.append(session.decode(tokens[start : start + t]))
         for il in range(QWEN3.n_layer):
             for head in range(QWEN3.n_head_kv):
-                visible[il, head, start : start + t, session.cell_list(il, head)[0]] = True
+                positions = session.cell_list(il, head)[0]
+                visible[il, head, start : start + t, positions[positions < start]] = True
         visible[:, :, start : start + t, start : start + t] |= np.tri(t, dtype=bool)
-        logits.append(session.decode(tokens[start : start + t]))
         start += t
     return np.concatenate(logits), visible
 

@@ -39,7 +39,7 @@ def test_arrays(tiny: TinyFiles) -> None:
 def test_there_is_no_such_cell_list(tiny: TinyFiles) -> None:
     llm = small(tiny)
     retention = llm.retention
-    with pytest.raises(UsageError, match="layer 7 has no KV cache; the layers that have one are 0-2"):
+    with pytest.raises(UsageError, match="layer 7 has no cells in the pool; the layers that have are 0-2"):
         retention.positions(7, 0)
     with pytest.raises(UsageError, match="layer 1 has 2 KV heads; there is no head 2"):
         retention.log_beta(1, 2)
