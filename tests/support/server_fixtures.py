@@ -9,6 +9,7 @@ import pytest
 
 from retain_local.paths import BUNDLED_MODEL
 from retain_local.server import Server
+
 from .servers import BUDGET, KEY, SLOTS, SMALL_BUDGET, SMALL_CTX, SMALL_SLOTS
 
 
