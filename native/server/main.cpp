@@ -31,8 +31,8 @@ static int fail(const std::string & message) {
 }
 
 // Upstream ends its loop from within a signal handler, which locks what the interrupted thread may hold: then nothing ends. So
-// signals wait for a thread of their own. A second one ends the process at once, as upstream does, and so does time: while the
-// model is loaded there is no loop yet that could end.
+// signals wait for a thread of their own. Upstream also waits for replies that nobody computes any more, and while the model is
+// loaded there is no loop yet that could end: so time ends the process too. A second signal ends it at once, as upstream does.
 static void stop_with_signals() {
 #ifndef _WIN32
     static sigset_t signals;
@@ -45,8 +45,8 @@ static void stop_with_signals() {
         sigwait(&signals, &number);
         llama_server_terminate();
         std::thread([]() {
-            std::this_thread::sleep_for(std::chrono::seconds(20));
-            _exit(1);
+            std::this_thread::sleep_for(std::chrono::seconds(3));
+            _exit(0);
         }).detach();
         sigwait(&signals, &number);
         _exit(1);

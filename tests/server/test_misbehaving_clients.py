@@ -119,15 +119,15 @@ def test_two_hundred_requests_in_four_slots(tmp_path: Path, monkeypatch: pytest.
     options = {"budget": 64, "parallel": SMALL_SLOTS, "api_key": KEY, "ctx_size": SMALL_CTX}
     with Server(BUNDLED_MODEL, arguments=more, **options) as server:
         process = psutil.Process(server.pid)
-        for seed in (1, 2):  # until threads and buffers have their size
+        for seed in range(10):  # until threads and buffers have their size
             storm(server, seed)
         wait_until_idle(server)
         before = process.memory_info().rss
-        storm(server, 3)
+        storm(server, 10)
         wait_until_idle(server)
         after = process.memory_info().rss
         _, told = ask(server, "GET", "/retention")
-    assert after - before <= 10_000 * N_REQUESTS, f"{before} bytes before, {after} after"
+    assert after <= 1.02 * before, f"{before} bytes before, {after} after"
     assert told["total"]["cells_peak"] <= told["total"]["cells_max"]
 
 
