@@ -17,13 +17,14 @@ from .errors import RetainError, UsageError
 
 if TYPE_CHECKING:
     from .llama import Llama
-    from .retention import Retention, RetentionStats
+    from .retention import Retention
+    from .retention_stats import RetentionStats
 
 __all__ = ["Llama", "RetainError", "Retention", "RetentionStats", "UsageError"]
 
 library.offer()
 
-_HOMES = {"Llama": "llama", "Retention": "retention", "RetentionStats": "retention"}
+_HOMES = {"Llama": "llama", "Retention": "retention", "RetentionStats": "retention_stats"}
 
 
 def __getattr__(name: str) -> Any:

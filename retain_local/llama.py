@@ -25,17 +25,19 @@ from .decoding.guards import GuardedLlama, with_followable_schemas
 from .decoding.history import CacheHistory, Eviction
 from .errors import RetainError, UsageError
 from .kv_types import kv_type
+from .model_checks import check_vectors, described
 from .model_options import ModelOptions
-from .models.model_file import ModelFile, read_model_file
-from .option_table import options_of, whole_number
+from .models.model_file import read_model_file
+from .option_table import options_of
 from .options import RetentionOptions
 from .prompts.chat_format import PromptTokenizer
 from .prompts.completion import DEFAULT_FORMAT, chat_handlers, complete_chat, complete_pictures, without_templates
+from .retained_state import RetainedState
 from .retention import Retention
 from .vision import handlers
 from .vision.find import projector_beside, tokens_at_once
 from .vision.layout import Layout
-from .vision.picture import Picture, PictureBook
+from .vision.picture import PictureBook
 from .vision.projector import Projector
 
 log.install()
@@ -43,25 +45,6 @@ mends.install()
 logger = logging.getLogger("retain_local")
 
 _VOCAB_ONLY_CTX = 512
-
-
-class RetainedState(llama_cpp.llama.LlamaState):
-    """The parent's state, with the pinned ranges, the one pinned as the system message, the pictures of the text, and how
-    the cells came there."""
-
-    def __init__(
-        self,
-        pins: Sequence[tuple[int, int]],
-        system_pin: tuple[int, int],
-        history: CacheHistory,
-        pictures: Sequence[Picture],
-        **fields: Any,
-    ) -> None:
-        super().__init__(**fields)
-        self.pictures = tuple(pictures)
-        self.pins = pins
-        self.system_pin = system_pin
-        self.history = history
 
 
 class Llama(GuardedLlama):
@@ -140,8 +123,8 @@ class Llama(GuardedLlama):
         else:
             if embedding:
                 raise UsageError("embeddings have no cache to keep in a budget; use llama_cpp.Llama for them")
-            self.model_file = _described(read_model_file(model_path), kwargs.get("kv_overrides"))
-            _check_vectors(self.model_file, kwargs.get("n_gpu_layers", 0))
+            self.model_file = described(read_model_file(model_path), kwargs.get("kv_overrides"))
+            check_vectors(self.model_file, kwargs.get("n_gpu_layers", 0))
             context = n_ctx or self.model_file.n_ctx_train
             resolve = partial(
                 RetentionOptions.resolve,
@@ -412,33 +395,3 @@ def _parameters() -> dict[str, inspect.Parameter]:
 
 
 Llama.__init__.__signature__ = inspect.Signature(list(_parameters().values()))  # type: ignore[attr-defined]
-
-
-def _check_vectors(file: ModelFile, n_gpu_layers: int) -> None:
-    """llama.cpp ends the process when its CPU code meets a norm or a bias in half precision."""
-    if file.half_vector and (n_gpu_layers == 0 or not llama_cpp.llama_supports_gpu_offload()):
-        raise RetainError(
-            f"{file.path}: '{file.half_vector}' is in half precision, which only GPUs compute with; convert the model anew"
-        )
-
-
-def _described(model: ModelFile, overrides: Mapping[str, Any] | None) -> ModelFile:
-    """What a file says about its model, with what the caller says instead.
-
-    Raises
-    ------
-    UsageError : the overrides are none.
-    RetainError : nobody says how long the context of the training was.
-    """
-    if not isinstance(overrides, Mapping | None):
-        raise UsageError(f"kv_overrides is a dictionary from keys to values, not {type(overrides).__name__}")
-    key = f"{model.architecture}.context_length"
-    said = (overrides or {}).get(key)
-    if isinstance(said, int) and not isinstance(said, bool):
-        model = replace(model, n_ctx_train=whole_number(key, said, 1, 2**31 - 1))
-    if not model.n_ctx_train:
-        raise RetainError(
-            f"{model.path}: the file does not say how many tokens of context its model was trained for ({key}), and"
-            f" llama.cpp does not load it; convert it again, or in Python give kv_overrides={{{key!r}: N}}"
-        )
-    return model

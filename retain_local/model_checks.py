@@ -1,0 +1,42 @@
+"""What a model's file says, with what the caller says instead, and what llama.cpp could not survive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from .bindings import llama_cpp
+from .errors import RetainError, UsageError
+from .models.model_file import ModelFile
+from .option_table import whole_number
+
+
+def check_vectors(file: ModelFile, n_gpu_layers: int) -> None:
+    """llama.cpp ends the process when its CPU code meets a norm or a bias in half precision."""
+    if file.half_vector and (n_gpu_layers == 0 or not llama_cpp.llama_supports_gpu_offload()):
+        raise RetainError(
+            f"{file.path}: '{file.half_vector}' is in half precision, which only GPUs compute with; convert the model anew"
+        )
+
+
+def described(model: ModelFile, overrides: Mapping[str, Any] | None) -> ModelFile:
+    """What a file says about its model, with what the caller says instead.
+
+    Raises
+    ------
+    UsageError : the overrides are none.
+    RetainError : nobody says how long the context of the training was.
+    """
+    if not isinstance(overrides, Mapping | None):
+        raise UsageError(f"kv_overrides is a dictionary from keys to values, not {type(overrides).__name__}")
+    key = f"{model.architecture}.context_length"
+    said = (overrides or {}).get(key)
+    if isinstance(said, int) and not isinstance(said, bool):
+        model = replace(model, n_ctx_train=whole_number(key, said, 1, 2**31 - 1))
+    if not model.n_ctx_train:
+        raise RetainError(
+            f"{model.path}: the file does not say how many tokens of context its model was trained for ({key}), and"
+            f" llama.cpp does not load it; convert it again, or in Python give kv_overrides={{{key!r}: N}}"
+        )
+    return model
