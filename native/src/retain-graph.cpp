@@ -36,12 +36,11 @@ retain_graph_input::retain_graph_input(const llama_hparams & hparams, const llam
 void retain_graph_input::build(ggml_context * ctx, const llama_ubatch & ubatch) {
     const auto & m = mem();
 
-    const int64_t n_tokens = ubatch.n_tokens;
+    n_tokens   = ubatch.n_tokens;
     few_tokens = has_few_tokens(ubatch);
 
-    pages      = new_input(ctx, GGML_TYPE_I32, m.n_pages(), 1, "retain_pages");
-    cell_lists = new_input(ctx, GGML_TYPE_I32, 2, m.n_seqs()*m.get_n_cell_lists(), "retain_cell_lists");
-    tokens     = new_input(ctx, GGML_TYPE_I32, 3, n_tokens, "retain_tokens");
+    places = new_input(ctx, GGML_TYPE_I32, 3*n_tokens + 2*m.n_seqs()*m.get_n_cell_lists() + m.n_pages(), 1, "retain_places");
+    views  = view_places(ctx, places);
 
     if (m.get_n_rot_k() > 0) {
         self_k_rot = new_input(ctx, GGML_TYPE_F32, m.get_n_rot_k(), m.get_n_rot_k(), "attn_inp_k_rot");
@@ -138,6 +137,32 @@ static void compute_beside(ggml_backend_sched_t sched, ggml_tensor * cur, ggml_b
     ggml_backend_sched_set_tensor_backend(sched, cur, backend);
 }
 
+retain_graph_input::place_views retain_graph_input::view_places(ggml_context * ctx, ggml_tensor * of) const {
+    const int64_t n_lists = mem().n_seqs()*mem().get_n_cell_lists();
+
+    place_views res;
+    res.tokens     = ggml_view_2d(ctx, of, 3, n_tokens, 3*sizeof(int32_t), 0);
+    res.cell_lists = ggml_view_2d(ctx, of, 2, n_lists,  2*sizeof(int32_t), 3*n_tokens*sizeof(int32_t));
+    res.pages      = ggml_view_1d(ctx, of, mem().n_pages(), (3*n_tokens + 2*n_lists)*sizeof(int32_t));
+    return res;
+}
+
+const retain_graph_input::place_views & retain_graph_input::places_for(const llm_graph_context & llm, const retain_layer & layer) {
+    ggml_backend_buffer_type_t buft = mem().pool_of(layer).get_buft();
+    if (ggml_backend_buft_is_host(buft)) {
+        return views;
+    }
+    pool_views.resize(mem().get_layers().size());
+    place_views & res = pool_views[layer.pool];
+    if (!res.tokens) {
+        // views of the input would be copied to the device each for itself, those of a copy there are there already
+        ggml_tensor * there = ggml_cont(llm.ctx0, places);
+        compute_beside(llm.sched, there, buft);
+        res = view_places(llm.ctx0, there);
+    }
+    return res;
+}
+
 // K or V of new tokens as [n_embd, n_head_kv, n_tokens]: some models pass all heads as one row
 static ggml_tensor * by_heads(ggml_context * ctx, ggml_tensor * x, int64_t n_embd, int64_t n_head_kv) {
     if (!x || (x->ne[0] == n_embd && x->ne[1] == n_head_kv)) {
@@ -154,7 +179,7 @@ ggml_tensor * retain_graph_input::build_attn(
         ggml_tensor             * k,
         ggml_tensor             * v,
         ggml_tensor             * sinks,
-        float                     kq_scale) const {
+        float                     kq_scale) {
     const auto & pool = mem().pool_of(layer);
 
     k = by_heads(llm.ctx0, k, layer.n_embd_k, layer.n_head_kv);
@@ -169,7 +194,8 @@ ggml_tensor * retain_graph_input::build_attn(
     params.list_stride = mem().get_n_cell_lists();
     params.few_tokens  = few_tokens;
 
-    ggml_tensor * cur = ggml_retention_attn(llm.ctx0, q, pool.get_k(), pool.get_v(), k, v, pages, cell_lists, tokens, sinks, &params);
+    const place_views & at = places_for(llm, layer);
+    ggml_tensor * cur = ggml_retention_attn(llm.ctx0, q, pool.get_k(), pool.get_v(), k, v, at.pages, at.cell_lists, at.tokens, sinks, &params);
     compute_beside(llm.sched, cur, pool.get_buft());
     cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0]*cur->ne[1], cur->ne[2]);
     ggml_build_forward_expand(llm.gf, cur);
@@ -181,7 +207,7 @@ bool retain_graph_input::can_reuse(const llm_graph_params & params) {
     retain = retain_find_context(params.mctx);
     mctx   = retain;
 
-    return retain && tokens->ne[1] == params.ubatch.n_tokens && few_tokens == has_few_tokens(params.ubatch) &&
+    return retain && n_tokens == params.ubatch.n_tokens && few_tokens == has_few_tokens(params.ubatch) &&
         mem().keeps_queries() == (query_tokens != nullptr);
 }
 
@@ -205,7 +231,7 @@ void retain_graph_input::set_input(const llama_ubatch * ubatch) {
 }
 
 void retain_graph_input::set_tokens(const llama_ubatch & ubatch) {
-    int32_t * dst = (int32_t *) tokens->data;
+    int32_t * dst = (int32_t *) places->data;
 
     std::vector<int32_t> n_new(mem().n_seqs(), 0);
     for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
@@ -227,8 +253,8 @@ void retain_graph_input::set_cells(const llama_ubatch & ubatch) {
 
     const auto new_tokens = m.tokens_by_seq(ubatch);
 
-    int32_t * page = (int32_t *) pages->data;
-    int32_t * list = (int32_t *) cell_lists->data;
+    int32_t * list = (int32_t *) places->data + 3*n_tokens;
+    int32_t * page = list + 2*m.n_seqs()*m.get_n_cell_lists();
 
     int64_t n_pages = 0;
     for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {

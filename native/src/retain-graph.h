@@ -40,9 +40,21 @@ public:
             ggml_tensor             * k,
             ggml_tensor             * v,
             ggml_tensor             * sinks,
-            float                     kq_scale) const;
+            float                     kq_scale);
 
 private:
+    // pages, cell_lists and tokens of ggml_retention_attn: views of places
+    struct place_views {
+        ggml_tensor * pages      = nullptr;
+        ggml_tensor * cell_lists = nullptr;
+        ggml_tensor * tokens     = nullptr;
+    };
+
+    place_views view_places(ggml_context * ctx, ggml_tensor * of) const;
+
+    // those in the memory of a pool
+    const place_views & places_for(const llm_graph_context & llm, const retain_layer & layer);
+
     void set_cells  (const llama_ubatch & ubatch);
     void set_tokens (const llama_ubatch & ubatch);
     void set_queries(const llama_ubatch & ubatch);
@@ -56,9 +68,12 @@ private:
     const retain_context * retain;
     bool few_tokens = false;
 
-    ggml_tensor * pages        = nullptr; // i32 [n_pages]
-    ggml_tensor * cell_lists   = nullptr; // i32 [2, n_seq*n_cell_lists]
-    ggml_tensor * tokens       = nullptr; // i32 [3, n_tokens]
+    // one tensor, since a device copies each input for itself and waits for the copy
+    ggml_tensor * places   = nullptr; // i32 [3*n_tokens + 2*n_seq*n_cell_lists + n_pages]
+    int64_t       n_tokens = 0;
+    place_views   views;      // on the host
+    std::vector<place_views> pool_views; // of each pool, once a layer of it has asked
+
     ggml_tensor * query_tokens = nullptr; // i32 [n_query_rows], null when no queries are kept
 
     // more tokens than this are as fast layer by layer; not measured

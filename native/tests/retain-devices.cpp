@@ -1,8 +1,12 @@
-// retain-devices.cpp - a model whose cells lie on a GPU does what it does on the CPU; where there is none, it says so
+// retain-devices.cpp - a model whose cells lie on a GPU does what it does on the CPU
+//
+// Without a GPU the same runs on a device that computes as the CPU does in memory of its own, and what is carried to that
+// memory and back is counted.
 //
 // Products of one token with f32 weights are computed in f32 on GPUs too; those of a prompt are rounded to TF32, so
 // the texts here are read token by token where cells are compared one by one.
 
+#include "far-device.h"
 #include "tiny-context.h"
 
 #include "ggml-backend.h"
@@ -16,6 +20,8 @@ struct device_files {
     const std::string model = dir/"model.gguf";
     const std::string gates = dir/"model.gates.gguf";
 
+    ggml_backend_dev_t devices[2] = {}; // to use in place of those that there are
+
     device_files() {
         fs::create_directories(dir);
         tiny::write_model(model, "llama", N_EMBD);
@@ -23,8 +29,12 @@ struct device_files {
     }
     ~device_files() { fs::remove_all(dir); }
 
-    llama_model * load(int n_gpu_layers) const {
+    llama_model * load(int n_gpu_layers) {
         llama_model_params params = llama_model_default_params();
+        if (devices[0]) {
+            params.devices   = devices;
+            params.load_mode = LLAMA_LOAD_MODE_NONE; // the far device cannot map files
+        }
         params.n_gpu_layers = n_gpu_layers;
         llama_model * res = llama_model_load_from_file(model.c_str(), params);
         CHECK(res);
@@ -69,7 +79,8 @@ void test_same_cells(const device_files & files, llama_model * cpu, llama_model 
     llama_context * a = make(cpu, &rp, context_params());
     llama_context * b = make(gpu, &rp, cp);
 
-    const auto tokens = random_tokens(1, 2000);
+    const int  n_tokens = files.devices[0] ? 500 : 2000;
+    const auto tokens   = random_tokens(1, n_tokens);
     double worst = 0.0;
     for (int pos = 0; pos < (int) tokens.size(); ++pos) {
         const auto want = decode(a, 0, pos, { tokens[pos] });
@@ -77,7 +88,7 @@ void test_same_cells(const device_files & files, llama_model * cpu, llama_model 
     }
     const auto [n, n_all] = missing(a, b);
     retain_stats stats;
-    CHECK(retain_get_stats(b, &stats) && stats.n_evictions > 100);
+    CHECK(retain_get_stats(b, &stats) && stats.n_evictions > (n_tokens - rp.budget)/rp.buffer - 2);
     printf("  %-24s %d of %d cells differ after %d tokens, logits by NMSE %.1e at most\n", what, (int) n, (int) n_all,
             (int) tokens.size(), worst);
     CHECK(n == 0 && worst < 1e-6);
@@ -85,7 +96,7 @@ void test_same_cells(const device_files & files, llama_model * cpu, llama_model 
     // what was computed on one side goes on on the other
     const auto state = state_of(b, 0);
     CHECK(llama_state_seq_set_data(a, state.data(), state.size(), 0) == state.size());
-    CHECK(nmse(decode(a, 0, 2000, { 7 }), decode(b, 0, 2000, { 7 })) < 1e-6);
+    CHECK(nmse(decode(a, 0, n_tokens, { 7 }), decode(b, 0, n_tokens, { 7 })) < 1e-6);
 
     llama_free(a);
     llama_free(b);
@@ -139,6 +150,34 @@ void test_same_as_stock(llama_model * gpu) {
     llama_free(b);
 }
 
+// what is carried for each token, and for an eviction
+void test_transfers(const device_files & files, llama_model * far) {
+    const auto rp = wide_params(files);
+    llama_context * ctx = make(far, &rp, context_params());
+
+    const auto run = [&](int first, int n) {
+        far_counts() = {};
+        for (int pos = first; pos < first + n; ++pos) {
+            decode(ctx, 0, pos, random_tokens(pos, 1));
+        }
+    };
+    run(0, 1); // the graph is made
+    run(1, 100);
+    const int n_places = far_transfers::count(far_counts().to, "retain_");
+    printf("  %-24s %d transfers of ours to the device\n", "100 tokens", n_places);
+    CHECK(n_places == 100 && far_counts().n_cell_copies == 0);
+
+    retain_stats before, after;
+    CHECK(retain_get_stats(ctx, &before));
+    run(101, 200);
+    CHECK(retain_get_stats(ctx, &after));
+    const int n_evictions = after.n_evictions - before.n_evictions;
+    printf("  %-24s %d evictions, %d copies\n", "200 tokens", n_evictions, far_counts().n_cell_copies);
+    CHECK(n_evictions >= 8 && far_counts().n_cell_copies == n_evictions);
+
+    llama_free(ctx);
+}
+
 } // namespace
 
 int main() {
@@ -147,15 +186,14 @@ int main() {
             fputs(text, stderr);
         }
     }, nullptr);
+    device_files files;
+    llama_backend_init();
     ggml_backend_dev_t dev = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_GPU);
     if (!dev) {
-        printf("devices: skipped, this build or machine has no GPU\n");
-        return 0;
+        dev = files.devices[0] = far_device();
     }
-    printf("devices: %s\n", ggml_backend_dev_description(dev));
+    printf("devices: %s\n", files.devices[0] ? "no GPU, memory of its own on the CPU" : ggml_backend_dev_description(dev));
 
-    const device_files files;
-    llama_backend_init();
     llama_model * cpu  = files.load(0);
     llama_model * gpu  = files.load(99);
     llama_model * part = files.load(2);
@@ -167,6 +205,9 @@ int main() {
     test_same_cells(files, cpu, gpu,  "cells in host memory",  host_cells);
     test_same_as_stock(gpu);
     test_sequences(files, cpu, gpu);
+    if (files.devices[0]) {
+        test_transfers(files, gpu);
+    }
     {
         // each pool keeps its share of the budget, so the CPU's cells are others: it must run, and within the budget
         const auto rp = wide_params(files);
