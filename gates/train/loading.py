@@ -8,14 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ...errors import RetainError, UsageError
+from ..checkpoint.trimkv import ACTIVATIONS
 from .base import BaseModel
 from .gguf_base import check_logits, is_gguf, load_gguf
 from .gguf_tokenizer import GgufTokenizer
 from .options import TrainOptions
 from .rows import Tokenizer
-
-# activations of transformers by what gates call them; the gates' own follows the model's
-_ACTIVATIONS = {"silu": "silu", "swish": "silu", "relu": "relu", "gelu_pytorch_tanh": "gelu", "gelu_new": "gelu"}
 
 
 def load_base(source: str, options: TrainOptions) -> tuple[BaseModel, Tokenizer]:
@@ -59,11 +57,11 @@ def gate_activation(base: BaseModel) -> str:
     RetainError : the model has one that gates cannot have.
     """
     name = getattr(base.config, "hidden_act", None) or getattr(base.config, "hidden_activation", None)
-    if name not in _ACTIVATIONS:
+    if name not in ACTIVATIONS:
         raise RetainError(
-            f"the base model's activation {name!r} is not one that gates can have: {', '.join(_ACTIVATIONS)}"
+            f"the base model's activation {name!r} is not one that gates can have: {', '.join(ACTIVATIONS)}"
         )
-    return _ACTIVATIONS[name]
+    return ACTIVATIONS[name]
 
 
 def choose_device(name: str) -> torch.device:

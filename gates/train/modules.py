@@ -12,7 +12,7 @@ from ..sidecar.gate_set import GateSet, LayerGate, Linear
 from ..sidecar.variants import RG10
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu, "gelu": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu
+    "silu": F.silu, "gelu": lambda x: F.gelu(x, approximate="tanh"), "gelu_erf": F.gelu, "relu": F.relu
 }  # fmt: skip
 
 

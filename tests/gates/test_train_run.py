@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from contextlib import closing
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from retain_local import Llama
 from retain_local.errors import RetainError, UsageError
 from retain_local.gates.checkpoint.read import read_checkpoint
 from retain_local.gates.sidecar.file import read_sidecar
+from retain_local.gates.sidecar.forward import gate_output
 from retain_local.gates.train import trainer
 from retain_local.gates.train.base import BaseModel
 from retain_local.gates.train.memory import activations_fit
@@ -24,7 +26,7 @@ from retain_local.gates.train.rows import Batch
 from retain_local.gates.train.trainer import learning_rate
 from retain_local.gates.train.training import train_gates
 from retain_local.gates.verify import verify_sidecar
-from support.tiny_bases import PARTLY_FULL, save_base, tiny_base
+from support.tiny_bases import FAMILIES, PARTLY_FULL, save_base, tiny_base
 from support.tiny_models import TINY_MODELS
 from support.torch_qwen3 import load_qwen3
 
@@ -84,10 +86,10 @@ def load_sdpa(folder: Path):
     return AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.float32)
 
 
-def load_gates(out: Path, base: BaseModel, options: TrainOptions):
+def load_gates(out: Path, base: BaseModel, options: TrainOptions, activation: str = "silu"):
     gates = read_checkpoint(out).gates
     module = RetentionGates(
-        base.n_layer, base.n_embd, base.n_head_kv, options.gate_size, options.variant, options.is_tied, "silu", 0.0
+        base.n_layer, base.n_embd, base.n_head_kv, options.gate_size, options.variant, options.is_tied, activation, 0.0
     )
     groups = [(module.hidden, [layer.hidden for layer in gates.layers]), (module.mid, [g.mid for g in gates.layers])]
     groups.append((module.score, [gates.final(il) for il in range(len(module.score))]))
@@ -238,6 +240,25 @@ def test_memory_that_is_too_small(folder: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(trainer, "gate_losses", overflow)
     with pytest.raises(RetainError, match="memory is too small for 2 rows of 64 tokens; halve --batch"):
         train(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name, kind", [("gelu", "gelu_erf"), ("gelu_pytorch_tanh", "gelu"), ("relu", "relu")])
+def test_gates_have_the_activation_of_the_model(folder: Path, tmp_path: Path, name: str, kind: str) -> None:
+    """By its name in transformers; the exact GELU and its tanh form differ by more than what is allowed here."""
+    config = deepcopy(FAMILIES["llama"])
+    config.hidden_act = name
+    save_base(tmp_path / "base", tiny_base(config))
+    export = train_gates(
+        str(tmp_path / "base"), tmp_path / "out", [str(folder / "text.txt")], OPTIONS, weight_type="f32"
+    )
+    gates = read_sidecar(export.path).gates
+    assert gates.activation == kind
+    module = load_gates(tmp_path / "out", BaseModel(tiny_base(config)), OPTIONS, kind)
+    h = 2 * torch.randn(1, 50, gates.n_embd, generator=torch.Generator().manual_seed(1))
+    for il in range(gates.n_layer):
+        with torch.no_grad():
+            expected = module(il, h)[0].numpy()
+        np.testing.assert_allclose(gate_output(gates, il, h[0].numpy()), expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("family", ["gemma3", "qwen3-next"])
