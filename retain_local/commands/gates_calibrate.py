@@ -111,8 +111,9 @@ def _worths(
             def tell(read: int, of: int, before: int = done, n: int = len(tokens)) -> None:
                 on_progress(before * 100 + n * 100 * read // of, total * 100)
 
-            results = diverge(llm, tokens, caches, tell)
-            kl = [float(result.kl[len(tokens) // 2 :].mean()) for result in results]
+            first = len(tokens) // 2
+            results = diverge(llm, tokens, caches, tell, first)
+            kl = [float(result.kl[first:].mean()) for result in results]
             found += [Worth(kind, share, *kl[2 * at : 2 * at + 2]) for at, share in enumerate(SHARES)]
             done += len(tokens)
     return found

@@ -25,6 +25,7 @@ def diverge(
     tokens: Sequence[int],
     options: Sequence[RetentionOptions],
     on_progress: Callable[[int, int], None] | None = None,
+    first: int = 0,
 ) -> list[Divergence]:
     """Compare caches with the full one on a text.
 
@@ -37,6 +38,7 @@ def diverge(
     tokens : the text, two tokens at least. Its pictures, which somebody must hold, are read in chunks of their own.
     options : of each cache, as resolved; `prefill` must be "bounded", as a text that is read whole first shows nothing.
     on_progress : called with (tokens read, tokens to read), added up over all caches.
+    first : entries before this one are read but not compared: there nll and kl are nan, and top is -1.
 
     Returns
     -------
@@ -65,8 +67,10 @@ def diverge(
             for i, cache in enumerate(caches):
                 if on_progress is not None:
                     on_progress(start * len(caches) + i * len(chunk), len(read) * len(caches))
-                logits.append(cache.read(chunk))
-            _compare(sheets, logits, came, start)
+                logits.append(cache.read(chunk, with_logits=stop > first))
+            if stop > first:
+                skipped = max(0, first - start)
+                _compare(sheets, [own[skipped:] for own in logits], came, start + skipped)
         if on_progress is not None:
             on_progress(len(read) * len(caches), len(read) * len(caches))
         base, *readings = [sheet.reading(cache) for sheet, cache in zip(sheets, caches)]
@@ -81,9 +85,9 @@ class _Sheet:
     """What is noted of one cache while the text is read; see `Reading` and `Divergence`."""
 
     def __init__(self, n: int) -> None:
-        self.nll = np.empty(n)
-        self.top = np.empty(n, np.int32)
-        self.kl = np.empty(n)
+        self.nll = np.full(n, np.nan)
+        self.top = np.full(n, -1, np.int32)
+        self.kl = np.full(n, np.nan)
 
     def note(self, at: slice, log_q: npt.NDArray[np.float64], came: npt.NDArray[np.intp]) -> None:
         """Take in the log probabilities [n, n_vocab] of some entries, and the tokens that came."""

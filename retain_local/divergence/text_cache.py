@@ -61,7 +61,7 @@ class TextCache:
         self.retention = Retention(self._ctx)
         self._batch = llama_cpp.llama_batch_init(self.n_chunk, 0, 1)
         for i in range(self.n_chunk):
-            self._batch.n_seq_id[i], self._batch.seq_id[i][0], self._batch.logits[i] = 1, 0, 1
+            self._batch.n_seq_id[i], self._batch.seq_id[i][0] = 1, 0
 
     def __enter__(self) -> TextCache:
         return self
@@ -70,12 +70,16 @@ class TextCache:
         llama_cpp.llama_batch_free(self._batch)
         llama_cpp.llama_free(self._ctx)
 
-    def read(self, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
+    def read(self, tokens: Sequence[int], with_logits: bool = True) -> npt.NDArray[np.float32]:
         """Read the next tokens, at most `n_chunk`; returns the logits after each.
+
+        Parameters
+        ----------
+        with_logits : False: none are computed for a text, which takes less time.
 
         Returns
         -------
-        float32 [n_tokens, n_vocab] : llama.cpp's own memory, good until the next call.
+        float32 [n_tokens, n_vocab] : llama.cpp's own memory, good until the next call; [0, n_vocab] without logits.
 
         Raises
         ------
@@ -95,6 +99,7 @@ class TextCache:
                 batch.n_tokens = n
                 np.ctypeslib.as_array(batch.token, (n,))[:] = tokens
                 np.ctypeslib.as_array(batch.pos, (n,))[:] = np.arange(position, position + n)
+                np.ctypeslib.as_array(batch.logits, (n,))[:] = with_logits
             retain_h.clear_error()
             start = time.perf_counter()
             with stoppable(self._ctx):
@@ -104,6 +109,8 @@ class TextCache:
         self._n_read += n
         if self.retention.stats().evictions == 0:  # they run before a chunk is computed, not after
             self.n_whole = self._n_read
+        if not with_logits:
+            return np.empty((0, self._n_vocab), np.float32)
         return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self._ctx), (n, self._n_vocab))
 
     def cells_of_pictures(self) -> tuple[int, int]:

@@ -51,7 +51,7 @@ def measure_text(
     n = len(text.tokens)
     options = [_options(llm, load, arm, n) for arm in arms if arm.policy != FULL]
     # with the full cache alone to be read a second one is compared with it
-    found = diverge(llm, text.tokens, options or [_options(llm, load, Arm(FULL), n)])
+    found = diverge(llm, text.tokens, options or [_options(llm, load, Arm(FULL), n)], first=(n - 1) // 2)
     rest = iter(found)
     return [_full(found[0], task, item) if arm.policy == FULL else _record(arm, next(rest), task, item) for arm in arms]
 

@@ -125,6 +125,18 @@ def test_blocks_change_nothing(tiny: TinyFiles, llm: Any, tokens: list[int], mon
     np.testing.assert_array_equal(whole.cache.top, blocks.cache.top)
 
 
+@pytest.mark.parametrize("first", [1, 32, 50, 349])  # chunks have 32 tokens
+def test_what_is_only_read_changes_nothing_behind_it(
+    tiny: TinyFiles, llm: Any, tokens: list[int], first: int
+) -> None:
+    (whole,) = diverge(llm, tokens, [options(tiny, 40, policy="snapkv")])
+    (part,) = diverge(llm, tokens, [options(tiny, 40, policy="snapkv")], first=first)
+    assert np.isnan(part.kl[:first]).all() and (part.cache.top[:first] == -1).all()
+    np.testing.assert_allclose(part.kl[first:], whole.kl[first:], rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(part.cache.top[first:], whole.cache.top[first:])
+    assert part.n_whole == whole.n_whole
+
+
 @given(n_rows=st.integers(0, 300), n_vocab=st.integers(1, 3 * distributions.BLOCK_LOGITS))
 def test_blocks_cover_all_rows_and_stay_small(n_rows: int, n_vocab: int) -> None:
     blocks = list(row_blocks(n_rows, n_vocab))
