@@ -126,9 +126,7 @@ def test_blocks_change_nothing(tiny: TinyFiles, llm: Any, tokens: list[int], mon
 
 
 @pytest.mark.parametrize("first", [1, 32, 50, 349])  # chunks have 32 tokens
-def test_what_is_only_read_changes_nothing_behind_it(
-    tiny: TinyFiles, llm: Any, tokens: list[int], first: int
-) -> None:
+def test_what_is_only_read_changes_nothing_behind_it(tiny: TinyFiles, llm: Any, tokens: list[int], first: int) -> None:
     (whole,) = diverge(llm, tokens, [options(tiny, 40, policy="snapkv")])
     (part,) = diverge(llm, tokens, [options(tiny, 40, policy="snapkv")], first=first)
     assert np.isnan(part.kl[:first]).all() and (part.cache.top[:first] == -1).all()
