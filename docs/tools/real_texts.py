@@ -1,22 +1,34 @@
-"""Writes the texts that docs/tools/measure_real_model.sh reads: prose, a chat with facts that are asked for later, code.
+"""Writes the texts and questions that docs/tools/measure_real_model.sh reads.
 
-    python docs/tools/real_texts.py BOOK GSM8K BABI CODE OUT
+    python docs/tools/real_texts.py BOOK GSM8K BABI NEWS RULER OUT
 
-BOOK is a book as plain text, GSM8K the file test.jsonl of GSM8K, BABI a file of bAbI (qa1_single-supporting-fact_test.txt),
-CODE a source file. docs/results.md says which were taken.
+BOOK is a book as plain text, GSM8K the file test.jsonl of GSM8K, BABI a file of bAbI (qa1_single-supporting-fact_test.txt), NEWS
+LongBench's multi_news.jsonl, RULER a file of RULER (niah_multikey_3). Code is taken from the Python that runs this.
+
+OUT gets prose, chat, unseen (other chats), code, news and ruler as .txt, and babi-CHARACTERS.jsonl, in the form of RULER's files:
+questions about one of two facts that stand within so many characters of the book.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
+import tarfile
+import zipfile
+from collections import deque
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from random import Random
 
-_LENGTH = 12000  # characters of each text
-_PASSAGE = 300  # characters of a book around each fact
+_LENGTH = 60_000  # characters of each text, four windows of 4,096 tokens and less
+_PASSAGE = 300  # characters of a book around each fact of a chat
+_LATER = 3  # stories of a chat that come between facts and the question about them
+_QUESTIONS = 100
+_LENGTHS = (300, 600, 1200, 2400)  # characters of the book that facts stand in
+_MODULES = (argparse, tarfile, zipfile)
 
 Story = tuple[list[str], str, str]  # facts, a question, its answer
 
@@ -27,28 +39,46 @@ def prose(book: str) -> str:
     return book[at : at + _LENGTH].strip() + "\n"
 
 
-def chat(book: str, problems: list[dict[str, str]], stories: list[Story]) -> str:
-    """Turns that tell facts within passages of a book, turns with a problem, and then a question about the facts."""
-    rng = Random(0)
-    passages = iter(re.split(r"\n\s*\n", book[book.index("\n\n", len(book) // 4) :].strip()))
+def paragraphs(book: str, rng: Random) -> Iterator[str]:
+    """Paragraphs of the second quarter of a book, in any order, each on one line."""
+    found = re.split(r"\n\s*\n", book[len(book) // 4 : len(book) // 2].strip())
+    rng.shuffle(found)
+    return (" ".join(paragraph.split()) for paragraph in found)
+
+
+def chat(book: str, problems: list[dict[str, str]], stories: list[Story], seed: int) -> str:
+    """Turns that tell facts within passages of a book, turns with a problem, and questions about facts of some turns ago."""
+    rng = Random(seed)
+    passages = paragraphs(book, rng)
+    told: deque[tuple[int, Story]] = deque()
     turns: list[str] = []
-    while sum(map(len, turns)) < _LENGTH:
-        facts, question, answer = rng.choice(stories)
-        told = "\n".join(f"{next(passages).strip()[:_PASSAGE]} {fact}" for fact in facts)
+    for number in count(1):
+        if sum(map(len, turns)) >= _LENGTH:
+            return "\n".join(turns) + "\n"
+        story = rng.choice(stories)
+        told.append((number, story))
+        facts = "\n".join(f"{next(passages)[:_PASSAGE]} {fact}" for fact in story[0])
         problem = rng.choice(problems)
         turns += [
-            f"User: Remember what you read here.\n{told}",
+            f"User: Remember what you read in story {number}.\n{facts}",
             "Assistant: I will.",
             f"User: {problem['question']}",
             f"Assistant: {problem['answer'].split('####')[0].strip()}",
-            f"User: {question}",
-            f"Assistant: {answer}",
         ]
-    return "\n".join(turns) + "\n"
+        if len(told) > _LATER:
+            asked, (_, question, answer) = told.popleft()
+            turns += [f"User: In story {asked}: {question}", f"Assistant: {answer}"]
+    raise AssertionError
 
 
-def read_stories(babi: str) -> Iterator[Story]:
-    """The facts before the second question of each story of a bAbI file, and that question."""
+def code() -> str:
+    """Modules of Python's library, one after the other."""
+    sources = [Path(str(module.__file__)).read_text("utf-8") for module in _MODULES]
+    return "\n".join(source[: _LENGTH // len(sources)] for source in sources)
+
+
+def read_stories(babi: str, n_question: int) -> Iterator[Story]:
+    """The facts before the n-th question of each story of a bAbI file, and that question."""
     facts: list[str] = []
     questions = 0
     for line in babi.splitlines():
@@ -60,22 +90,48 @@ def read_stories(babi: str) -> Iterator[Story]:
             facts.append(text)
         else:
             questions += 1
-            if questions == 2:
+            if questions == n_question:
                 yield list(facts), question.strip(), answer[0]
 
 
+def questions(book: str, stories: list[Story], length: int) -> Iterator[dict[str, object]]:
+    """Lines as RULER's: the facts of a story within `length` characters of a book, and the question."""
+    rng = Random(length)
+    for facts, question, answer in stories[:_QUESTIONS]:
+        at = rng.randrange(len(book) // 4, len(book) // 2)
+        sentences = re.split(r"(?<=[.!?]) ", " ".join(book[at : at + length].split()))
+        places = sorted(rng.randrange(len(sentences) + 1) for _ in facts)
+        for place, fact in reversed(list(zip(places, facts))):
+            sentences.insert(place, fact)
+        who = question.removeprefix("Where is ").removesuffix("?").strip()
+        yield {
+            "input": f"{' '.join(sentences)}\n\n{question}",
+            "outputs": [answer],
+            "answer_prefix": f"{who} is in the",
+        }
+
+
 def main() -> None:
-    book, gsm8k, babi, code, out = map(Path, sys.argv[1:])
-    text = book.read_text("utf-8")
-    problems = [json.loads(line) for line in gsm8k.read_text("utf-8").splitlines()]
+    *files, out = map(Path, sys.argv[1:])
+    book, gsm8k, babi, news, ruler = (file.read_text("utf-8") for file in files)
+    problems = [json.loads(line) for line in gsm8k.splitlines()]
+    stories = list(read_stories(babi, 2))
+    articles = [json.loads(line) for line in news.splitlines()]
+    needles = [json.loads(line) for line in ruler.splitlines()]
     texts = {
-        "prose": prose(text),
-        "chat": chat(text, problems, list(read_stories(babi.read_text("utf-8")))),
-        "code": code.read_text("utf-8")[:_LENGTH],
+        "prose": prose(book),
+        "chat": chat(book, problems, stories, seed=0),
+        "unseen": chat(book, problems, stories, seed=1),
+        "code": code(),
+        "news": "\n\n".join(f"{one['context']}\n\nSummary:\n{one['answers'][0]}" for one in articles)[:_LENGTH],
+        "ruler": "\n\n".join(f"{one['input']} {one['outputs'][0]}." for one in needles)[:_LENGTH],
     }
     out.mkdir(parents=True, exist_ok=True)
-    for name, content in texts.items():
-        (out / f"{name}.txt").write_text(content, "utf-8")
+    for name, text in texts.items():
+        (out / f"{name}.txt").write_text(text, "utf-8")
+    for length in _LENGTHS:
+        lines = (json.dumps(line) + "\n" for line in questions(book, list(read_stories(babi, 1)), length))
+        (out / f"babi-{length}.jsonl").write_text("".join(lines), "utf-8")
 
 
 if __name__ == "__main__":
