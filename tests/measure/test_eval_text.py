@@ -75,8 +75,8 @@ def test_the_full_cache_reads_a_window_once(
 ) -> None:
     caches = []
     diverge = text_run.diverge
-    monkeypatch.setattr(text_run, "diverge", lambda llm, tokens, options: caches.append(len(options)) or diverge(
-        llm, tokens, options
+    monkeypatch.setattr(text_run, "diverge", lambda llm, tokens, options, **more: caches.append(len(options)) or diverge(
+        llm, tokens, options, **more
     ))  # fmt: skip
     assert results(text_plan(tiny, tmp_path / "a.txt")) == whole, "two runs are identical"
     assert caches == [len(ARMS) - 1] * 3, "beside the full one"
