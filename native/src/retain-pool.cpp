@@ -112,12 +112,13 @@ void retain_pool::run_copies(retain_threads & threads) {
         return;
     }
     if (ggml_backend_buffer_is_host(buf.get())) {
-        char * base = (char *) k->data; // and that of v
+        char * base_k = (char *) k->data;
+        char * base_v = (char *) v->data;
         const int64_t n_steps = copies.size()*bytes_cell()/64; // a cache line each
         threads.run(copies.size(), threads.n_parts(n_steps), [&](int64_t, int64_t begin, int64_t end) {
             for (int64_t i = begin; i < end; ++i) {
-                memcpy(base + copies[i].k_dst*row_k, base + copies[i].k_src*row_k, row_k);
-                memcpy(base + copies[i].v_dst*row_v, base + copies[i].v_src*row_v, row_v);
+                memcpy(base_k + copies[i].k_dst*row_k, base_k + copies[i].k_src*row_k, row_k);
+                memcpy(base_v + copies[i].v_dst*row_v, base_v + copies[i].v_src*row_v, row_v);
             }
         });
     } else {
