@@ -6,6 +6,7 @@
     python native/builder bench                build the micro-benchmarks, print their directory
     python native/builder stock                build the stock libraries to compare with, print their directory
     python native/builder server               build the server, print its path (--stock: llama.cpp's own, to compare with)
+    python native/builder web-ui               build llama.cpp's own page with npm, print its directory
     python native/builder sdist                print the path of the checked source distribution of upstream
     python native/builder missing-tools        print the PyPI packages of build tools that this machine lacks
     python native/builder clean                remove everything that was built or downloaded
@@ -29,6 +30,7 @@ from build import TRUE, Build, cache_directory, clean_cache
 from console import BuildError
 from levels import portable_builds
 from upstream_tests import run_upstream_tests
+from web_ui import build_web_ui
 
 # options in CMAKE_ARGS that are for this build, and not for another package's
 OURS = re.compile(r"-D(RETAIN|GGML|CMAKE_CUDA)_")
@@ -56,6 +58,7 @@ def parse_arguments():
     commands.add_parser("stock", parents=[common], help="build the stock libraries")
     server = commands.add_parser("server", parents=[common], help="build the server")
     server.add_argument("--stock", action="store_true", help="llama.cpp's own, without the patches")
+    commands.add_parser("web-ui", help="build llama.cpp's own page of the server")
     commands.add_parser("sdist", help="print the path of the source distribution of upstream")
     commands.add_parser("missing-tools", help="print the PyPI packages of missing build tools")
     commands.add_parser("clean", help="remove everything that was built or downloaded")
@@ -65,6 +68,9 @@ def parse_arguments():
 def run(args):
     if args.command == "sdist":
         print(upstream.local_directory() or upstream.sdist(cache_directory()))
+        return 0
+    if args.command == "web-ui":
+        print(build_web_ui())
         return 0
     if args.command == "missing-tools":
         print(*toolchain.missing_tools())

@@ -1,6 +1,7 @@
 """One build of the native libraries, in a directory of the user's cache.
 
     <cache>/sdist/                       the source distribution of upstream
+    <cache>/web-ui/                      see web_ui.py
     <cache>/<variant>-<key>/llama.cpp/   upstream with the patches; the variant stock has those of STOCK_PATCHES alone
                             native/      a copy of our sources
                             build/       CMake's directory; the libraries are in build/bin
@@ -63,7 +64,7 @@ def make_cache(path):
 
 def clean_cache():
     """Remove what builds and tests put into the cache, and nothing else that may be in the directory."""
-    for pattern in ("sdist", "models", *(f"{variant}-{'[0-9a-f]' * KEY_LENGTH}" for variant in VARIANTS)):
+    for pattern in ("sdist", "models", "web-ui", *(f"{variant}-{'[0-9a-f]' * KEY_LENGTH}" for variant in VARIANTS)):
         for path in cache_directory().glob(pattern):
             say(f"removing {path}")
             shutil.rmtree(path)

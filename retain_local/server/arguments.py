@@ -35,7 +35,6 @@ _REFUSED = {
     **dict.fromkeys(("-c",), "use --ctx-size"),
     **dict.fromkeys(("-ub", "--ubatch-size"), "use --ubatch"),
     "--api-key-file": "use --api-key, or the environment variable LLAMA_API_KEY",
-    "--path": "the page is this program's own; --no-ui leaves it out",
 }
 _VALUES = {
     "type_k": ("-ctk", "--cache-type-k"),
