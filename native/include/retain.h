@@ -35,6 +35,7 @@ extern "C" {
 enum retain_prefill {
     RETAIN_PREFILL_BOUNDED = 0, // evict between the ubatches of the prompt: memory is bounded by the budget
     RETAIN_PREFILL_FULL    = 1, // hold a whole prompt (retain_hold), evict once before the token after it: memory is bounded by n_ctx
+    RETAIN_PREFILL_EVEN    = 2, // bounded, and a ubatch ends where an eviction is due, whatever else is in a batch (with a buffer of a ubatch or more)
 };
 
 // which cells compete for a place

@@ -121,6 +121,7 @@ int main(int argc, char ** argv) {
     }
 
     if (config.is_enabled) {
+        params.prefill = RETAIN_PREFILL_EVEN;
         params.policy = config.policy.empty() ? nullptr : config.policy.c_str();
         params.gates  = config.gates.empty()  ? nullptr : config.gates.c_str();
         if (!retain_set_params(&params)) {

@@ -13,6 +13,7 @@
 
 #include "chat.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -123,6 +124,12 @@ void retain_server_begin(llama_context * ctx, SLOT & slot) {
 template <typename SLOT>
 bool retain_server_wants_checkpoint(const llama_context * ctx, const SLOT & slot) {
     return retain_is_enabled(ctx) && slot.task->params.message_spans.last_user_message_pos() >= slot.prompt.n_tokens();
+}
+
+// A draft of at most n tokens ends, with the token before it, where the next eviction is due. So none runs before it is known
+// which tokens stay, and what is evicted is what it would be without drafts.
+inline int retain_server_draft_limit(const llama_context * ctx, int slot, int n) {
+    return retain_is_enabled(ctx) ? (int) std::min<int64_t>(n, std::max<int64_t>(0, retain_draft_limit(ctx, slot) - 1)) : n;
 }
 
 template <typename SLOT>

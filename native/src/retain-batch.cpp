@@ -2,6 +2,7 @@
 
 #include "retain-memory.h"
 #include "retain-error.h"
+#include "retain-split.h"
 
 #include "llama-batch.h"
 #include "llama-impl.h"
@@ -25,11 +26,13 @@ llama_memory_context_ptr retain_memory::init_batch(llama_batch_allocr & balloc, 
     balloc.split_reset();
 
     std::vector<llama_ubatch> ubatches;
+    retain_split split(*this, balloc.get_batch(), n_ubatch);
     while (true) {
-        llama_ubatch ubatch = balloc.split_simple(n_ubatch);
+        llama_ubatch ubatch = balloc.split_simple(split.n_simple());
         if (ubatch.n_tokens == 0) {
             break;
         }
+        split.take(ubatch);
         ubatches.push_back(std::move(ubatch));
     }
     if (!can_append(ubatches)) {

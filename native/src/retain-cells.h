@@ -42,11 +42,12 @@ struct retain_cell_list {
     // add n cells to the end, taking pages as needed
     void append(retain_pool & pool, int64_t n, const int32_t * positions, const int32_t * ordinals);
 
-    // Keep the cells for which keep(i) is true, those of the end in the places of those that go. What the pool is to copy for
-    // it is added to copies. Pages are given back by truncate(), to which what is returned goes.
+    // keep the cells for which keep(i) is true; returns the number of cells moved, which the pool is still to copy
     template <typename F>
-    int64_t fill_holes(const retain_pool & pool, F keep, std::vector<ggml_retention_copy> & copies) {
-        int64_t end = size();
+    int64_t retain_if(retain_pool & pool, F keep) {
+        int64_t n_moved = 0;
+        int64_t end     = size();
+
         for (int64_t i = 0; i < end; ++i) {
             if (keep(i)) {
                 continue;
@@ -55,19 +56,13 @@ struct retain_cell_list {
                 --end;
             } while (end > i && !keep(end));
             if (end > i) {
-                move(end, i);
-                copies.push_back(pool.make_copy(place(pool, end), place(pool, i)));
+                move(pool, end, i);
+                ++n_moved;
             }
         }
-        return end;
-    }
+        truncate(pool, end);
 
-    // keep those cells, give pages back and queue the copies in the pool
-    template <typename F>
-    void retain_if(retain_pool & pool, F keep) {
-        std::vector<ggml_retention_copy> copies;
-        truncate(pool, fill_holes(pool, keep, copies));
-        pool.queue_copies(copies);
+        return n_moved;
     }
 
     // the K rows in float: [size(), n_embd_k]
@@ -77,7 +72,7 @@ struct retain_cell_list {
     void truncate(retain_pool & pool, int64_t n);
 
 private:
-    void move(int64_t src, int64_t dst);
+    void move(retain_pool & pool, int64_t src, int64_t dst);
 };
 
 // one sequence: its cell lists in order of layer and head, and what its evictions need to know

@@ -1,5 +1,6 @@
 #include "retain-mixed.h"
 #include "retain-error.h"
+#include "retain-split.h"
 
 #include "llama-batch.h"
 #include "llama-cparams.h"
@@ -63,20 +64,22 @@ std::vector<llama_ubatch> retain_mixed::split(llama_batch_allocr & balloc, uint3
     balloc.split_reset();
 
     std::vector<llama_ubatch> res;
+    retain_split places(attn, balloc.get_batch(), n_ubatch);
     while (true) {
         llama_ubatch ubatch;
         if (!recr && unified) {
-            ubatch = balloc.split_simple(n_ubatch);
+            ubatch = balloc.split_simple(places.n_simple());
         } else if (recr && embd_all) {
-            ubatch = balloc.split_seq(n_ubatch);
+            ubatch = balloc.split_seq(places.n_of_sequence());
         } else {
-            // tokens that can be taken back must be in one ubatch
+            // tokens that can be taken back must be in one ubatch, also where an eviction is due
             const uint32_t n_tail = recr && recr->n_rs_seq > 0 ? recr->n_rs_seq + 1 : 0;
-            ubatch = balloc.split_equal(n_ubatch, !unified, n_tail);
+            ubatch = balloc.split_equal(n_tail ? n_ubatch : places.n_equal(!unified), !unified, n_tail);
         }
         if (ubatch.n_tokens == 0) {
             break;
         }
+        places.take(ubatch);
         res.push_back(std::move(ubatch));
     }
     if (balloc.get_n_used() < balloc.get_n_tokens()) {

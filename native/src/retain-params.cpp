@@ -22,6 +22,7 @@ retain_config::retain_config(const retain_params & params) :
     min_per_head(params.min_per_head),
     page_size   (params.page_size),
     prefill_full(params.prefill == RETAIN_PREFILL_FULL),
+    prefill_even(params.prefill == RETAIN_PREFILL_EVEN),
     scope       (params.scope),
     seed        (params.seed),
     policy      (params.policy ? params.policy : ""),
@@ -32,7 +33,7 @@ retain_config::retain_config(const retain_params & params) :
     check_range("n_sink",       n_sink,       0, budget);
     check_range("n_recent",     n_recent,     0, budget);
     check_range("min_per_head", min_per_head, 0, budget);
-    check_range("prefill",      params.prefill, RETAIN_PREFILL_BOUNDED, RETAIN_PREFILL_FULL);
+    check_range("prefill",      params.prefill, RETAIN_PREFILL_BOUNDED, RETAIN_PREFILL_EVEN);
     check_range("scope",        params.scope, RETAIN_SCOPE_GLOBAL, RETAIN_SCOPE_HEAD);
 
     if (n_sink + n_recent > budget) {

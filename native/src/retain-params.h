@@ -16,6 +16,7 @@ struct retain_config {
     int32_t min_per_head;
     int32_t page_size;
     bool    prefill_full;
+    bool    prefill_even;
 
     retain_scope scope;
     uint32_t     seed;

@@ -127,6 +127,69 @@ static void test_due_evictions(llama_model * model, const std::string & gates) {
     llama_free(ctx);
 }
 
+// In a batch of several sequences, one after the other or in turn, each eviction runs after as many tokens of its sequence
+// as when the sequence is decoded token by token.
+static void test_batches_of_several(llama_model * model, const std::string & gates) {
+    constexpr int N_SEQ = 3;
+
+    std::vector<std::vector<llama_token>> texts;
+    for (int s = 0; s < N_SEQ; ++s) {
+        texts.push_back(random_tokens(20 + s, 300));
+    }
+    for (const int buffer : { 16, 21 }) {
+        for (const bool in_turn : { false, true }) {
+            auto rp = small_params(gates);
+            rp.buffer  = buffer;
+            rp.prefill = RETAIN_PREFILL_EVEN;
+            llama_context * ctx   = retain_init_from_model(model, context_params(N_SEQ), &rp);
+            llama_context * alone = retain_init_from_model(model, context_params(N_SEQ), &rp);
+
+            std::mt19937 rng(buffer);
+            std::vector<int> n_done(N_SEQ, 0);
+            llama_batch batch = llama_batch_init(64, 0, 1);
+            for (int round = 0; round < 9; ++round) {
+                std::vector<int> n_new;
+                for (int s = 0; s < N_SEQ; ++s) { // some read a prompt, others write
+                    n_new.push_back(std::uniform_int_distribution<int>(0, 2)(rng) ? 1 : std::uniform_int_distribution<int>(2, 31)(rng));
+                }
+                batch.n_tokens = 0;
+                const auto add = [&](int s) {
+                    const int i = batch.n_tokens++;
+                    batch.token[i]     = texts[s][n_done[s]];
+                    batch.pos[i]       = n_done[s]++;
+                    batch.n_seq_id[i]  = 1;
+                    batch.seq_id[i][0] = s;
+                    batch.logits[i]    = false;
+                };
+                for (int i = 0; i < 31 && in_turn; ++i) {
+                    for (int s = 0; s < N_SEQ; ++s) {
+                        if (n_new[s]-- > 0 && batch.n_tokens < 64) {
+                            add(s);
+                        }
+                    }
+                }
+                for (int s = 0; s < N_SEQ && !in_turn; ++s) {
+                    while (n_new[s]-- > 0 && batch.n_tokens < 64) {
+                        add(s);
+                    }
+                }
+                CHECK(llama_decode(ctx, batch) == 0);
+            }
+            llama_batch_free(batch);
+
+            for (int s = 0; s < N_SEQ; ++s) {
+                for (int i = 0; i < n_done[s]; ++i) {
+                    decode(alone, s, i, { texts[s][i] });
+                }
+                CHECK(n_done[s] > rp.budget + buffer && retain_rollback_limit(ctx, s) == retain_rollback_limit(alone, s));
+                CHECK(all_positions(ctx, s) == all_positions(alone, s));
+            }
+            llama_free(ctx);
+            llama_free(alone);
+        }
+    }
+}
+
 // a shift is announced only where it will be possible for ever
 static void test_announced_shifts(llama_model * model, const std::string & gates) {
     for (const int budget : { 24, 512 }) {
@@ -343,6 +406,7 @@ int main() {
     test_cutting_back(model, files.gates);
     test_cutting_back_under_snapkv(model, files.gates);
     test_due_evictions(model, files.gates);
+    test_batches_of_several(model, files.gates);
     test_announced_shifts(model, files.gates);
     test_copies(model, files.gates);
     test_shifts(model, files.gates);
