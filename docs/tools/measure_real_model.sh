@@ -1,29 +1,25 @@
 #!/bin/sh
-# Measures what docs/results.md shows of a real model: the divergence of small caches from the full one on prose, a chat and
-# code, with gates that `gates calibrate` makes, with other gates where they are given, and without any.
+# Measures what docs/results.md shows of a real model: the divergence of small caches from the full one on texts of some kinds,
+# with gates that `gates calibrate` made, with trained ones where they are given, and without any.
 #
-#     docs/tools/measure_real_model.sh MODEL TEXTS OUT [GATES]
+#     docs/tools/measure_real_model.sh MODEL TEXTS OUT CALIBRATED [TRAINED]
 #
-# TEXTS is the folder that docs/tools/real_texts.py wrote. TOKENS, ITEMS and BUDGETS are those of the windows that are read.
-# A run that was stopped goes on. `retain-local results OUT/calibrated.jsonl trained=OUT/given.jsonl` prints the tables.
+# TEXTS is the folder that docs/tools/real_texts.py wrote; CALIBRATED and TRAINED are gates. KINDS names texts, WINDOWS how many
+# windows of 4,096 tokens are read of each, BUDGETS and POLICIES what is compared. A run that was stopped goes on.
+# `retain-local results OUT/WINDOWS-calibrated.jsonl trained=OUT/WINDOWS-trained.jsonl` prints the tables.
 set -eu
-model=$1 texts=$2 out=$3 given=${4:-}
-tokens=${TOKENS:-1024} items=${ITEMS:-2} budgets=${BUDGETS:-1/4,1/8}
-tasks=text:$texts/prose.txt,text:$texts/chat.txt,text:$texts/code.txt
+model=$1 texts=$2 out=$3 calibrated=$4 trained=${5:-}
+windows=${WINDOWS:-3}
 mkdir -p "$out"
 
-if [ ! -e "$out/calibrated.gates.gguf" ]; then
-    retain-local gates calibrate "$model" --out "$out/calibrated.gates.gguf"
-fi
-
-measure() {  # NAME POLICIES OPTIONS...
-    name=$1 policies=$2
-    shift 2
-    retain-local eval "$model" --tasks "$tasks" --tokens "$tokens" --items "$items" --budgets "$budgets" \
-        --policies "$policies" --jobs 1 --json "$out/$name.jsonl" "$@" > "$out/$name.txt"
+measure() {  # NAME GATES POLICIES
+    for kind in $(echo "${KINDS:-chat,prose,code}" | tr , ' '); do
+        retain-local eval "$model" --tasks "text:$texts/$kind.txt" --tokens 4096 --items "$windows" \
+            --budgets "${BUDGETS:-1/4,1/8,1/16}" --policies "$3" --gates "$2" --threads 1 --json "$out/$windows-$1.jsonl"
+    done
 }
 
-measure calibrated gate,window,snapkv:head --gates "$out/calibrated.gates.gguf"
-if [ -n "$given" ]; then
-    measure given gate --gates "$given"
+measure calibrated "$calibrated" "${POLICIES:-gate,window,snapkv:head}"
+if [ -n "$trained" ]; then
+    measure trained "$trained" gate
 fi
