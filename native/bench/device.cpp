@@ -27,7 +27,8 @@ struct point {
     double read_s  = 0.0; // the whole prompt
     double step_ms = 0.0; // median
     double mean_ms = 0.0;
-    double evict   = 0.0; // share of the steps' time
+    double evict   = 0.0; // share of the steps' time in evictions
+    double read_evict = 0.0; // of the prompt's
 };
 
 class session {
@@ -146,11 +147,14 @@ std::map<int64_t, point> measure(llama_model * model, const options & opt, const
     s.read(32); // start-up is not measured
 
     std::map<int64_t, point> res;
-    double read_s = 0.0;
+    double read_s = 0.0, read_evict_s = 0.0;
     for (const int64_t depth : depths) {
         point & p = res[depth];
-        read_s += s.read(depth);
-        p.read_s = read_s;
+        const double before = s.evict_seconds();
+        read_s       += s.read(depth);
+        read_evict_s += s.evict_seconds() - before;
+        p.read_s     = read_s;
+        p.read_evict = read_evict_s/read_s;
         s.write(16); // until graphs are recorded
         const double evict_s = s.evict_seconds();
         auto ms = s.write(n_steps - 16);
@@ -161,8 +165,10 @@ std::map<int64_t, point> measure(llama_model * model, const options & opt, const
         std::nth_element(ms.begin(), ms.begin() + ms.size()/2, ms.end());
         p.step_ms = ms[ms.size()/2];
         const int n_seq = number_of(opt.sequences);
-        printf("  %-7s depth %6d  prompt %8.3f s (%8.1f tokens/s)  step %7.3f ms, mean %7.3f (%7.1f tokens/s)  evictions %5.2f%%\n",
-                side.c_str(), (int) depth, p.read_s, depth*n_seq/p.read_s, p.step_ms, p.mean_ms, n_seq*1e3/p.mean_ms, 100*p.evict);
+        printf("  %-7s depth %6d  prompt %8.3f s (%8.1f tokens/s), evictions %5.2f%%  "
+               "step %7.3f ms, mean %7.3f (%7.1f tokens/s), evictions %5.2f%%\n",
+                side.c_str(), (int) depth, p.read_s, depth*n_seq/p.read_s, 100*p.read_evict, p.step_ms, p.mean_ms,
+                n_seq*1e3/p.mean_ms, 100*p.evict);
         fflush(stdout);
     }
     s.print_memory();

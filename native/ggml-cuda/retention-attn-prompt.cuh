@@ -1,8 +1,8 @@
 // retention-attn-prompt.cuh - retention attention for many tokens
 //
 // A block has the query heads of one KV head for a run of tokens: 16 rows per warp. Tiles of cells are gathered from their
-// pages into shared memory, one ahead of the one that is multiplied. The products are those of the decode kernel, except that
-// all 16 rows of a matrix are rows: queries are multiplied as heads and tails in two products, and so are weights in bf16.
+// pages into shared memory, one ahead of the one that is multiplied. All 16 rows of a matrix are rows here: queries in bf16
+// are multiplied as heads and tails in two products, and so are weights; those in f16 are rounded once, as in stock attention.
 // Blocks have the same grid whatever the lengths, so that recorded graphs can be replayed.
 
 #pragma once
@@ -21,20 +21,21 @@ struct prompt_kernel {
     static constexpr int  CELLS    = IS_LARGE ? 16 : 32;
     static constexpr int  STAGES   = IS_LARGE || traits::n_parts > 1 ? 1 : 2;
     static constexpr int  N_STEPS  = (D + 31)/32;
-    static constexpr int  N_SPANS  = (D + 63)/64;
-    static constexpr int  Q_PARTS  = T == GGML_TYPE_Q8_0 || T == GGML_TYPE_Q4_0 ? 1 : 2;
-    static constexpr int  P_PARTS  = traits::half == half_type::f16 ? 1 : 2;
+    static constexpr int  N_BLOCKS = D/8; // of 8 columns
+    static constexpr int  N_PARTS  = traits::half == half_type::f16 ? 1 : 2; // of queries and of weights
 
-    // bytes from row to row in shared memory; the lanes of a quarter warp then reach different banks: of K they read 64 bytes of
-    // two rows 4 apart, of V 32 bytes of rows 0 to 3
-    static constexpr int K_ROW   = 2*D + 16;
-    static constexpr int V_ROW   = (2*D + 95)/128*128 + 32;
-    static constexpr int K_TILE  = CELLS*K_ROW;
-    static constexpr int V_TILE  = CELLS*V_ROW;
-    static constexpr int STAGE   = traits::n_parts*(K_TILE + V_TILE);
-    static constexpr int Q_ROW   = 2*D + 16;
-    static constexpr int Q_BYTES = IS_LARGE ? Q_PARTS*ROWS*Q_ROW : 0;
+    // Bytes from row to row in shared memory: lanes that read at the same time then reach different banks. Of K a quarter warp
+    // reads 64 bytes of two rows 4 apart, of V 16 bytes of 8 rows.
+    static constexpr int ROW     = 2*D + 16;
+    static constexpr int TILE    = CELLS*ROW; // of K or V
+    static constexpr int STAGE   = traits::n_parts*2*TILE;
+    static constexpr int Q_BYTES = IS_LARGE ? N_PARTS*ROWS*ROW : 0;
     static constexpr int SHARED  = STAGES*STAGE + Q_BYTES;
+
+    // row of a block of 8 cells that is column i of its products
+    static __device__ __forceinline__ int cell_of_column(int i) {
+        return i/2 + i%2*4;
+    }
 
     struct rows {
         int   token[2]; // of rows g and g + 8 of the warp, -1: no row
@@ -42,20 +43,29 @@ struct prompt_kernel {
         int   end[2];   // cells that they see in this run
         float m[2];
         float l[2];
-        float acc[N_SPANS][8][4];
+        float acc[N_BLOCKS][4];
     };
 
     // one tile of cells to shared memory: cells [c0, c0 + CELLS), zeros from end on
     static __device__ __forceinline__ void start_tile(const attn_args & args, const list_view & list, int c0, int end, char * stage) {
         constexpr int N_RUNS = D/8; // of 8 numbers of a row
+
+        // mostly a tile lies in one page, whose rows follow each other
+        const bool   is_whole = c0 < end && (1 << args.pool.page_shift) >= CELLS;
+        const char * first_k  = is_whole ? k_row_of(args.pool, list, c0) : nullptr;
+        const char * first_v  = is_whole ? v_row_of(args.pool, list, c0) : nullptr;
         for (int i = threadIdx.x; i < CELLS*N_RUNS; i += WARPS*LANES) {
-            const int  cell   = c0 + i/N_RUNS;
+            const int  row    = i/N_RUNS;
             const int  run    = i%N_RUNS;
-            const bool is_row = cell < end;
-            const char * k = is_row ? k_row_of(args.pool, list, cell) : nullptr;
-            const char * v = is_row ? v_row_of(args.pool, list, cell) : nullptr;
-            char * to_k = stage + i/N_RUNS*K_ROW + 16*run;
-            char * to_v = stage + traits::n_parts*K_TILE + i/N_RUNS*V_ROW + 16*run;
+            const bool is_row = c0 + row < end;
+            const char * k = nullptr;
+            const char * v = nullptr;
+            if (is_row) {
+                k = is_whole ? first_k + row*cell_bytes<T>(D) : k_row_of(args.pool, list, c0 + row);
+                v = is_whole ? first_v + row*cell_bytes<T>(D) : v_row_of(args.pool, list, c0 + row);
+            }
+            char * to_k = stage + row*ROW + 16*run;
+            char * to_v = to_k + traits::n_parts*TILE;
             if constexpr (T == GGML_TYPE_F16 || T == GGML_TYPE_BF16) {
                 if (is_row) {
                     start_copy_16(to_k, k + 16*run);
@@ -74,8 +84,8 @@ struct prompt_kernel {
                     y.clear();
                 }
                 for (int p = 0; p < traits::n_parts; ++p) {
-                    *(uint4 *) (to_k + p*K_TILE) = make_uint4(x.x[p][0], x.x[p][1], x.x[p][2], x.x[p][3]);
-                    *(uint4 *) (to_v + p*V_TILE) = make_uint4(y.x[p][0], y.x[p][1], y.x[p][2], y.x[p][3]);
+                    *(uint4 *) (to_k + p*TILE) = make_uint4(x.x[p][0], x.x[p][1], x.x[p][2], x.x[p][3]);
+                    *(uint4 *) (to_v + p*TILE) = make_uint4(y.x[p][0], y.x[p][1], y.x[p][2], y.x[p][3]);
                 }
             }
         }
@@ -84,7 +94,7 @@ struct prompt_kernel {
 
     // the queries of the warp's rows as the first factor: part 0 heads, part 1 tails; words 0, 2 of rows g, 1, 3 of rows g + 8
     struct queries {
-        uint32_t x[IS_LARGE ? 1 : N_STEPS][Q_PARTS][2][4];
+        uint32_t x[IS_LARGE ? 1 : N_STEPS][N_PARTS][2][4];
     };
 
     static __device__ __forceinline__ void load_queries(const attn_args & args, const rows & r, queries & q, char * shared) {
@@ -105,10 +115,10 @@ struct prompt_kernel {
                     split<traits::half>(x0, x1, parts[0][i], parts[1][i]);
                 }
 #pragma unroll
-                for (int p = 0; p < Q_PARTS; ++p) {
+                for (int p = 0; p < N_PARTS; ++p) {
                     if constexpr (IS_LARGE) {
                         if (i0 < D) {
-                            *(uint4 *) (shared + ((p*2 + half)*ROWS/2 + g)*Q_ROW + 2*i0) =
+                            *(uint4 *) (shared + ((p*2 + half)*ROWS/2 + g)*ROW + 2*i0) =
                                 make_uint4(parts[p][0], parts[p][1], parts[p][2], parts[p][3]);
                         }
                     } else {
@@ -132,15 +142,15 @@ struct prompt_kernel {
         for (int step = 0; step < N_STEPS; ++step) {
             const bool is_there = 32*step + 8*t < D;
 
-            uint32_t now[Q_PARTS][2][4];
+            uint32_t now[N_PARTS][2][4];
 #pragma unroll
-            for (int p = 0; p < Q_PARTS; ++p) {
+            for (int p = 0; p < N_PARTS; ++p) {
 #pragma unroll
                 for (int half = 0; half < 2; ++half) {
                     uint4 x = make_uint4(0, 0, 0, 0);
                     if constexpr (IS_LARGE) {
                         if (is_there) {
-                            x = *(const uint4 *) (shared + ((p*2 + half)*ROWS/2 + threadIdx.x/4)*Q_ROW + 64*step + 16*t);
+                            x = *(const uint4 *) (shared + ((p*2 + half)*ROWS/2 + threadIdx.x/4)*ROW + 64*step + 16*t);
                         }
                     } else {
                         x = make_uint4(q.x[step][p][half][0], q.x[step][p][half][1], q.x[step][p][half][2], q.x[step][p][half][3]);
@@ -152,21 +162,25 @@ struct prompt_kernel {
                 }
             }
 #pragma unroll
-            for (int i = 0; i < CELLS/8; ++i) {
-                const int row = 8*i + g/2 + g%2*4;
+            for (int part = 0; part < traits::n_parts; ++part) {
+                uint4 k[CELLS/8];
 #pragma unroll
-                for (int part = 0; part < traits::n_parts; ++part) {
-                    uint4 k = make_uint4(0, 0, 0, 0);
+                for (int i = 0; i < CELLS/8; ++i) {
+                    k[i] = make_uint4(0, 0, 0, 0);
                     if (is_there) {
-                        k = *(const uint4 *) (stage + part*K_TILE + row*K_ROW + 64*step + 16*t);
+                        k[i] = *(const uint4 *) (stage + part*TILE + (8*i + cell_of_column(g))*ROW + 64*step + 16*t);
                     }
-                    const uint32_t b[2][2] = { { k.x, k.y }, { k.z, k.w } };
+                }
+                // products that follow each other add to different sums, so that none waits for the one before
 #pragma unroll
-                    for (int p = 0; p < Q_PARTS; ++p) {
+                for (int p = 0; p < N_PARTS; ++p) {
 #pragma unroll
-                        for (int n = 0; n < 2; ++n) {
-                            const uint32_t a[4] = { now[p][0][2*n], now[p][1][2*n], now[p][0][2*n + 1], now[p][1][2*n + 1] };
-                            mma<traits::half>(s[i], a, b[n]);
+                    for (int n = 0; n < 2; ++n) {
+                        const uint32_t a[4] = { now[p][0][2*n], now[p][1][2*n], now[p][0][2*n + 1], now[p][1][2*n + 1] };
+#pragma unroll
+                        for (int i = 0; i < CELLS/8; ++i) {
+                            const uint32_t b[2] = { n == 0 ? k[i].x : k[i].z, n == 0 ? k[i].y : k[i].w };
+                            mma<traits::half>(s[i], a, b);
                         }
                     }
                 }
@@ -188,7 +202,8 @@ struct prompt_kernel {
             }
             m = lane_max(m, 1, 2);
 
-            const float scale = r.m[half] == -INFINITY ? 0.0f : exp2_fast(r.m[half] - m);
+            const float from  = m == -INFINITY ? 0.0f : m; // of a row that sees no cell yet every weight is 0
+            const float scale = exp2_fast(r.m[half] - from);
             r.m[half] = m;
             r.l[half] *= scale;
 #pragma unroll
@@ -196,21 +211,23 @@ struct prompt_kernel {
 #pragma unroll
                 for (int n = 0; n < 2; ++n) {
                     float & x = s[i][2*half + n];
-                    x = x == -INFINITY ? 0.0f : exp2_fast(x - m);
+                    x = exp2_fast(x - from);
                     r.l[half] += x;
                 }
             }
+            // after the first tiles the maximum seldom changes
+            if (scale != 1.0f) {
 #pragma unroll
-            for (int span = 0; span < N_SPANS; ++span) {
-#pragma unroll
-                for (int j = 0; j < 8; ++j) {
-                    r.acc[span][j][2*half + 0] *= scale;
-                    r.acc[span][j][2*half + 1] *= scale;
+                for (int j = 0; j < N_BLOCKS; ++j) {
+                    r.acc[j][2*half + 0] *= scale;
+                    r.acc[j][2*half + 1] *= scale;
                 }
             }
         }
 
-        const char * tile_v = stage + traits::n_parts*K_TILE;
+        // the row that this lane tells the others the place of: of cells 0 to 7 or 8 to 15, in one of two blocks of columns
+        const int    lane = threadIdx.x % LANES;
+        const char * rows = stage + traits::n_parts*TILE + (lane/8%2*8 + cell_of_column(lane%8))*ROW + lane/16*16;
 #pragma unroll
         for (int i = 0; i < CELLS/16; ++i) {
             uint32_t a[2][4]; // weights of 16 cells: heads, tails
@@ -220,28 +237,17 @@ struct prompt_kernel {
                 split<traits::half>(s[2*i + 1][2*half], s[2*i + 1][2*half + 1], a[0][half + 2], a[1][half + 2]);
             }
 #pragma unroll
-            for (int span = 0; span < N_SPANS; ++span) {
+            for (int part = 0; part < traits::n_parts; ++part) {
 #pragma unroll
-                for (int part = 0; part < traits::n_parts; ++part) {
-                    uint32_t v[4][4];
+                for (int j = 0; j < N_BLOCKS; j += 2) {
+                    uint32_t v[4];
+                    load_transposed(v, rows + part*TILE + 16*i*ROW + 16*j);
 #pragma unroll
-                    for (int j = 0; j < 4; ++j) {
-                        uint4 x = make_uint4(0, 0, 0, 0);
-                        if (64*span + 8*g < D) {
-                            x = *(const uint4 *) (tile_v + part*V_TILE + (16*i + t + 4*j)*V_ROW + 128*span + 16*g);
-                        }
-                        v[j][0] = x.x;
-                        v[j][1] = x.y;
-                        v[j][2] = x.z;
-                        v[j][3] = x.w;
-                    }
+                    for (int p = 0; p < N_PARTS; ++p) {
 #pragma unroll
-                    for (int j = 0; j < 8; ++j) {
-                        const uint32_t pick = j%2 ? 0x7632 : 0x5410;
-                        const uint32_t b[2] = { pick_bytes(v[0][j/2], v[1][j/2], pick), pick_bytes(v[2][j/2], v[3][j/2], pick) };
-#pragma unroll
-                        for (int p = 0; p < P_PARTS; ++p) {
-                            mma<traits::half>(r.acc[span][j], a[p], b);
+                        for (int n = 0; n < 2; ++n) {
+                            const uint32_t b[2] = { v[2*n], v[2*n + 1] };
+                            mma<traits::half>(r.acc[j + n], a[p], b);
                         }
                     }
                 }
@@ -267,19 +273,8 @@ struct prompt_kernel {
             scale = l > 0.0f ? scale/l : 0.0f;
             float * dst = args.dst + ((int64_t) r.token[half]*args.n_head + r.head[half])*D;
 #pragma unroll
-            for (int span = 0; span < N_SPANS; ++span) {
-#pragma unroll
-                for (int i = 0; i < 2; ++i) {
-                    const int n = 64*span + 8*(2*t + i);
-                    if (n < D) {
-#pragma unroll
-                        for (int j = 0; j < 8; j += 4) {
-                            *(float4 *) (dst + n + j) = make_float4(
-                                r.acc[span][j + 0][2*half + i]*scale, r.acc[span][j + 1][2*half + i]*scale,
-                                r.acc[span][j + 2][2*half + i]*scale, r.acc[span][j + 3][2*half + i]*scale);
-                        }
-                    }
-                }
+            for (int j = 0; j < N_BLOCKS; ++j) {
+                *(float2 *) (dst + 8*j + 2*t) = make_float2(r.acc[j][2*half]*scale, r.acc[j][2*half + 1]*scale);
             }
         }
     }
@@ -325,13 +320,10 @@ struct prompt_kernel {
                 r.l[half]     = 0.0f;
             }
 #pragma unroll
-            for (int span = 0; span < N_SPANS; ++span) {
+            for (int j = 0; j < N_BLOCKS; ++j) {
 #pragma unroll
-                for (int j = 0; j < 8; ++j) {
-#pragma unroll
-                    for (int i = 0; i < 4; ++i) {
-                        r.acc[span][j][i] = 0.0f;
-                    }
+                for (int i = 0; i < 4; ++i) {
+                    r.acc[j][i] = 0.0f;
                 }
             }
             queries q;
@@ -342,18 +334,23 @@ struct prompt_kernel {
             }
             for (int c0 = 0, i = 0; c0 < n_cells; c0 += CELLS, ++i) {
                 if constexpr (STAGES == 2) {
+                    // the barrier says that this tile is there, and that nobody reads the one before it any more
+                    wait_copies<0>();
+                    __syncthreads();
                     start_tile(args, list, c0 + CELLS, n_cells, shared + (i + 1)%2*STAGE);
-                    wait_copies<1>();
                 } else {
                     start_tile(args, list, c0, n_cells, shared);
                     wait_copies<0>();
+                    __syncthreads();
                 }
-                __syncthreads();
                 multiply_tile(args, r, q, shared + STAGES*STAGE, shared + (STAGES == 2 ? i%2*STAGE : 0), c0);
-                __syncthreads();
+                if constexpr (STAGES == 1) {
+                    __syncthreads();
+                }
             }
             if constexpr (STAGES == 2) {
                 wait_copies<0>();
+                __syncthreads();
             }
             write_rows(args, r);
             begin = end;

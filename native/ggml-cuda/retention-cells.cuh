@@ -20,6 +20,12 @@ template <> struct cell_traits<GGML_TYPE_F32>  { static constexpr half_type half
 template <> struct cell_traits<GGML_TYPE_Q8_0> { static constexpr half_type half = half_type::f16;  static constexpr int n_parts = 1; };
 template <> struct cell_traits<GGML_TYPE_Q4_0> { static constexpr half_type half = half_type::f16;  static constexpr int n_parts = 1; };
 
+// bytes of a row of n numbers
+template <ggml_type T>
+static __host__ __device__ constexpr int cell_bytes(int n) {
+    return T == GGML_TYPE_F32 ? 4*n : T == GGML_TYPE_Q8_0 ? n/32*34 : T == GGML_TYPE_Q4_0 ? n/32*18 : 2*n;
+}
+
 // 8 numbers as 4 pairs; with n_parts 2 their tails follow
 template <int n_parts>
 struct words {

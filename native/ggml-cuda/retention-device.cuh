@@ -174,4 +174,24 @@ static __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4]
 #endif
 }
 
+// Four matrices of 8 x 8 numbers of 16 bits in shared memory, transposed. Lane 8m + r says where row r of matrix m is, 16 bytes;
+// of each matrix a lane gets column g of rows 2t and 2t + 1, which is how mma() takes its second factor.
+static __device__ __forceinline__ void load_transposed(uint32_t (&x)[4], const char * row) {
+#if defined(RETENTION_EMULATION)
+    emulation::load_transposed(x, row);
+#elif defined(RETENTION_HAS_MMA)
+    const uint32_t from = (uint32_t) __cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(from) : "memory");
+#else
+    const int g = threadIdx.x % LANES / 4;
+    const int t = threadIdx.x % 4;
+    for (int m = 0; m < 4; ++m) {
+        const auto * lo = (const uint16_t *) __shfl_sync(0xffffffffu, (unsigned long long) row, 8*m + 2*t, LANES);
+        const auto * hi = (const uint16_t *) __shfl_sync(0xffffffffu, (unsigned long long) row, 8*m + 2*t + 1, LANES);
+        x[m] = lo[g] | (uint32_t) hi[g] << 16;
+    }
+#endif
+}
+
 } // namespace retention

@@ -138,17 +138,23 @@ static __global__ void retention_dense(const dense_args args) {
             }
         }
     }
+    // each lane gets one sum, so that their functions, some of them in double, are computed side by side
+    static_assert(GATE_ROWS*GATE_TOKENS <= LANES, "a lane has one sum at most");
+    float mine = 0.0f;
 #pragma unroll
     for (int r = 0; r < GATE_ROWS; ++r) {
 #pragma unroll
         for (int t = 0; t < GATE_TOKENS; ++t) {
             if (row0 + r < layer.n_out && token0 + t < args.n_tokens) {
-                const float x = lane_sum(sum[r][t], 1, 16) + layer.b[row0 + r];
-                if (lane == 0) {
-                    layer.y[(token0 + t)*layer.y_row + row0 + r] = apply(args.fn, x);
-                }
+                const float x = lane_sum(sum[r][t], 1, 16);
+                mine = lane == r*GATE_TOKENS + t ? x : mine;
             }
         }
+    }
+    const int row   = row0 + lane/GATE_TOKENS;
+    const int token = token0 + lane%GATE_TOKENS;
+    if (lane < GATE_ROWS*GATE_TOKENS && row < layer.n_out && token < args.n_tokens) {
+        layer.y[token*layer.y_row + row] = apply(args.fn, mine + layer.b[row]);
     }
 }
 

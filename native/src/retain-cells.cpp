@@ -37,8 +37,7 @@ void retain_cell_list::read_keys(const retain_pool & pool, std::vector<float> & 
     }
 }
 
-void retain_cell_list::move(retain_pool & pool, int64_t src, int64_t dst) {
-    pool.queue_copy(place(pool, src), place(pool, dst));
+void retain_cell_list::move(int64_t src, int64_t dst) {
     pos[dst]      = pos[src];
     ordinal[dst]  = ordinal[src];
     log_beta[dst] = log_beta[src];

@@ -42,12 +42,11 @@ struct retain_cell_list {
     // add n cells to the end, taking pages as needed
     void append(retain_pool & pool, int64_t n, const int32_t * positions, const int32_t * ordinals);
 
-    // keep the cells for which keep(i) is true; returns the number of cells moved, which the pool is still to copy
+    // Keep the cells for which keep(i) is true, those of the end in the places of those that go. What the pool is to copy for
+    // it is added to copies. Pages are given back by truncate(), to which what is returned goes.
     template <typename F>
-    int64_t retain_if(retain_pool & pool, F keep) {
-        int64_t n_moved = 0;
-        int64_t end     = size();
-
+    int64_t fill_holes(const retain_pool & pool, F keep, std::vector<ggml_retention_copy> & copies) {
+        int64_t end = size();
         for (int64_t i = 0; i < end; ++i) {
             if (keep(i)) {
                 continue;
@@ -56,13 +55,19 @@ struct retain_cell_list {
                 --end;
             } while (end > i && !keep(end));
             if (end > i) {
-                move(pool, end, i);
-                ++n_moved;
+                move(end, i);
+                copies.push_back(pool.make_copy(place(pool, end), place(pool, i)));
             }
         }
-        truncate(pool, end);
+        return end;
+    }
 
-        return n_moved;
+    // keep those cells, give pages back and queue the copies in the pool
+    template <typename F>
+    void retain_if(retain_pool & pool, F keep) {
+        std::vector<ggml_retention_copy> copies;
+        truncate(pool, fill_holes(pool, keep, copies));
+        pool.queue_copies(copies);
     }
 
     // the K rows in float: [size(), n_embd_k]
@@ -72,7 +77,7 @@ struct retain_cell_list {
     void truncate(retain_pool & pool, int64_t n);
 
 private:
-    void move(retain_pool & pool, int64_t src, int64_t dst);
+    void move(int64_t src, int64_t dst);
 };
 
 // one sequence: its cell lists in order of layer and head, and what its evictions need to know

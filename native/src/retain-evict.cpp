@@ -96,18 +96,14 @@ void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
     const int64_t t_selected = ggml_time_us();
     t_select_s += seconds_since(t_start);
 
-    size_t at = 0;
-    for_each_cell_list(seq, pool, [&](const retain_layer &, int32_t, retain_cell_list & cell_list) {
-        n_moved += cell_list.retain_if(*pools[pool], [&](int64_t i) { return select.kept(at, i); });
-        ++at;
-    });
-    pools[pool]->run_copies();
+    drop_cells(seq, pool);
+
     t_move_s += seconds_since(t_selected);
 }
 
 void retain_memory::select_pool(const retain_seq & seq, size_t pool) {
     if (config.scope == RETAIN_SCOPE_GLOBAL) {
-        select.run(0, select.n_cell_lists(), seq.budget*n_cell_lists_of(pool));
+        select.run(0, select.n_cell_lists(), seq.budget*n_cell_lists_of(pool), threads);
         return;
     }
 
@@ -118,9 +114,34 @@ void retain_memory::select_pool(const retain_seq & seq, size_t pool) {
         }
         const size_t n_heads = config.scope == RETAIN_SCOPE_LAYER ? layer.n_head_kv : 1;
         for (const size_t end = at + layer.n_head_kv; at < end; at += n_heads) {
-            select.run(at, at + n_heads, (int64_t) n_heads*seq.budget);
+            select.run(at, at + n_heads, (int64_t) n_heads*seq.budget, threads);
         }
     }
+}
+
+// Holes are filled in several threads, each with cell lists of its own. Pages are given back in the order of the lists, so which
+// pages are free does not depend on the threads.
+void retain_memory::drop_cells(retain_seq & seq, size_t pool) {
+    const auto    heads   = heads_of(pool);
+    const int64_t n_parts = threads.n_parts(select.n_cells());
+
+    const auto list_of = [&](int64_t l) -> retain_cell_list & { return seq.cell_lists[heads[l].first->list_first + heads[l].second]; };
+
+    std::vector<int64_t>                          n_left(heads.size());
+    std::vector<std::vector<ggml_retention_copy>> copies(n_parts);
+    threads.run(heads.size(), n_parts, [&](int64_t part, int64_t begin, int64_t end) {
+        for (int64_t l = begin; l < end; ++l) {
+            n_left[l] = list_of(l).fill_holes(*pools[pool], [&](int64_t i) { return select.kept(l, i); }, copies[part]);
+        }
+    });
+    for (size_t l = 0; l < heads.size(); ++l) {
+        list_of(l).truncate(*pools[pool], n_left[l]);
+    }
+    for (const auto & some : copies) {
+        n_moved += some.size();
+        pools[pool]->queue_copies(some);
+    }
+    pools[pool]->run_copies(threads);
 }
 
 // what retain.h offers around evictions

@@ -62,7 +62,8 @@ retain_memory::retain_memory(
     config(config),
     n_ubatch(cparams.n_ubatch),
     n_ctx_seq(cparams.n_ctx_seq),
-    n_max_per_list(max_cells_per_list(config, cparams)) {
+    n_max_per_list(max_cells_per_list(config, cparams)),
+    threads(cparams.n_threads) {
     if (!config.gates.empty()) {
         gates = std::make_unique<retain_gates>(model, config.gates);
     }
@@ -190,6 +191,16 @@ retain_seq retain_memory::make_seq(llama_seq_id seq_id) const {
     seq.cell_lists.resize(n_cell_lists);
     seq.budget = config.budget;
     return seq;
+}
+
+std::vector<std::pair<const retain_layer *, int32_t>> retain_memory::heads_of(size_t pool) const {
+    std::vector<std::pair<const retain_layer *, int32_t>> res;
+    for (const auto & layer : layers) {
+        for (int32_t h = 0; layer.pool == (int32_t) pool && h < layer.n_head_kv; ++h) {
+            res.emplace_back(&layer, h);
+        }
+    }
+    return res;
 }
 
 const retain_layer * retain_memory::find_layer(int32_t il) const {

@@ -12,10 +12,11 @@
 //     retain-queries.cpp   the queries of the last tokens
 //     retain-state.cpp     save and restore
 //
-// What it is made of has files of its own: retain-cells (cell lists, sequences), retain-pool (pages), retain-split (where a batch is cut), retain-select
-// (which cells stay), retain-policy and policies/ (scores), retain-gate* (log betas and static scores). Around it are retain-create
-// (which models get one), retain-mixed (windows and recurrent layers beside it), retain-graph (attention over it),
-// retain-params (its configuration) and retain-api (retain.h). retain-checksum reads the bytes of a state.
+// What it is made of has files of its own: retain-cells (cell lists, sequences), retain-pool (pages), retain-split (where a
+// batch is cut), retain-select (which cells stay), retain-threads (loops in several threads), retain-policy and policies/
+// (scores), retain-gate* (log betas and static scores). Around it are retain-create (which models get one), retain-mixed (windows
+// and recurrent layers beside it), retain-graph (attention over it), retain-params (its configuration) and retain-api (retain.h).
+// retain-checksum reads the bytes of a state.
 
 #pragma once
 
@@ -118,6 +119,9 @@ public:
         });
     }
 
+    // the cell lists of a pool as pairs of layer and KV head, in order
+    std::vector<std::pair<const retain_layer *, int32_t>> heads_of(size_t pool) const;
+
     const llama_model               & get_model()  const { return model; }
     const std::vector<retain_layer> & get_layers() const { return layers; }
     const retain_policy             & get_policy() const { return *policy; }
@@ -209,10 +213,11 @@ private:
     void evict(retain_seq & seq);
     void evict_pool(retain_seq & seq, size_t pool);
     void score_pool(retain_seq & seq, size_t pool);
-    void score_by_policy(const retain_seq & seq, size_t pool);
+    void score_list(const retain_seq & seq, const retain_layer & layer, int32_t head, float * dst) const; // by the policy
     void score_by_hook(const retain_seq & seq, size_t pool);
     int64_t n_recent_of(const retain_seq & seq) const;
     void select_pool(const retain_seq & seq, size_t pool); // by the scope
+    void drop_cells(retain_seq & seq, size_t pool);        // that were not selected
 
     // whether an eviction is due when the next tokens come: some pool holds budget + buffer cells of each of its cell lists,
     // on average; after a prompt that was held, more than the budget
@@ -261,6 +266,7 @@ private:
     void                * callback_data = nullptr;
     bool                  in_hook       = false;
 
+    retain_threads     threads; // of evictions
     retain_select      select;
     std::vector<float> scores;
 

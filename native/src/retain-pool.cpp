@@ -97,8 +97,8 @@ void retain_pool::give_back(int32_t page) {
     free_pages.push_back(page);
 }
 
-void retain_pool::queue_copy(place src, place dst) {
-    copies.push_back({ (int32_t) k_row(src), (int32_t) k_row(dst), (int32_t) v_row(src), (int32_t) v_row(dst) });
+ggml_retention_copy retain_pool::make_copy(place src, place dst) const {
+    return { (int32_t) k_row(src), (int32_t) k_row(dst), (int32_t) v_row(src), (int32_t) v_row(dst) };
 }
 
 ggml_retention_copy_cells_t retain_pool::copy_function(ggml_backend_buffer_type_t buft) {
@@ -107,15 +107,20 @@ ggml_retention_copy_cells_t retain_pool::copy_function(ggml_backend_buffer_type_
     return reg ? (ggml_retention_copy_cells_t) ggml_backend_reg_get_proc_address(reg, GGML_RETENTION_COPY_CELLS) : nullptr;
 }
 
-void retain_pool::run_copies() {
+void retain_pool::run_copies(retain_threads & threads) {
     if (copies.empty()) {
         return;
     }
     if (ggml_backend_buffer_is_host(buf.get())) {
-        for (const auto & copy : copies) {
-            memcpy((char *) k->data + copy.k_dst*row_k, (const char *) k->data + copy.k_src*row_k, row_k);
-            memcpy((char *) v->data + copy.v_dst*row_v, (const char *) v->data + copy.v_src*row_v, row_v);
-        }
+        char * base_k = (char *) k->data;
+        char * base_v = (char *) v->data;
+        const int64_t n_steps = copies.size()*bytes_cell()/64; // a cache line each
+        threads.run(copies.size(), threads.n_parts(n_steps), [&](int64_t, int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) {
+                memcpy(base_k + copies[i].k_dst*row_k, base_k + copies[i].k_src*row_k, row_k);
+                memcpy(base_v + copies[i].v_dst*row_v, base_v + copies[i].v_src*row_v, row_v);
+            }
+        });
     } else {
         copy_function(buft)(k, v, copies.data(), copies.size());
     }

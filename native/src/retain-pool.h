@@ -9,6 +9,8 @@
 #include "ggml-backend.h"
 #include "ggml-retention.h"
 
+#include "retain-threads.h"
+
 #include <cstdint>
 #include <vector>
 
@@ -36,8 +38,10 @@ public:
     int64_t v_row(place at) const { return at.page*v_stride + v_first + at.slot; }
 
     // Copy cells over others: what was queued since the last run is copied at once. No cell may be both read and written.
-    void queue_copy(place src, place dst);
-    void run_copies();
+    ggml_retention_copy make_copy(place src, place dst) const;
+    void queue_copy(place src, place dst) { copies.push_back(make_copy(src, dst)); }
+    void queue_copies(const std::vector<ggml_retention_copy> & more) { copies.insert(copies.end(), more.begin(), more.end()); }
+    void run_copies(retain_threads & threads);
 
     // the first n cells of a cell list, page by page: of each cell the K row, then the V row
     void read (const std::vector<int32_t> & pages, int64_t n, uint8_t * dst) const;

@@ -36,7 +36,7 @@ void retain_memory::clear_seq(retain_seq & seq) {
 
 void retain_memory::run_copies() {
     for (auto & pool : pools) {
-        pool->run_copies();
+        pool->run_copies(threads);
     }
 }
 

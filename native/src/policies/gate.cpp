@@ -23,25 +23,25 @@ static float log_sum_ahead(float log_beta, int32_t lookahead) {
     return (float) (log1mexp((double) lookahead*log_beta) - log1mexp(log_beta));
 }
 
-// Each product and sum is rounded to fp32 on its own: products of two floats are exact in double, so that neither
-// fused instructions nor the backend can change an order.
+// Each product and sum is rounded to fp32 on its own, so that neither fused instructions nor the backend can change an order.
 static void score(const retain_policy_input & in, float * scores) {
     if (in.is_static) {
         std::copy(in.log_beta, in.log_beta + in.n_cells, scores);
         return;
     }
 
-    const int64_t n = in.n_seen + (in.lookahead > 1 ? 2 : 1);
-
-    for (int64_t i = 0; i < in.n_cells; ++i) {
-        const float age = (float) (n - in.ordinal[i]);
-        scores[i] = (float) ((double) age*(double) in.log_beta[i]);
+    if (in.lookahead == 1) {
+        const int32_t n = (int32_t) (in.n_seen + 1);
+        for (int64_t i = 0; i < in.n_cells; ++i) {
+            scores[i] = (float) (n - in.ordinal[i])*in.log_beta[i];
+        }
+        return;
     }
 
-    if (in.lookahead > 1) {
-        for (int64_t i = 0; i < in.n_cells; ++i) {
-            scores[i] = (float) ((double) scores[i] + (double) log_sum_ahead(in.log_beta[i], in.lookahead));
-        }
+    for (int64_t i = 0; i < in.n_cells; ++i) {
+        const float  age     = (float) (in.n_seen + 2 - in.ordinal[i]);
+        const double product = (double) age*(double) in.log_beta[i]; // exact
+        scores[i] = (float) ((double) (float) product + (double) log_sum_ahead(in.log_beta[i], in.lookahead));
     }
 }
 

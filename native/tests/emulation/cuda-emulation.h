@@ -69,6 +69,21 @@ T from_lane(T mine, int lane) {
 // C += A*B as retention::mma describes it
 void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], bool is_f16);
 
+// as retention::load_transposed describes it
+inline void load_transposed(uint32_t (&x)[4], const char * row) {
+    const int    g     = thread_index.x % WARP / 4;
+    const int    t     = thread_index.x % 4;
+    const char * slots = meet_warp(&row, sizeof(row));
+    const auto number = [&](int lane) -> uint32_t {
+        const uint16_t * from;
+        memcpy(&from, slots + lane*sizeof(from), sizeof(from));
+        return from[g];
+    };
+    for (int m = 0; m < 4; ++m) {
+        x[m] = number(8*m + 2*t) | number(8*m + 2*t + 1) << 16;
+    }
+}
+
 float   widen(uint16_t half, bool is_f16);
 uint16_t round(float x, bool is_f16);
 
