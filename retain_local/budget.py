@@ -15,11 +15,11 @@ DEFAULT_BUDGET = 2048
 AUTO_BUDGET = "auto"  # what an audit recommended; see `recommendation.py`
 
 _FORMS = "a number of cells (2048), a share (1/4, 25%) or a size (512MiB)"
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_BYTES = {unit.lower(): size for unit, size in _UNITS.items()}
-_FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(\d+)|(%|[a-z]+))?", re.IGNORECASE | re.ASCII)
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+BYTES_OF = {unit.lower(): size for unit, size in UNITS.items()}
+QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(\d+)|(%|[a-z]+))?", re.IGNORECASE | re.ASCII)
 _MOST = 10**15  # Python refuses to write numbers of thousands of digits
-_LONGEST = 40  # characters
+LONGEST = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Budget:
 
     @classmethod
     def _parse_text(cls, text: str) -> Budget:
-        match = _FORM.fullmatch(text.strip()) if len(text) <= _LONGEST else None
+        match = QUANTITY.fullmatch(text.strip()) if len(text) <= LONGEST else None
         if match is None:
             raise UsageError(f"budget {_shortened(text)!r} is not {_FORMS}")
         number, divisor, unit = Fraction(match[1]), match[2], match[3]
@@ -77,9 +77,9 @@ class Budget:
             if "." in match[1]:
                 raise UsageError(f"budget {text!r} is not a whole number of cells; a share is written as 1/4 or 25%")
             return cls.parse(int(number))
-        if unit.lower() not in _BYTES:
-            raise UsageError(f"budget {text!r} has the unknown unit {unit!r}; use {', '.join(_UNITS)} or %")
-        return cls(size=math.floor(number * _BYTES[unit.lower()]) or 1)
+        if unit.lower() not in BYTES_OF:
+            raise UsageError(f"budget {text!r} has the unknown unit {unit!r}; use {', '.join(UNITS)} or %")
+        return cls(size=math.floor(number * BYTES_OF[unit.lower()]) or 1)
 
     def of(self, n_tokens: int) -> int:
         """Cells for a text of so many tokens, at least 1; not for a size."""
@@ -132,4 +132,4 @@ def parse_budget(value: object, *, n_ctx: int, bytes_per_token: int, n_room: int
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

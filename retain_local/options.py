@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .archive import ARCHIVE_TYPES, DEFAULT_RECALL, parse_archive, parse_recall, residents, share_text
 from .budget import AUTO_BUDGET, Budget, parse_budget
 from .errors import RetainError, UsageError
 from .option_table import check, option
@@ -98,6 +99,36 @@ class RetentionOptions:
         choices=lambda: PREFILLS,
         rare=True,
     )
+    archive: int | str = option(
+        "0",
+        "How many bytes of evicted cells to keep (512MiB), of which each token recalls what it asks for; 0: none.",
+        _CACHE,
+        str,
+    )
+    recall: float | str | None = option(
+        None,
+        "The share of the budget that is for cells recalled from the archive; the rest stays in the cache.",
+        _CACHE,
+        str,
+        unset="25% with an archive, else none",
+        rare=True,
+    )
+    archive_type: str = option(
+        "q4_0",
+        "The type that archived K and V are stored in: q4_0, or q8_0, which takes twice the bytes.",
+        _CACHE,
+        str,
+        choices=lambda: ARCHIVE_TYPES,
+        rare=True,
+    )
+    archive_file: str | os.PathLike[str] | None = option(
+        None,
+        "A file to keep the archive in, which is mapped into memory; it is made anew.",
+        _CACHE,
+        str,
+        unset="the archive is in memory",
+        rare=True,
+    )
     pin_system: bool = option(False, "Never evict the system message of a chat.", _CACHE, bool)
     n_ubatch: int | None = option(
         None,
@@ -116,6 +147,41 @@ class RetentionOptions:
         if not isinstance(self.gates, (str, os.PathLike, type(None))):
             raise UsageError(f"gates {self.gates!r} is no path, and neither 'auto' nor 'none'")
         check(self)
+        self._check_archive()
+
+    def _check_archive(self) -> None:
+        """Make the archive's size a number of bytes, and the share of recalled cells a number."""
+        object.__setattr__(self, "archive", parse_archive(self.archive))
+        if self.recall is not None:
+            object.__setattr__(self, "recall", parse_recall(self.recall))
+        if self.recall and not self.archive:
+            raise UsageError(
+                f"recall {share_text(self.recall_share)} needs an archive to recall from; give it a size, as in"
+                " --archive 512MiB"
+            )
+        if self.archive_file is None:
+            return
+        if not isinstance(self.archive_file, (str, os.PathLike)):
+            raise UsageError(f"archive-file {self.archive_file!r} is no path")
+        if not self.archive:
+            raise UsageError(
+                "archive-file names a file, and there is no archive; give it a size, as in --archive 512MiB"
+            )
+        path = Path(self.archive_file)
+        if path.is_dir() or not path.parent.is_dir():
+            wrong = "is a folder" if path.is_dir() else f"cannot be made: there is no folder {path.parent}"
+            raise UsageError(f"archive-file {path} {wrong}")
+
+    @property
+    def recall_share(self) -> float:
+        """The share of the budget for recalled cells; 0 without an archive."""
+        if not self.archive:
+            return float(self.recall or 0)
+        return DEFAULT_RECALL if self.recall is None else float(self.recall)
+
+    def residents(self, budget: int, n_ctx: int) -> int:
+        """Cells of a budget that stay in the pool: all of them where nothing is recalled, or nothing evicted."""
+        return budget if budget >= n_ctx or self.policy == "none" else residents(budget, self.recall_share)
 
     def resolve(
         self, model: ModelFile, *, n_ctx: int, type_k: KVType, type_v: KVType, n_batch: int = _UBATCHES[0]
@@ -153,16 +219,18 @@ class RetentionOptions:
                 if n_ubatch == least:
                     raise
                 continue
-            if cells >= min(n_ubatch * _UBATCH_SHARE, n_ctx):  # one that covers the context needs no room beside it
+            kept = self.residents(cells, n_ctx)
+            if kept >= min(n_ubatch * _UBATCH_SHARE, n_ctx):  # one that covers the context needs no room beside it
                 break
-        if self.sinks + self.recent > cells:
-            raise UsageError(
-                f"sinks ({self.sinks}) and recent ({self.recent}) together are more than the budget of {cells} cells"
-            )
-        if self.min_per_head > cells:
-            raise UsageError(f"min-per-head ({self.min_per_head}) is more than the budget of {cells} cells")
+        room = (
+            f"the budget of {cells} cells" if kept == cells else f"the {kept} cells of the budget that are not recalled"
+        )
+        if self.sinks + self.recent > kept:
+            raise UsageError(f"sinks ({self.sinks}) and recent ({self.recent}) together are more than {room}")
+        if self.min_per_head > kept:
+            raise UsageError(f"min-per-head ({self.min_per_head}) is more than {room}")
         buffer = n_ubatch if self.buffer is None else self.buffer
-        return replace(decided, budget=cells, buffer=buffer, n_ubatch=n_ubatch)
+        return replace(decided, budget=cells, buffer=buffer, n_ubatch=n_ubatch, recall=self.recall_share)
 
     def _ubatches(self, n_batch: int, n_ctx: int) -> list[int]:
         """The ubatches to choose from, the largest first."""
@@ -204,7 +272,14 @@ class RetentionOptions:
 
 def settings_of(options: RetentionOptions, type_k: KVType, type_v: KVType) -> dict[str, int | str]:
     """What else than policy, scope and budget decides what a cache predicts, by name."""
-    return {name: getattr(options, name) for name in _SETTINGS} | {"type_k": type_k.name, "type_v": type_v.name}
+    found = {name: getattr(options, name) for name in _SETTINGS} | {"type_k": type_k.name, "type_v": type_v.name}
+    if options.recall_share:
+        found |= {
+            "recall": share_text(options.recall_share),
+            "archive": options.archive,
+            "archive_type": options.archive_type,
+        }
+    return found
 
 
 def _bytes_per_token(model: ModelFile, budget: object, type_k: KVType, type_v: KVType) -> int:

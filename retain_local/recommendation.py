@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .archive import share_text
 from .errors import RetainError
 from .files import private_folder, write_text
 from .models.model_file import ModelFile, file_fingerprint
@@ -50,7 +51,7 @@ class Recommendation:
 
 @dataclass(frozen=True)
 class Shelf:
-    """Where the recommendation for one model, policy, scope and set of gates lies."""
+    """Where the recommendation for one model, policy, scope, set of gates and share of recalled cells lies."""
 
     path: Path
 
@@ -66,7 +67,8 @@ class Shelf:
         if options.policy == "gate":
             assert options.gates is not None
             gates = file_fingerprint(options.gates)
-        parts = (model.fingerprint(), gates, options.policy, options.scope)
+        recall = (f"recall {share_text(options.recall_share)}",) if options.recall_share else ()
+        parts = (model.fingerprint(), gates, options.policy, options.scope, *recall)
         name = hashlib.sha256("|".join(parts).encode()).hexdigest()[:32]
         return cls(data_dir() / "recommendations" / f"{name}.json")
 
@@ -131,7 +133,7 @@ def recommended_budget(
     if found is None:
         raise RetainError(
             f"no audit has recommended a budget for {model.path} with the policy '{options.policy}' and the scope"
-            f" '{options.scope}': run `retain-local audit {model.path} --text FILE` with them, or name a budget"
+            f" '{options.scope}'{_recalling(options)}: run `retain-local audit {model.path} --text FILE` with them, or name a budget"
         )
     differs = [f"{name} {value}" for name, value in found.settings.items() if settings.get(name) != value]
     logger.info(
@@ -144,6 +146,10 @@ def recommended_budget(
         f"; measured with {', '.join(differs)}" if differs else "",
     )
     return min(found.cells, n_ctx)
+
+
+def _recalling(options: RetentionOptions) -> str:
+    return f" and {share_text(options.recall_share)} recall" if options.recall_share else ""
 
 
 def _checked(found: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from ctypes import POINTER, c_float, c_int32
+from ctypes import POINTER, c_float, c_int32, c_uint32
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from .bindings import retain_h
 from .bindings.usage import Usage, in_step
 from .errors import RetainError, UsageError
 from .option_table import whole_number
-from .retention_stats import PinnedRange, RetentionStats, Steering
+from .retention_stats import ArchivedCells, PinnedRange, RetentionStats, Steering
 
 _INT = 2**31 - 1
 
@@ -92,6 +92,14 @@ class Retention:
             select_seconds=raw.t_select_s,
             move_seconds=raw.t_move_s,
             input_seconds=raw.t_input_s,
+            recall=raw.recall,
+            residents=raw.residents,
+            cells_archived=raw.n_archived,
+            cells_archived_limit=raw.n_archived_max,
+            cells_dropped=raw.n_dropped,
+            bytes_archive=raw.bytes_archive,
+            bytes_archived=raw.bytes_archived,
+            archive_seconds=raw.t_archive_s,
         )
 
     @property
@@ -134,8 +142,7 @@ class Retention:
         self, layer: int, head: int
     ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
         """Positions, ordinals and log β."""
-        if not 0 <= head < self.heads(layer):
-            raise UsageError(f"layer {layer} has {self.heads(layer)} KV heads; there is no head {head}")
+        self._check_head(layer, head)
         n = retain_h.check(retain_h.get_cells(self._ctx, SEQUENCE, layer, head, None, None, None, 0))
         pos, ordinals, log_beta = np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32)
         retain_h.check(
@@ -151,6 +158,33 @@ class Retention:
             )
         )
         return pos, ordinals, log_beta
+
+    @in_step
+    def archived(self, layer: int, head: int) -> ArchivedCells:
+        """The archived cells of a layer and KV head; none without an archive."""
+        self._check_head(layer, head)
+        n = retain_h.check(retain_h.get_archived(self._ctx, SEQUENCE, layer, head, None, None, None, None, 0))
+        found = ArchivedCells(
+            np.empty(n, np.int32), np.empty(n, np.int32), np.empty(n, np.float32), np.empty(n, np.uint32)
+        )
+        retain_h.check(
+            retain_h.get_archived(
+                self._ctx,
+                SEQUENCE,
+                layer,
+                head,
+                found.positions.ctypes.data_as(POINTER(c_int32)),
+                found.ordinals.ctypes.data_as(POINTER(c_int32)),
+                found.log_beta.ctypes.data_as(POINTER(c_float)),
+                found.n_recalled.ctypes.data_as(POINTER(c_uint32)),
+                n,
+            )
+        )
+        return found
+
+    def _check_head(self, layer: int, head: int) -> None:
+        if not 0 <= head < self.heads(layer):
+            raise UsageError(f"layer {layer} has {self.heads(layer)} KV heads; there is no head {head}")
 
     def count(self, layer: int, head: int, stretches: Sequence[tuple[int, int]]) -> int:
         """How many cells of a layer and KV head are of tokens in [start, stop) of these stretches of the text."""

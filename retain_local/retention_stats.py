@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 
 @dataclass(frozen=True)
 class RetentionStats:
@@ -26,6 +29,12 @@ class RetentionStats:
     bytes_fixed : bytes of sliding windows and recurrent states, which the pool does not hold; they do not grow.
     select_seconds, move_seconds, input_seconds : time in scoring and selecting cells, in moving them, and in filling
         page tables and other graph inputs.
+    recall : R, the most cells that a token recalls in each cell list; residents : M - R, those that an eviction leaves there
+        on average.
+    cells_archived, cells_archived_limit : cells in the archive now, and those that it has room for.
+    cells_dropped : cells that the full archive let go since the model was loaded.
+    bytes_archive, bytes_archived : bytes of K and V that the archive may take, and those of its pages in use.
+    archive_seconds : time in archiving what was evicted.
     """
 
     tokens_seen: int
@@ -50,6 +59,28 @@ class RetentionStats:
     select_seconds: float
     move_seconds: float
     input_seconds: float
+    recall: int
+    residents: int
+    cells_archived: int
+    cells_archived_limit: int
+    cells_dropped: int
+    bytes_archive: int
+    bytes_archived: int
+    archive_seconds: float
+
+
+class ArchivedCells(NamedTuple):
+    """The archived cells of a layer and KV head, in the order of their list (not sorted); all of shape [n_cells].
+
+    positions, ordinals, log_beta : as of the cells in the pool.
+    n_recalled : for how many tokens each was recalled since it was archived, or since the full archive last let cells go,
+        uint32.
+    """
+
+    positions: npt.NDArray[np.int32]
+    ordinals: npt.NDArray[np.int32]
+    log_beta: npt.NDArray[np.float32]
+    n_recalled: npt.NDArray[np.uint32]
 
 
 class PinnedRange(NamedTuple):

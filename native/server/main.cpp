@@ -85,6 +85,8 @@ int main(int argc, char ** argv) {
         { "global", RETAIN_SCOPE_GLOBAL }, { "layer", RETAIN_SCOPE_LAYER }, { "head", RETAIN_SCOPE_HEAD },
     };
 
+    const std::map<std::string, ggml_type> types = { { "q4_0", GGML_TYPE_Q4_0 }, { "q8_0", GGML_TYPE_Q8_0 } };
+
     std::vector<char *> rest = { argv[0] };
     for (int i = 1; i < argc; ++i) {
         if (strncmp(argv[i], PREFIX, strlen(PREFIX)) != 0) {
@@ -102,6 +104,14 @@ int main(int argc, char ** argv) {
                 config.is_enabled = config.is_enabled || name == "budget";
             } else if (name == "scope") {
                 params.scope = scopes.at(value);
+            } else if (name == "recall") {
+                params.recall = std::stof(value);
+            } else if (name == "archive") {
+                params.archive_bytes = std::stoll(value);
+            } else if (name == "archive-type") {
+                params.archive_type = types.at(value);
+            } else if (name == "archive-file") {
+                config.archive_file = value;
             } else if (name == "seed") {
                 params.seed = (uint32_t) std::stoul(value);
             } else if (name == "policy") {
@@ -124,6 +134,7 @@ int main(int argc, char ** argv) {
         params.prefill = RETAIN_PREFILL_EVEN;
         params.policy = config.policy.empty() ? nullptr : config.policy.c_str();
         params.gates  = config.gates.empty()  ? nullptr : config.gates.c_str();
+        params.archive_file = config.archive_file.empty() ? nullptr : config.archive_file.c_str();
         if (!retain_set_params(&params)) {
             return fail(retain_last_error());
         }

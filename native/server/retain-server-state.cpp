@@ -147,6 +147,7 @@ common_json retain_server_state::to_json() {
     return {
         { "budget",         config.params.budget },
         { "buffer",         config.params.buffer },
+        { "recall",         config.params.archive_bytes > 0 ? config.params.recall : 0.0f },
         { "gates",          config.gates },
         { "trained_context", config.n_ctx_train },
         { "cell_lists",     stats.n_cell_lists },
@@ -161,6 +162,10 @@ common_json retain_server_state::to_json() {
             { "bytes_used",    stats.bytes_used },
             { "bytes_pool",    stats.bytes_pool },
             { "bytes_full",    stats.bytes_full },
+            { "cells_archived", stats.n_archived },
+            { "cells_dropped",  stats.n_dropped },
+            { "bytes_archived", stats.bytes_archived },
+            { "bytes_archive",  stats.bytes_archive },
         } },
     };
 }
@@ -184,6 +189,10 @@ std::string retain_server_state::to_metrics() {
     total("cells_max",           "gauge",   "Cells that all slots together never exceed",              stats.n_cells_max);
     total("cells_peak",          "gauge",   "Most cells that all slots together ever held",            stats.n_cells_peak);
     total("pool_bytes",          "gauge",   "Bytes allocated for K and V",                             stats.bytes_pool);
+    total("archived_cells",      "gauge",   "Evicted cells in the archive",                            stats.n_archived);
+    total("archived_bytes",      "gauge",   "Bytes of the archive in use",                             stats.bytes_archived);
+    total("archive_bytes",       "gauge",   "Bytes that the archive may take",                         stats.bytes_archive);
+    total("cells_dropped_total", "counter", "Cells that the full archive let go since the model was loaded", stats.n_dropped);
 
     const auto per_slot = [&](const char * name, const char * help, int64_t (*of)(const retain_slot_info &)) {
         add(name, "gauge", help);

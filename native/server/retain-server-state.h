@@ -24,7 +24,8 @@ struct retain_server_options {
     int32_t     n_ctx_train  = 0;     // tokens that the model was trained for
     std::string policy;
     std::string gates;
-    retain_params params = retain_default_params(); // policy and gates point into the strings above
+    std::string archive_file;
+    retain_params params = retain_default_params(); // policy, gates and archive_file point into the strings above
 };
 
 // set once, before any thread starts

@@ -32,10 +32,11 @@ def audit_as_dict(
         "policy": audit.policy,
         "scope": audit.scope,
         "settings": audit.settings,
+        "archive": audit.archive,
         "n_ctx": audit.n_ctx,
         "n_chunk": audit.n_chunk,
         "bound": asdict(bound),
-        "recommended": None if recommended is None else {"budget": str(recommended.budget), "cells": recommended.cells},
+        "recommended": None if recommended is None else _recommended(recommended),
         "texts": [
             {
                 "file": text.file,
@@ -50,14 +51,21 @@ def audit_as_dict(
     }
 
 
+def _recommended(one: BudgetAudit) -> dict[str, Any]:
+    return {"budget": str(one.budget), "cells": one.cells, "recall": one.recall}
+
+
 def _budget(one: BudgetAudit, bound: Bound, piece: Callable[[int], str]) -> dict[str, Any]:
     return {
         "budget": str(one.budget),
         "cells": one.cells,
+        "recall": one.recall,
         "evicts": one.evicts,
         "within_bound": bound.allows(one),
         "bytes_peak": one.bytes_peak,
         "bytes_full": one.bytes_full,
+        "bytes_archived": one.bytes_archived,
+        "seconds": one.seconds,
         "picture_cells": dict(zip(("left", "came"), one.n_of_pictures)),
         "summary": _summary(one.summary),
         "files": {file: _summary(summary) for file, summary in one.files.items()},

@@ -20,6 +20,14 @@ class AuditOptions:
         _WHAT,
         str,
     )
+    recall: str | None = option(
+        None,
+        "What shares of the budget to use for cells recalled from the archive, comma-separated, as in 0,25%.",
+        _WHAT,
+        str,
+        unset="0,25% with an archive, else 0",
+        rare=True,
+    )
     max_kl: float | None = option(
         None,
         "Recommend the smallest budget whose mean KL divergence is at most this, in nats.",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..archive import share_text
 from ..report.budget_axis import label_budgets
 from ..report.style import FAINT, INK, Picture, add_legend, new_figure, series, styled
 from .result import Audit, BudgetAudit
@@ -24,18 +25,15 @@ def divergence_pictures(audit: Audit, bound: Bound) -> list[Picture]:
 
 
 def _over_budget(budgets: list[BudgetAudit], bound: Bound) -> Picture:
-    cells = [one.cells for one in budgets]
     with styled():
         figure = new_figure(height=3.6)
         left, right = figure.subplots(1, 2)
-        kl = [[one.summary.kl_mean, one.summary.kl_95, one.summary.kl_99] for one in budgets]
-        for number, (label, values) in enumerate(zip(("mean", "95%", "99%"), zip(*kl))):
-            left.plot(cells, values, label=label, **series(number))
+        for dash, recall in enumerate(dict.fromkeys(one.recall for one in budgets)):
+            _draw_budgets(left, right, [one for one in budgets if one.recall == recall], dash)
         left.set(yscale="log", title="KL from the full cache, nats")
         left.yaxis.set_major_formatter("{x:g}")
-        agreement = 100 * np.array([one.summary.agreement for one in budgets])
-        right.plot(cells, agreement, label="agreement", **series(0))
-        right.set(title="same likeliest token, %", ylim=(min(agreement.min() - 5, 95), 100.5))
+        least = 100 * min(one.summary.agreement for one in budgets)
+        right.set(title="same likeliest token, %", ylim=(min(least - 5, 95), 100.5))
         _draw_files(left, right, budgets)
         if bound.max_kl:
             left.axhline(bound.max_kl, color=INK, linestyle="--", linewidth=1.2, label="bound of the mean")
@@ -51,6 +49,16 @@ def _over_budget(budgets: list[BudgetAudit], bound: Bound) -> Picture:
     if len(budgets[0].files) > 1:
         caption += " Small dots are the single files, every one of which the bound must hold for."
     return Picture("divergence-over-budget", "Divergence and agreement", caption, figure)
+
+
+def _draw_budgets(left: Axes, right: Axes, budgets: list[BudgetAudit], dash: int) -> None:
+    """KL and agreement of the budgets with one share of recalled cells."""
+    recall = f", {share_text(budgets[0].recall)} recall" if budgets[0].recall else ""
+    cells = [one.cells for one in budgets]
+    kl = [[one.summary.kl_mean, one.summary.kl_95, one.summary.kl_99] for one in budgets]
+    for number, (label, values) in enumerate(zip(("mean", "95%", "99%"), zip(*kl))):
+        left.plot(cells, values, label=label + recall, **series(number, dash))
+    right.plot(cells, [100 * one.summary.agreement for one in budgets], label="agreement" + recall, **series(0, dash))
 
 
 def _draw_files(left: Axes, right: Axes, budgets: list[BudgetAudit]) -> None:
@@ -72,7 +80,7 @@ def _along_texts(audit: Audit, budgets: list[BudgetAudit]) -> Picture:
             kl = np.concatenate([part.kl for part in one.divergences])
             mean = np.add.reduceat(kl, edges[:-1]) / np.diff(edges)
             look = series(number) | {"marker": ""}
-            axes.plot((edges[:-1] + edges[1:]) / 2, mean, linewidth=1.2, label=f"{one.budget} ({one.cells:,})", **look)
+            axes.plot((edges[:-1] + edges[1:]) / 2, mean, linewidth=1.2, label=f"{one.name} ({one.cells:,})", **look)
         for end in np.cumsum(lengths)[:-1]:
             axes.axvline(end, color=FAINT, linewidth=1)
         axes.set(xlabel="token", ylabel="KL, nats", xlim=(0, n), ylim=(0, None))

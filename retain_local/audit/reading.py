@@ -25,6 +25,7 @@ def audit_texts(
     budgets: Sequence[Budget],
     options: RetentionOptions,
     on_progress: Callable[[int, int], None] | None = None,
+    recalls: Sequence[float] = (0.0,),
 ) -> Audit:
     """Audit a model on texts.
 
@@ -33,8 +34,9 @@ def audit_texts(
     llm : the model, with the context, types and ubatch that are to be audited; its own cache is not used.
     texts : of two tokens at least.
     budgets : a share is of the tokens of each text.
-    options : of the cache, as a user gives them; the budget is replaced.
+    options : of the cache, as a user gives them; the budget and what is recalled are replaced.
     on_progress : called with (tokens read, tokens to read), added up over texts and caches.
+    recalls : the shares of each budget for recalled cells, 0 for none; see `RetentionOptions.recall`.
 
     Raises
     ------
@@ -43,8 +45,9 @@ def audit_texts(
     """
     if options.policy == "none":
         raise UsageError("the policy 'none' never evicts, so there is nothing to audit")
-    caches = [[options_for(llm, options, budget, text) for budget in budgets] for text in texts]
-    total = sum(len(text.tokens) - 1 for text in texts) * (len(budgets) + 1)
+    arms = [(budget, recall) for budget in budgets for recall in recalls]
+    caches = [[options_for(llm, options, *arm, text) for arm in arms] for text in texts]
+    total = sum(len(text.tokens) - 1 for text in texts) * (len(arms) + 1)
     done, found = 0, []
     for text, own in zip(texts, caches):
 
@@ -53,24 +56,34 @@ def audit_texts(
                 on_progress(before + read, total)
 
         found.append(diverge(llm, text.tokens, own, report))
-        done += (len(text.tokens) - 1) * (len(budgets) + 1)
-    by_budget = [BudgetAudit(budget, tuple(texts), ones) for budget, ones in zip(budgets, zip(*found))]
+        done += (len(text.tokens) - 1) * (len(arms) + 1)
+    by_arm = [BudgetAudit(budget, tuple(texts), ones, recall) for (budget, recall), ones in zip(arms, zip(*found))]
     resolved = caches[0][0]
+    types = _types(llm)
     return Audit(
         model=llm.model_file.path,
         gates=None if resolved.gates is None else Path(resolved.gates),
         policy=resolved.policy,
         scope=resolved.scope,
-        settings=settings_of(resolved, *_types(llm)),
+        settings=settings_of(without_archive(resolved), *types),
         n_ctx=llm.n_ctx(),
         n_chunk=llm.context_params.n_ubatch,
         texts=tuple(texts),
-        budgets=tuple(sorted(by_budget, key=lambda one: -one.cells)),
+        budgets=tuple(sorted(by_arm, key=lambda one: (-one.cells, one.recall))),
+        archive={"archive": options.archive, "archive_type": options.archive_type} if any(recalls) else {},
     )
 
 
-def options_for(llm: Llama, options: RetentionOptions, budget: Budget, text: AuditText) -> RetentionOptions:
-    """The options of the cache that reads a text at a budget, resolved."""
+def without_archive(options: RetentionOptions) -> RetentionOptions:
+    """The same options of a cache that recalls nothing."""
+    return replace(options, archive=0, recall=None)
+
+
+def options_for(
+    llm: Llama, options: RetentionOptions, budget: Budget, recall: float, text: AuditText
+) -> RetentionOptions:
+    """The options of the cache that reads a text at a budget, with a share of it for recalled cells, resolved."""
+    options = replace(options, recall=recall) if recall else without_archive(options)
     n_read = max(1, len(text.tokens) - 1)
     type_k, type_v = _types(llm)
     n_ubatch = llm.context_params.n_ubatch

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from ..archive import share_text
 from ..budget import Budget
 from ..divergence.divergence import Divergence
 from ..divergence.summary import Summary, summarize
@@ -17,6 +18,7 @@ class BudgetAudit:
     """One budget on all texts.
 
     budget : as it was asked for.
+    recall : the share of it that was for recalled cells.
     texts : those that were read.
     divergences : of each text.
     """
@@ -24,6 +26,12 @@ class BudgetAudit:
     budget: Budget
     texts: tuple[AuditText, ...]
     divergences: tuple[Divergence, ...]
+    recall: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The budget as it was asked for, and the share for recalled cells: "1/8 +25%"."""
+        return f"{self.budget} +{share_text(self.recall)}" if self.recall else str(self.budget)
 
     @property
     def cells(self) -> int:
@@ -44,6 +52,16 @@ class BudgetAudit:
     def bytes_full(self) -> int:
         """The same of the full cache."""
         return max(one.full.bytes_peak for one in self.divergences)
+
+    @property
+    def bytes_archived(self) -> int:
+        """Most bytes that the archive took in any of the texts."""
+        return max(one.cache.bytes_archived for one in self.divergences)
+
+    @property
+    def seconds(self) -> float:
+        """That reading the texts took."""
+        return sum(one.cache.seconds for one in self.divergences)
 
     @property
     def n_of_pictures(self) -> tuple[int, int]:
@@ -67,11 +85,12 @@ class BudgetAudit:
 
 @dataclass(frozen=True)
 class Audit:
-    """All budgets, in the order of their cells, the most first.
+    """All budgets, in the order of their cells, the most first; of each first what recalls nothing.
 
     model, gates : files; gates is None without.
     policy, scope : as resolved.
     settings : the other options that decide what is evicted, by name.
+    archive : those of the archive, by name; empty without one.
     n_ctx, n_chunk : tokens of the context, and of the chunks that the texts were read in.
     """
 
@@ -84,6 +103,7 @@ class Audit:
     n_chunk: int
     texts: tuple[AuditText, ...]
     budgets: tuple[BudgetAudit, ...]
+    archive: dict[str, int | str] = field(default_factory=dict)
 
     @property
     def evicts(self) -> bool:

@@ -19,6 +19,8 @@ from .verdict import Bound
 from .worst import worst_places
 
 BUDGET_HEADS = ("budget", "cells", "KL mean", "95%", "99%", "agrees", "PPL ratio", "KV peak", "saved", "bound")
+RECALL_TITLE = "What recall gains over the same budget without it, and what it costs"
+RECALL_HEADS = ("budget", "KL without", "KL", "ratio", "agrees without", "agrees", "archive", "time")
 
 _PLAIN: dict[str, Any] = {
     "box": SIMPLE_HEAD,
@@ -35,6 +37,8 @@ def print_audit(console: Console, audit: Audit, bound: Bound, n_worst: int, piec
     """Print what was audited, each budget, each file where there are several, and the worst places."""
     console.print(Text(heading(audit)))
     print_whole(console, _budget_table(audit, bound))
+    if rows := recall_rows(audit):
+        print_whole(console, _recall_table(rows))
     if left := pictures_left(audit):
         console.print(Text(left))
     if remark := note(audit):
@@ -72,7 +76,7 @@ def budget_row(one: BudgetAudit, bound: Bound) -> list[str]:
     """What a table says of a budget, under `BUDGET_HEADS`."""
     summary = one.summary
     return [
-        str(one.budget),
+        one.name,
         f"{one.cells:,}",
         *(f"{kl:.4f}" for kl in (summary.kl_mean, summary.kl_95, summary.kl_99)),
         f"{summary.agreement:.1%}",
@@ -83,6 +87,39 @@ def budget_row(one: BudgetAudit, bound: Bound) -> list[str]:
     ]
 
 
+def recall_rows(audit: Audit) -> list[list[str]]:
+    """What recall gains at each budget that was read with and without it, and what it costs, under `RECALL_HEADS`."""
+    without = {one.budget: one for one in audit.budgets if not one.recall}
+    rows = []
+    for one in audit.budgets:
+        other = without.get(one.budget)
+        if not one.recall or other is None or not (one.evicts and other.evicts):
+            continue
+        kl, kl_without = one.summary.kl_mean, other.summary.kl_mean
+        rows.append(
+            [
+                one.name,
+                f"{kl_without:.4f}",
+                f"{kl:.4f}",
+                f"{kl / kl_without:.2f}" if kl_without else "",
+                f"{other.summary.agreement:.1%}",
+                f"{one.summary.agreement:.1%}",
+                format_bytes(one.bytes_archived),
+                f"{one.seconds / other.seconds:.2f} x" if other.seconds else "",
+            ]
+        )
+    return rows
+
+
+def _recall_table(rows: list[list[str]]) -> Table:
+    table = Table(*RECALL_HEADS, title=RECALL_TITLE, **_PLAIN)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def full_row(audit: Audit) -> list[str]:
     """The same of the full cache."""
     return ["full", "", "", "", "", "", "", format_bytes(audit.budgets[0].bytes_full), "", ""]
@@ -90,7 +127,7 @@ def full_row(audit: Audit) -> list[str]:
 
 def pictures_left(audit: Audit) -> str | None:
     """How much of the pictures was left at each budget, in one line; None without pictures."""
-    shares = [(one.budget, *one.n_of_pictures) for one in audit.budgets]
+    shares = [(one.name, *one.n_of_pictures) for one in audit.budgets]
     parts = [f"{left / came:.1%} at {budget}" for budget, left, came in shares if came]
     return f"cells of pictures left at the end of the texts: {', '.join(parts)}" if parts else None
 
@@ -101,13 +138,13 @@ def note(audit: Audit) -> str | None:
     if not better:
         return None
     return (
-        f"The full cache predicts these texts worse than {better[0].budget} does: the model gains nothing from text that"
+        f"The full cache predicts these texts worse than {better[0].name} does: the model gains nothing from text that"
         " far back, or cannot read that far. KL is then a difference, and not a loss."
     )
 
 
 def _file_table(audit: Audit, bound: Bound) -> Table:
-    table = Table("file", *(str(one.budget) for one in audit.budgets), title="KL mean of each file", **_PLAIN)
+    table = Table("file", *(one.name for one in audit.budgets), title="KL mean of each file", **_PLAIN)
     for column in table.columns[1:]:
         column.justify = "right"
     for file, name in short_names(audit).items():
@@ -125,7 +162,7 @@ def _worst_table(audit: Audit, n_worst: int, piece: Callable[[int], str]) -> Tab
     for one in filter(lambda one: one.evicts, audit.budgets):
         for number, place in enumerate(worst_places(one, n_worst, piece)):
             where = f"{names[place.file]}:{place.line}" if len(names) > 1 else str(place.line)
-            label = str(one.budget) if number == 0 else ""
+            label = one.name if number == 0 else ""
             tokens = (Text(shown_token(token)) for token in (place.came, place.full, place.cache))
             table.add_row(label, f"{place.kl:.2f}", where, Text(shown(place.before)), *tokens)
     return table

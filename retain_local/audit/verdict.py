@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..archive import ARCHIVE_TYPES, share_text, size_text
 from ..divergence.summary import Summary
 from ..errors import UsageError
 from ..terminal.byte_format import format_bytes
@@ -62,7 +63,12 @@ class Bound:
 
 def recommend(audit: Audit, bound: Bound) -> BudgetAudit | None:
     """The smallest budget that the bound allows; None when it allows none."""
-    return min((one for one in audit.budgets if bound.allows(one)), key=lambda one: one.cells, default=None)
+    return min((one for one in audit.budgets if bound.allows(one)), key=_cost, default=None)
+
+
+def _cost(one: BudgetAudit) -> tuple[int, float]:
+    """What a budget costs: its cells, and of two with as many the one that recalls less."""
+    return one.cells, one.recall
 
 
 def conclusion(audit: Audit, bound: Bound, best: BudgetAudit | None) -> tuple[str, str]:
@@ -76,7 +82,11 @@ def conclusion(audit: Audit, bound: Bound, best: BudgetAudit | None) -> tuple[st
         share = f", {best.budget} of the longest text" if best.budget.share is not None else ""
         found = f"mean KL {best.summary.kl_mean:.3g}, agreement {best.summary.agreement:.1%}"
         saved = f"{format_bytes(best.bytes_full - best.bytes_peak)} of {format_bytes(best.bytes_full)}"
-        return "recommended:", f" {best.cells:,} cells{share}: {found}; saves {saved} of KV ({bound})"
+        archived = f" for {format_bytes(best.bytes_archived)} of archive" if best.recall else ""
+        recalled = f", {share_text(best.recall)} of them for recalled cells" if best.recall else ""
+        return "recommended:", (
+            f" {best.cells:,} cells{share}{recalled}: {found}; saves {saved} of KV{archived} ({bound})"
+        )
     if not audit.evicts:
         return "nothing was evicted", (
             " at any of these budgets, so nothing is recommended: an eviction runs at budget"
@@ -85,9 +95,9 @@ def conclusion(audit: Audit, bound: Bound, best: BudgetAudit | None) -> tuple[st
     verdict = "no budget is within the bound"
     if (better := least_that_predicts_better(audit)) is not None:
         return verdict, (
-            f" ({bound}), but {better.budget} predicts these texts better than the full cache does (PPL ratio"
+            f" ({bound}), but {better.name} predicts these texts better than the full cache does (PPL ratio"
             f" {better.summary.perplexity_ratio:.3f}): evicting changes what the model says here and does not make it"
-            f" worse; to use it: --budget {better.cells}"
+            f" worse; to use it: --budget {better.cells}{recall_flags(audit, better)}"
         )
     return (
         verdict,
@@ -98,4 +108,14 @@ def conclusion(audit: Audit, bound: Bound, best: BudgetAudit | None) -> tuple[st
 def least_that_predicts_better(audit: Audit) -> BudgetAudit | None:
     """The smallest budget that evicts and predicts the texts better than the full cache; None when none does."""
     better = (one for one in audit.budgets if one.evicts and one.summary.perplexity_ratio < 1)
-    return min(better, key=lambda one: one.cells, default=None)
+    return min(better, key=_cost, default=None)
+
+
+def recall_flags(audit: Audit, one: BudgetAudit) -> str:
+    """The options that recall as one of the audit's caches did; "" where it did not."""
+    if not one.recall:
+        return ""
+    of_type = (
+        "" if audit.archive["archive_type"] == ARCHIVE_TYPES[0] else f" --archive-type {audit.archive['archive_type']}"
+    )
+    return f" --archive {size_text(int(audit.archive['archive']))} --recall {share_text(one.recall)}{of_type}"

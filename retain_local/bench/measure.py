@@ -23,7 +23,7 @@ class Measured:
     write_seconds : of each of the tokens after it, each time some were written; means over those of one time.
     first_token_seconds : to read a prompt of that length.
     is_estimated : it was not read whole, and follows from the ubatches that were.
-    evict_share : of the time of writing, in selecting and moving cells; None if nothing was evicted meanwhile.
+    evict_share : of the time of writing, in selecting, moving and archiving cells; None if nothing was evicted meanwhile.
     stats : as `Worker.stats` gives them.
     """
 
@@ -156,5 +156,5 @@ class Measurement:
         measured.first_token_seconds = self._read[side.name]
         measured.stats = side.ask("stats")
         if side.name != STOCK and measured.stats["n_evictions"] > before["n_evictions"]:
-            spent = sum(measured.stats[name] - before[name] for name in ("t_select_s", "t_move_s"))
+            spent = sum(measured.stats[name] - before[name] for name in ("t_select_s", "t_move_s", "t_archive_s"))
             measured.evict_share = spent / (sum(measured.write_seconds) * self._n_write)

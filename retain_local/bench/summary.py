@@ -32,7 +32,8 @@ class Row:
         measured.
     gate_bytes_share : of the time of writing a token, what it takes to read the gates' weights in one run.
     evict_share : None if nothing was evicted meanwhile.
-    kv_rate : bytes a second at which K and V are read in writing, attention alone; None where that is lost in the noise.
+    kv_rate : bytes a second at which K and V, and archived K, are read in writing, attention alone; None where that is lost
+        in the noise.
     """
 
     depth: int
@@ -83,4 +84,5 @@ def _kv_rate(ours: Measured, shallow: Sequence[float]) -> float | None:
     """Bytes of the cells over the time that a token takes longer than next to no cells, turn by turn."""
     longer = median(here - there for here, there in zip(ours.write_seconds, shallow))
     n_bytes = (ours.stats["n_cells"] - SHALLOW_DEPTH * ours.stats["n_cell_lists"]) * ours.stats["bytes_cell"]
+    n_bytes += ours.stats["bytes_archived"] // 2  # all keys are scanned, and few values read
     return n_bytes / longer if longer > 0 else None

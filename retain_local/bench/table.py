@@ -61,7 +61,10 @@ def _spread(spread: Spread) -> str:
 
 def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
     is_mixed = any(depth.sides[OURS].stats["bytes_fixed"] for depth in found)
+    has_archive = any(depth.sides[OURS].stats["bytes_archived"] for depth in found)
     table = Table("depth", "cells", "K and V", "most so far", "allocated", "on", title="Memory")
+    if has_archive:
+        table.add_column("archived")
     if is_mixed:
         table.add_column("windows and states")
     table.add_column("peak memory")
@@ -73,6 +76,7 @@ def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
         cells = [
             f"{depth.depth:,}", f"{stats['n_cells']:,}", format_bytes(stats["n_cells"] * stats["bytes_cell"]),
             format_bytes(stats["n_cells_peak"] * stats["bytes_cell"]), format_bytes(stats["bytes_pool"]), stats["device"],
+            *([format_bytes(stats["bytes_archived"])] if has_archive else []),
             *([format_bytes(stats["bytes_fixed"])] if is_mixed else []), format_bytes(stats["resident"]),
         ]  # fmt: skip
         if has_stock:
@@ -84,7 +88,7 @@ def _memory(found: Sequence[Depth], has_stock: bool) -> Table:
 
 def _shares(rows: Sequence[Row], read_rate: float) -> Table:
     table = Table(
-        "depth", "gates; reading their weights alone", "choosing and moving cells", "K and V are read at",
+        "depth", "gates; reading their weights alone", "choosing, moving, archiving cells", "K and V are read at",
         title="Where the time of decoding a token goes",
     )  # fmt: skip
     for row in rows:

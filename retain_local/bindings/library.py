@@ -23,7 +23,7 @@ LLAMA_VARIABLE, MTMD_VARIABLE = "LLAMA_CPP_LIB_PATH", "MTMD_CPP_LIB"
 
 BINDINGS = "llama-cpp-python"
 BINDINGS_VERSION = "0.3.36"
-API_VERSION = 5
+API_VERSION = 6
 _OURS = "retain_api_version"  # a function that stock libraries do not have
 
 FOR_THIS_CPU = (

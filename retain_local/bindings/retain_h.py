@@ -41,6 +41,10 @@ class RetainParams(Structure):
         ("seed", c_uint32),
         ("policy", c_char_p),
         ("gates", c_char_p),
+        ("recall", c_float),
+        ("archive_type", c_int32),
+        ("archive_bytes", c_int64),
+        ("archive_file", c_char_p),
     ]
 
 
@@ -68,10 +72,18 @@ class RetainStats(Structure):
         ("t_select_s", c_double),
         ("t_move_s", c_double),
         ("t_input_s", c_double),
+        ("n_archived", c_int64),
+        ("n_archived_max", c_int64),
+        ("n_dropped", c_int64),
+        ("bytes_archive", c_int64),
+        ("bytes_archived", c_int64),
+        ("recall", c_int32),
+        ("residents", c_int32),
+        ("t_archive_s", c_double),
     ]
 
 
-_i32s, _f32s = POINTER(c_int32), POINTER(c_float)
+_i32s, _f32s, _u32s = POINTER(c_int32), POINTER(c_float), POINTER(c_uint32)
 
 # user_data, seq_id, n_seen, n_cells, layer, head, pos, log_beta, age, scores
 ScoreCallback = CFUNCTYPE(c_bool, c_void_p, c_int32, c_int64, c_int64, _i32s, _i32s, _i32s, _f32s, _i32s, _f32s)
@@ -92,6 +104,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "layers": (c_int32, c_void_p, _i32s, c_int32),
     "n_head_kv": (c_int32, c_void_p, c_int32),
     "get_cells": (c_int64, c_void_p, c_int32, c_int32, c_int32, _i32s, _i32s, _f32s, c_int64),
+    "get_archived": (c_int64, c_void_p, c_int32, c_int32, c_int32, _i32s, _i32s, _f32s, _u32s, c_int64),
     "n_cells": (c_int64, c_void_p, c_int32),
     "pin": (c_bool, c_void_p, c_int32, c_int32, c_int32),
     "unpin": (c_bool, c_void_p, c_int32, c_int32, c_int32),

@@ -14,7 +14,8 @@ from rich.text import Text
 from ..retention import Retention
 
 _SHADES = " ░▒▓█"  # from nothing kept to all kept
-_COUNTS = "cells"
+_COUNTS, _ARCHIVED_COUNTS = "cells", "archived"
+_ARCHIVED = "·"  # nothing kept, but something archived
 _TEXT, _PICTURE = "cyan", "magenta"
 _PICTURE_MARK = "▔"
 
@@ -32,6 +33,12 @@ def kept_share(retention: Retention, layer: int, head: int, edges: npt.NDArray[n
     return counts / np.diff(edges)
 
 
+def _is_archived(retention: Retention, layer: int, head: int, edges: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether the archive holds a cell of the list in each bucket, [n_buckets]."""
+    counts, _ = np.histogram(retention.archived(layer, head).ordinals, edges)
+    return counts > 0
+
+
 def render_cache_map(retention: Retention, width: int, height: int, pictures: Stretches = ()) -> Group:
     """Draw the cache into at most `width` columns and about `height` rows of text.
 
@@ -42,7 +49,8 @@ def render_cache_map(retention: Retention, width: int, height: int, pictures: St
     ----------
     pictures : the tokens of each picture, whose columns have a line above them and another colour.
     """
-    n_seen = retention.stats().tokens_seen
+    stats = retention.stats()
+    n_seen, has_archive = stats.tokens_seen, stats.cells_archived > 0
     if not n_seen:
         return Group(Text("the cache is empty"))
     cell_lists = [(layer, head) for layer in retention.layers for head in range(retention.heads(layer))]
@@ -50,26 +58,37 @@ def render_cache_map(retention: Retention, width: int, height: int, pictures: St
     rows = [(f"{layer}.{head}", [(layer, head)]) for layer, head in cell_lists]
     if not by_head:
         rows = [(str(layer), [one for one in cell_lists if one[0] == layer]) for layer in retention.layers]
-    counts = [f"{sum(len(retention.ordinals(*cell_list)) for cell_list in of_row):,}" for _, of_row in rows]
+    columns = [[_COUNTS, *(f"{sum(len(retention.ordinals(*one)) for one in of_row):,}" for _, of_row in rows)]]
+    if has_archive:
+        of_rows = (sum(len(retention.archived(*one).ordinals) for one in of_row) for _, of_row in rows)
+        columns.append([_ARCHIVED_COUNTS, *(f"{n:,}" for n in of_rows)])
+    widths = [max(map(len, column)) + 1 for column in columns]
+    head, *counts = ("".join(f"{text:>{width}}" for text, width in zip(row, widths)) for row in zip(*columns))
     label_width = max(len(label) for label, _ in rows) + 1
-    count_width = max(map(len, [_COUNTS, *counts])) + 1
-    n_buckets = max(1, min(width - label_width - count_width, n_seen))
+    n_buckets = max(1, min(width - label_width - sum(widths), n_seen))
     edges = np.linspace(0, n_seen, n_buckets + 1).round().astype(np.int64)
 
     is_picture = _touched(edges, pictures)
-    lines = [Text(f"{'':{label_width}}{_scale(n_seen, n_buckets):{n_buckets}}{_COUNTS:>{count_width}}", style="dim")]
+    lines = [Text(f"{'':{label_width}}{_scale(n_seen, n_buckets):{n_buckets}}{head}", style="dim")]
     if pictures:
         marks = "".join(_PICTURE_MARK if touched else " " for touched in is_picture)
         lines.append(Text(f"{'':{label_width}}{marks}", style=_PICTURE))
     for (label, of_row), count in zip(rows, counts):
         row = Text(f"{label:>{label_width - 1}} ", style="dim")
         shades = _shade(np.mean([kept_share(retention, *cell_list, edges) for cell_list in of_row], axis=0))
+        if has_archive:
+            archived = np.any([_is_archived(retention, *cell_list, edges) for cell_list in of_row], axis=0)
+            shades = "".join(
+                _ARCHIVED if is_in and shade == _SHADES[0] else shade for shade, is_in in zip(shades, archived)
+            )
         for touched, run in groupby(zip(is_picture, shades), key=itemgetter(0)):
             row.append("".join(shade for _, shade in run), style=_PICTURE if touched else _TEXT)
-        lines.append(row.append(f"{count:>{count_width}}", style="dim"))
+        lines.append(row.append(count, style="dim"))
     unit = "layer.head" if by_head else "layer (mean of its heads)"
     each = n_seen / n_buckets
     legend = f"rows: {unit} · columns: {each:.1f} tokens each · {_SHADES[1]} some kept to {_SHADES[-1]} all kept"
+    if has_archive:
+        legend += f" · {_ARCHIVED} archived only"
     lines.append(Text(legend, style="dim"))
     if pictures:
         kept = sum(retention.count(*cell_list, pictures) for cell_list in cell_lists)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..archive import share_text, size_text
 from ..bindings import retain_h
 from ..errors import RetainError
 from ..kv_types import kv_type
@@ -25,6 +26,19 @@ def describe_cache(llm: Llama) -> dict[str, str]:
         "K type": kv_type(llm.context_params.type_k).name,
         "V type": kv_type(llm.context_params.type_v).name,
         "gates": hashlib.sha256(Path(gates).read_bytes()).hexdigest()[:16] if gates is not None else "none",
+    }
+
+
+def describe_archive(llm: Llama) -> dict[str, str]:
+    """How a cache keeps what it evicted, as options; nothing where its archive is empty."""
+    options = llm.options
+    if not llm.retention.stats().cells_archived:
+        return {}
+    assert isinstance(options.archive, int)
+    return {
+        "archive": size_text(options.archive),
+        "archive type": options.archive_type,
+        "recall": share_text(options.recall_share),
     }
 
 

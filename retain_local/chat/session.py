@@ -15,7 +15,7 @@ from ..terminal.safe_text import safe_line
 from ..vision.projector import ReadImage
 from ..vision.source import read_image_file
 from .generation import Generation, Sampling
-from .sequence_state import check_tokens, describe_cache, restore_sequence, save_sequence
+from .sequence_state import check_tokens, describe_archive, describe_cache, restore_sequence, save_sequence
 from .session_file import SavedSession, read_session, write_session
 from .template import ChatTemplate, RewrittenHistory
 
@@ -171,7 +171,7 @@ class Session:
         saved = SavedSession(
             model=self.llm.model_file.fingerprint(),
             model_name=self.llm.model_file.name,
-            cache=describe_cache(self.llm),
+            cache=describe_cache(self.llm) | describe_archive(self.llm),
             messages=self.messages,
             tokens=self.tokens,
             cached_tokens=self.llm.input_ids[: self.llm.n_tokens].tolist(),
@@ -187,8 +187,10 @@ class Session:
         """The files of the pictures of the conversation, by the numbers of their marks; those that wait come last."""
         return [content for mark, content in self._files.items() if mark not in self._waiting]
 
-    def load(self, path: str | os.PathLike[str]) -> None:
+    def load(self, path: str | os.PathLike[str]) -> str:
         """Go on with a saved conversation. A file that is refused leaves the running one as it is.
+
+        Returns what is different here from where it was saved, in words; "" where nothing is.
 
         Raises
         ------
@@ -201,6 +203,11 @@ class Session:
             there = saved.cache.get(key, "none")
             if there != here:
                 raise RetainError(f"{path} was saved with {key} {_shown(there)}; this chat has {here}")
+        if "archive" in saved.cache and not self.llm.retention.stats().bytes_archive:
+            flags = " ".join(f"--{name} {_shown(saved.cache.get(name, ''))}" for name in ("archive", "recall"))
+            raise RetainError(
+                f"{path} holds an archive of evicted cells, and this chat has none; start it with {flags}"
+            )
         try:
             pictures = self._read_pictures(saved.pictures)  # held until they are those of this session
             check_tokens(self.llm, saved.tokens)
@@ -214,6 +221,10 @@ class Session:
         self._opening = [message["role"] for message in self.messages].index("assistant")
         self._reply_length, self._ending = saved.reply_length, saved.ending
         self.last = None
+        stats = self.llm.retention.stats()
+        if stats.bytes_archive and not stats.cells_archived and stats.cells_kept < stats.cells_seen:
+            return "it was saved without an archive: what was evicted by then cannot be recalled"
+        return ""
 
     def _read_pictures(self, files: Sequence[bytes]) -> dict[str, ReadImage]:
         return {mark_of(i): self.llm.projector.read(content, f"its picture {i + 1}") for i, content in enumerate(files)}

@@ -147,11 +147,13 @@ def _load(ui: ChatUI, argument: str) -> None:
         pass
     if not ui.may_drop_conversation():
         return
-    ui.session.load(path)
+    remark = ui.session.load(path)
     ui.is_saved_as(path)
     budget = ui.session.llm.retention.budget
     counts = f"{len(ui.session.messages)} messages, {len(ui.session.tokens):,} tokens"
     ui.note(f"loaded {path}: {counts}, budget {budget:,}")
+    if remark:
+        ui.warn(remark)
 
 
 def _file_name(argument: str, command: str) -> Path:

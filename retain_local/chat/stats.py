@@ -35,7 +35,8 @@ def stats_line(
         parts.append(f"context {stats.tokens_seen:,} of {n_ctx:,}")
     if stats.cells_kept < stats.cells_seen:
         fixed = f" + {format_bytes(stats.bytes_fixed)} fixed" if stats.bytes_fixed else ""
-        parts.append(f"KV {format_bytes(_bytes_kept(stats))} of {format_bytes(stats.bytes_full)}{fixed}")
+        archived = f" + {format_bytes(stats.bytes_archived)} archived" if stats.bytes_archived else ""
+        parts.append(f"KV {format_bytes(_bytes_kept(stats))} of {format_bytes(stats.bytes_full)}{archived}{fixed}")
     if stats.device != _HOST:
         parts.append(f"KV on {stats.device}")
     lines = [" · ".join([prompt, *parts]), *(" · ".join(parts[:n]) for n in range(len(parts), 0, -1))]
@@ -60,9 +61,10 @@ def cells_kept(stats: RetentionStats) -> str:
 def stats_rows(stats: RetentionStats, policy: str) -> list[tuple[str, str]]:
     """Everything about the cache, as (label, value) pairs."""
     fixed = [("beside it", f"{format_bytes(stats.bytes_fixed)} of sliding windows and recurrent states, a fixed size")]
+    apart = f", {stats.residents:,} of them in the cache and {stats.recall:,} recalled" if stats.recall else ""
     return [
         ("policy", policy),
-        ("budget", f"{stats.budget:,} cells for each of {stats.cell_lists:,} (layer, KV head) pairs"),
+        ("budget", f"{stats.budget:,} cells for each of {stats.cell_lists:,} (layer, KV head) pairs{apart}"),
         ("tokens seen", f"{stats.tokens_seen:,}"),
         ("cells", f"{cells_kept(stats)}; most ever {stats.cells_peak:,}, never more than {stats.cells_limit:,}"),
         ("evicted", f"{stats.cells_evicted:,} cells in {stats.evictions:,} evictions, {stats.cells_moved:,} moved"),
@@ -73,9 +75,22 @@ def stats_rows(stats: RetentionStats, policy: str) -> list[tuple[str, str]]:
             f"{format_bytes(stats.bytes_pool)}, {stats.pages:,} pages of {stats.page_size} cells, on {stats.device}",
         ),
         *(fixed if stats.bytes_fixed else []),
+        *(_archive_rows(stats) if stats.bytes_archive else []),
         ("selecting", f"{stats.select_seconds:.3f} s"),
         ("moving", f"{stats.move_seconds:.3f} s"),
         ("graph inputs", f"{stats.input_seconds:.3f} s"),
+        *([("archiving", f"{stats.archive_seconds:.3f} s")] if stats.bytes_archive else []),
+    ]
+
+
+def _archive_rows(stats: RetentionStats) -> list[tuple[str, str]]:
+    dropped = f"; {stats.cells_dropped:,} dropped for want of room" if stats.cells_dropped else ""
+    return [
+        (
+            "archive",
+            f"{stats.cells_archived:,} evicted cells, room for {stats.cells_archived_limit:,}{dropped}",
+        ),
+        ("archive in use", f"{format_bytes(stats.bytes_archived)} of {format_bytes(stats.bytes_archive)}"),
     ]
 
 

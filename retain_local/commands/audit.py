@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
+from ..archive import share_text
 from ..audit.as_json import audit_as_dict
 from ..audit.options import AuditOptions
 from ..audit.result import Audit, BudgetAudit
 from ..audit.tables import print_audit
-from ..audit.verdict import Bound, conclusion, recommend
+from ..audit.verdict import Bound, conclusion, recall_flags, recommend
 from ..budget import Budget
 from ..divergence.texts import make_texts, read_files, token_text
 from ..files import check_writable, write_text
@@ -32,6 +33,7 @@ from ..terminal.progress import AuditProgress
 from ..vision.source import read_image_file
 from .loading import gates_to_load, load_model
 from .model_name import find_model
+from .recalls import recalls_of
 
 if TYPE_CHECKING:
     from ..llama import Llama
@@ -59,6 +61,7 @@ def run_audit(
     """
     bound = Bound.make(options.max_kl, options.min_agreement)
     budgets = list(dict.fromkeys(Budget.parse(text) for text in options.budgets.split(",")))
+    recalls = recalls_of(options.recall, retention)
     if options.json is not None:
         check_writable(options.json)
     report.check()
@@ -74,7 +77,7 @@ def run_audit(
         images = [llm.projector.read(read_image_file(file), str(file)) for file in options.image or ()]
         texts = make_texts(llm, contents, options.window, images=images)
         with AuditProgress() as progress:
-            audit = audit_texts(llm, texts, budgets, retention, progress)
+            audit = audit_texts(llm, texts, budgets, retention, progress, recalls)
         if asked.policy == "auto" and audit.gates is None:
             beside = "without gates" if retention.gates is None else f"no gates at {llm.model_file.sidecar_path()}"
             logger.warning("%s: the policy is 'window'", beside)
@@ -92,7 +95,7 @@ def run_audit(
 
 def _load_weights(path: Path, retention: RetentionOptions, loading: ModelOptions) -> Llama:
     """The model as its caches will have it, with the smallest cache of its own."""
-    smallest = replace(retention, budget=1, policy="none", gates=None, sinks=0, recent=0, min_per_head=0)
+    smallest = replace(retention, budget=1, policy="none", gates=None, sinks=0, recent=0, min_per_head=0, archive=0)
     return load_model(str(path), smallest, replace(loading, n_batch=retention.n_ubatch))
 
 
@@ -107,18 +110,34 @@ def _conclude(
 ) -> int:
     """Print the verdict, and keep it where asked; returns the exit status."""
     console = Console(highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
-    shelf = Shelf.of(file, RetentionOptions(gates=audit.gates, policy=audit.policy, scope=audit.scope))
     verdict, reason = conclusion(audit, bound, best)
     console.print(f"[{'red' if best is None else 'green'}]{verdict}[/]{escape(reason)}")
+    is_taken_back = _keep(file, audit, bound) if store else False
     if best is not None:
         if store:
-            shelf.put(_recommendation(audit, bound, best))
-            command = f"to use it: retain-local chat {escape(model)} --budget auto{escape(_flags(asked))}"
+            flags = _flags(asked) + recall_flags(audit, best)
+            command = f"to use it: retain-local chat {escape(model)} --budget auto{escape(flags)}"
             console.print(command, soft_wrap=True)  # broken over two lines it could not be copied
         return 0
-    if audit.evicts and store and shelf.clear():
+    if is_taken_back:
         console.print("the recommendation of an earlier audit is taken back")
     return NOT_RECOMMENDED
+
+
+def _keep(file: ModelFile, audit: Audit, bound: Bound) -> bool:
+    """Keep what is recommended with each share of recalled cells, and take back what no longer is; whether that was done."""
+    is_taken_back = False
+    for recall in dict.fromkeys(one.recall for one in audit.budgets):
+        own = replace(audit, budgets=tuple(one for one in audit.budgets if one.recall == recall))
+        options = RetentionOptions(gates=audit.gates, policy=audit.policy, scope=audit.scope)
+        if recall:
+            options = replace(options, archive=audit.archive["archive"], recall=recall)
+        shelf, best = Shelf.of(file, options), recommend(own, bound)
+        if best is not None:
+            shelf.put(_recommendation(audit, bound, best))
+        elif own.evicts:
+            is_taken_back |= shelf.clear()
+    return is_taken_back
 
 
 def _recommendation(audit: Audit, bound: Bound, best: BudgetAudit) -> Recommendation:
@@ -130,7 +149,7 @@ def _recommendation(audit: Audit, bound: Bound, best: BudgetAudit) -> Recommenda
         agreement=best.summary.agreement,
         texts=len(best.files),
         longest=max(len(text.tokens) for text in audit.texts),
-        settings=audit.settings,
+        settings=audit.settings | ({"recall": share_text(best.recall), **audit.archive} if best.recall else {}),
         model=audit.model.name,
     )
 

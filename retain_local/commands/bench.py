@@ -13,6 +13,7 @@ import gguf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from ..archive import share_text, size_text
 from ..bench.machine import check_idle, describe
 from ..bench.measure import OURS, PLAIN, SHALLOW, SHALLOW_DEPTH, STOCK, Depth, Measurement, sides_at
 from ..bench.options import BenchOptions
@@ -93,12 +94,17 @@ def _fields(
         read_model_file(model), n_ctx=n_ctx, type_k=kv_type(loading.type_k), type_v=kv_type(loading.type_v)
     )
     gates = None if resolved.gates is None else str(Path(resolved.gates).absolute())
-    return {"budget": resolved.budget, "buffer": resolved.buffer, "gates": gates, "policy": resolved.policy}
+    fields = {"budget": resolved.budget, "buffer": resolved.buffer, "gates": gates, "policy": resolved.policy}
+    if resolved.recall_share:
+        fields |= {name: getattr(resolved, name) for name in ("recall", "archive", "archive_type")}
+    return fields
 
 
 def _words(retention: dict[str, Any]) -> str:
     """The options as a line; gates by the name of their file."""
     shown = {name: Path(value).name if name == "gates" and value else value for name, value in retention.items()}
+    if "archive" in shown:
+        shown |= {"archive": size_text(retention["archive"]), "recall": share_text(retention["recall"])}
     return ", ".join(f"{name} {value}" for name, value in shown.items() if value is not None)
 
 

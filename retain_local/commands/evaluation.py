@@ -31,6 +31,7 @@ from ..terminal.progress import EvalProgress
 from .loading import usual_threads
 from .model_name import find_model
 from .parts import EVAL
+from .recalls import recalls_of
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def _make_plan(model: str, request: EvalRequest) -> Plan:
     return Plan(
         path,
         find_sources(_split(options.tasks, "tasks"), parameters),
-        make_arms(policies, _split(options.budgets, "budgets"), retention.scope),
+        make_arms(policies, _split(options.budgets, "budgets"), retention.scope, recalls_of(options.recall, retention)),
         options.items,
         options.seed,
         parameters,

@@ -35,7 +35,8 @@ EVAL = {
     "options": Part(EvalOptions),
     "report": Part(ReportOptions),
     "generated": Part(TaskOptions),
-    "cache": _CACHE.but("budget", "policy", "pin_system", buffer=16, n_ubatch=64),
+    # what is recalled is an axis, and several caches are open at once
+    "cache": _CACHE.but("budget", "policy", "pin_system", "recall", "archive_file", buffer=16, n_ubatch=64),
     "loading": _MEASURED.but(
         "rope_freq_base",
         texts={
@@ -55,6 +56,8 @@ AUDIT = {
         "budget",
         "prefill",
         "pin_system",
+        "recall",
+        "archive_file",
         buffer=128,
         n_ubatch=128,
         texts={
@@ -67,7 +70,9 @@ AUDIT = {
 
 BENCH = {
     "options": Part(BenchOptions),
-    "cache": _CACHE.only("budget", "buffer", "gates", "n_ubatch").but(budget="2048", buffer=128, n_ubatch=512),
+    "cache": _CACHE.only("budget", "buffer", "gates", "archive", "recall", "archive_type", "n_ubatch").but(
+        budget="2048", buffer=128, n_ubatch=512
+    ),
     "loading": _MEASURED.but(
         "n_ctx", "rope_freq_base", "verbose", texts={"n_threads": "How many CPU threads to use. (default: all CPUs)"}
     ),

@@ -73,7 +73,7 @@ def _greeting(server: Server) -> list[str]:
     lines = [
         f"{model.name or model.stem}: {slots} with {options.budget:,} cells per layer and KV head{each} by the policy "
         f"{options.policy}, for conversations of up to {command.n_ctx:,} tokens; "
-        f"{format_bytes(command.pool_bytes)} of KV cache in all"
+        f"{format_bytes(command.pool_bytes)} of KV cache in all{_archive(options)}"
     ]
     if model.n_ctx_train and command.n_ctx > model.n_ctx_train:
         lines.append(
@@ -85,6 +85,13 @@ def _greeting(server: Server) -> list[str]:
     whom = "every program on this machine" if _is_loopback(serve.host) else f"everyone who can reach {serve.host}"
     lines.append(f"open to {whom}, {key}; to web pages only of this machine")
     return lines
+
+
+def _archive(options: RetentionOptions) -> str:
+    if not options.recall_share:
+        return ""
+    assert isinstance(options.archive, int)
+    return f", and an archive of up to {format_bytes(options.archive)} for evicted cells"
 
 
 def _is_loopback(host: str) -> bool:

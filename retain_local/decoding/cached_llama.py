@@ -144,7 +144,7 @@ class CachedLlama(llama_cpp.Llama):
         stats = self.retention.stats()
         assert self.options.buffer is not None  # resolved
         return ReadingPlan(
-            budget=stats.budget if self.retention._evicts else self._n_ctx,
+            budget=stats.residents if self.retention._evicts else self._n_ctx,
             buffer=self.options.buffer,
             n_ubatch=self._n_ubatch,
             n_most=stats.cells_limit // stats.cell_lists,

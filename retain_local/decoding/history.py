@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class ReadingPlan:
     """Where a prompt is cut, and where evictions run while it is read. All counts are of tokens, or of cells per list.
 
-    budget : M, cells that an eviction leaves.
+    budget : cells that an eviction leaves: M, less those that are for recalled cells.
     buffer : tokens that may come in over the budget before an eviction runs.
     n_ubatch : tokens computed at once.
     n_most : cells that the pool holds: an eviction runs before a ubatch that would not fit.

@@ -20,6 +20,7 @@ class Reading:
     bytes_peak : bytes of the most cells held at once; bytes_pool : bytes allocated.
     n_cells : cells held at the end.
     seconds : that reading took.
+    bytes_archived : of the archive at the end.
     """
 
     nll: npt.NDArray[np.float64]
@@ -29,6 +30,7 @@ class Reading:
     bytes_pool: int = 0
     n_cells: int = 0
     seconds: float = 0.0
+    bytes_archived: int = 0
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ class _Sheet:
             stats.bytes_pool,
             stats.cells_kept,
             cache.seconds,
+            stats.bytes_archived,
         )
 
 

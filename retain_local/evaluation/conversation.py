@@ -52,7 +52,7 @@ class Replies:
     texts : one reply for each question.
     read_seconds : time to read what the questions share.
     n_written, write_seconds : tokens of the replies after each one's first, and the time that they took.
-    n_cells : cells kept of what the questions share.
+    n_cells : cells kept of what the questions share; bytes_archived : bytes of the archive then.
     """
 
     texts: list[str]
@@ -60,6 +60,7 @@ class Replies:
     n_written: int
     write_seconds: float
     n_cells: int
+    bytes_archived: int
 
 
 def write_script(llm: Llama, template: ChatTemplate, item: Item | BenchmarkItem, is_chat: bool = True) -> Script:
@@ -115,7 +116,7 @@ def ask_all(llm: Llama, script: Script, max_tokens: int, stop: Sequence[str]) ->
     start = time.perf_counter()
     llm.eval(script.shared)
     read_seconds = time.perf_counter() - start
-    n_cells = llm.retention.stats().cells_kept
+    stats = llm.retention.stats()
     after_reading = llm.save_state() if len(script.endings) > 1 else None
     texts, n_written, write_seconds = [], 0, 0.0
     sampling = Sampling(temp=0, max_tokens=max_tokens)
@@ -128,4 +129,4 @@ def ask_all(llm: Llama, script: Script, max_tokens: int, stop: Sequence[str]) ->
         texts.append("".join(generation).strip())
         n_written += max(0, len(generation.tokens) - 1)
         write_seconds += generation.generation_seconds
-    return Replies(texts, read_seconds, n_written, write_seconds, n_cells)
+    return Replies(texts, read_seconds, n_written, write_seconds, stats.cells_kept, stats.bytes_archived)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from ..divergence.texts import token_texts
+from ..llama import Llama
 from ..report.kept_text import KeptText, make_kept_text, name_budget
+from ..report.recalls import RecallRecorder, Recalls
 from ..report.recorder import Recorder
 from ..terminal.progress import EvalProgress
 from .arms import Arm
@@ -28,14 +31,27 @@ def read_example(plan: Plan, tasks: Sequence[PreparedTask], progress: EvalProgre
             progress.label(f"drawing what {arm} keeps")
             llm = runner.load(Unit(arm, at, 0))
             with Recorder(llm.retention, len(tokens)) as recorder:
-                llm.eval(tokens)
+                recalls = _read(llm, tokens, arm)
                 trace = recorder.trace()
             asked = name_budget(arm.budget, trace.budget) if arm.budget is not None else "full cache"
             title = f"{arm.method}, {asked}"
-            name = f"kept-{arm.method.replace(':', '-')}"
-            kept.append(make_kept_text(name, title, trace, token_texts(llm, tokens, special=True)))
+            name = f"kept-{re.sub('[^a-z0-9]+', '-', arm.method)}"
+            kept.append(make_kept_text(name, title, trace, token_texts(llm, tokens, special=True), recalls=recalls))
             progress.advance("")
     return tasks[at].source.name, kept
+
+
+def _read(llm: Llama, tokens: Sequence[int], arm: Arm) -> Recalls | None:
+    """Read a text as the arm does, and note what is recalled, step by step, where anything is."""
+    if not arm.recall:
+        llm.eval(tokens)
+        return None
+    recorder = RecallRecorder(llm.retention, len(tokens))
+    n_step = llm.context_params.n_ubatch if llm.options.prefill == "bounded" else len(tokens)
+    for start in range(0, len(tokens), n_step):
+        llm.eval(tokens[start : start + n_step])
+        recorder.note(start, min(start + n_step, len(tokens)))
+    return recorder.recalls()
 
 
 def _one_of_each_method(arms: Sequence[Arm]) -> list[Arm]:

@@ -67,7 +67,7 @@ def _matrix(corner: str, points: list[Point], cell: Callable[[Point], str]) -> s
 
 
 def _costs(points: list[Point]) -> str:
-    heads = ["", "budget", "cells a head", "peak KV", "KV allocated", "reads, tok/s", "writes, tok/s"]
+    heads = ["", "budget", "cells a head", "peak KV", "KV allocated", "archived", "reads, tok/s", "writes, tok/s"]
     rows = (
         [
             point.method,
@@ -75,6 +75,7 @@ def _costs(points: list[Point]) -> str:
             "" if point.is_full else f"{point.n_budget:,.0f}",
             format_bytes(point.bytes_peak),
             format_bytes(point.bytes_pool),
+            format_bytes(point.bytes_archived) if point.bytes_archived else "",
             f"{point.read_rate:,.0f}",
             f"{point.write_rate:,.0f}" if point.write_rate else "",
         ]

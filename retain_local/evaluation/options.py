@@ -40,6 +40,14 @@ class EvalOptions:
         _WHAT,
         str,
     )
+    recall: str | None = option(
+        None,
+        "What shares of the budget to use for cells recalled from the archive, comma-separated, as in 0,25%.",
+        _WHAT,
+        str,
+        unset="0,25% with an archive, else 0",
+        rare=True,
+    )
     items: int = option(100, "How many questions of each task, or windows of a text.", _WHAT, int, least=1)
     seed: int = option(0, "The seed from which texts are generated.", _WHAT, int)
     json: Path | None = option(

@@ -85,7 +85,7 @@ def _draw_methods(axes: Axes, points: Sequence[AnyPoint], value: Callable[[AnyPo
 
 def _looks(methods: list[str]) -> dict[str, dict[str, Any]]:
     """A policy looks the same in every picture, its scopes differ in dash; methods of one name are told apart."""
-    names = [method.partition(" (")[0].partition(":") for method in methods]
+    names = [method.partition(" ")[0].partition(":") for method in methods]
     if len(set(names)) < len(names):
         return {method: series(number) for number, method in enumerate(methods)}
     dashes = [SCOPES.index(scope) if scope else 0 for _, _, scope in names]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..archive import residents
 from ..chat.template import ChatTemplate
 from ..errors import RetainError, UsageError
 from ..llama import Llama
@@ -49,7 +50,8 @@ class Plan:
 
     def settings(self) -> dict[str, Any]:
         """All that decides the results beside tasks and arms, of which more may be added to a file of results."""
-        load = {key: value for key, value in sorted(self.load.items()) if key not in _NO_EFFECT}
+        without = _NO_EFFECT if self.load.get("archive") else (*_NO_EFFECT, "archive", "archive_type")
+        load = {key: value for key, value in sorted(self.load.items()) if key not in without}
         model = read_model_file(self.model)
         return load | {
             "model": self.model.name,
@@ -124,7 +126,7 @@ def _check_budgets(plan: Plan, task: PreparedTask) -> None:
     must_keep = max(plan.load.get("sinks", 0) + plan.load.get("recent", 0), plan.load.get("min_per_head", 0))
     n_prompt = min(len(script.shared) for script in task.scripts)
     for arm in plan.arms:
-        if arm.budget is not None and arm.budget.of(n_prompt) < must_keep:
+        if arm.budget is not None and residents(arm.budget.of(n_prompt), arm.recall) < must_keep:
             raise UsageError(
                 f"task {task.source.name}: a budget of {arm.budget} is less than the {must_keep} cells that --sinks,"
                 " --recent or --min-per-head always keep"

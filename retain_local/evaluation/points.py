@@ -24,6 +24,7 @@ class Point:
     difference : to the full cache on the same questions, and its 95% interval; None without a full cache.
     n_budget : cells per (layer, KV head), the mean of all conversations.
     bytes_peak, bytes_pool : most bytes that the cells took; bytes allocated.
+    bytes_archived : most bytes that archived cells took.
     read_rate, write_rate : tokens each second.
     """
 
@@ -36,6 +37,7 @@ class Point:
     n_budget: float
     bytes_peak: int
     bytes_pool: int
+    bytes_archived: int
     read_rate: float
     write_rate: float
 
@@ -100,6 +102,7 @@ def _point(label: str, items: Items, full: Items) -> Point:
         n_budget=sum(record.n_budget for record in records) / len(records),
         bytes_peak=max(record.bytes_peak for record in records),
         bytes_pool=max(record.bytes_pool for record in records),
+        bytes_archived=max(record.bytes_archived for record in records),
         read_rate=_rate(sum(r.n_prompt for r in records), sum(r.read_seconds for r in records)),
         write_rate=_rate(sum(r.n_written for r in records), sum(r.write_seconds for r in records)),
     )

@@ -10,7 +10,8 @@ from ..terminal.safe_text import safe_line
 _NAMES = ("arm", "method", "budget", "task")
 _COUNTS = ("item", "n_prompt", "n_budget", "n_cells", "n_written", "bytes_peak", "bytes_pool")
 _SECONDS = ("read_seconds", "write_seconds")
-_OPTIONAL = ("kl", "nll")
+_NUMBERS_OF_TOKENS = ("kl", "nll")
+_OPTIONAL = (*_NUMBERS_OF_TOKENS, "bytes_archived")
 _MAX_NAME, _MAX_COUNT, _MAX_SECONDS = 1000, 2**53, 1e12
 _MAX_NATS = 200.0  # of one token; far above what 32-bit logits give
 
@@ -24,8 +25,9 @@ def check_record(values: Any) -> dict[str, Any]:
         text = values[name]
         if not isinstance(text, str) or len(text) > _MAX_NAME or safe_line(text) != text:
             raise ValueError(f"{name} is no name")
-    for name in _COUNTS:
-        if type(values[name]) is not int or not 0 <= values[name] <= _MAX_COUNT:
+    for name in (*_COUNTS, "bytes_archived"):
+        value = values.get(name, 0)
+        if type(value) is not int or not 0 <= value <= _MAX_COUNT:
             raise ValueError(f"{name} is no count")
     for name in _SECONDS:
         _check_number(name, values[name], 0, _MAX_SECONDS)
@@ -34,7 +36,7 @@ def check_record(values: Any) -> dict[str, Any]:
         raise ValueError("there are no scores")
     if not isinstance(values["replies"], list) or not all(isinstance(reply, str) for reply in values["replies"]):
         raise ValueError("replies are no texts")
-    for name in _OPTIONAL:
+    for name in _NUMBERS_OF_TOKENS:
         _check_numbers(name, values.get(name, []), -1, _MAX_NATS)
     n_tokens = len(values.get("kl", []))
     if len(values.get("nll", [])) != n_tokens or n_tokens not in (0, len(values["scores"])):

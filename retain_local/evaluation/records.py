@@ -27,6 +27,7 @@ class Record:
     n_budget : cells per (layer, KV head); n_cells : cells kept, in all, of what the questions share.
     bytes_peak : most bytes that the cells of this arm took in this task, up to this conversation.
     bytes_pool : bytes allocated for cells.
+    bytes_archived : of the archive, when the conversation was read.
     read_seconds, write_seconds : for what is shared, and for the replies.
     kl, nll : of a text, for each token that is scored: divergence from the full cache, and negative log-likelihood, in
         nats. Its scores are whether the likeliest token is the full cache's.
@@ -49,6 +50,7 @@ class Record:
     write_seconds: float
     kl: list[float] = field(default_factory=list)
     nll: list[float] = field(default_factory=list)
+    bytes_archived: int = 0
 
     @property
     def is_text(self) -> bool:

@@ -18,7 +18,7 @@ from .arms import Arm
 from .conversation import ask_all
 from .plan import Plan, PreparedTask
 from .records import Record, RecordFile
-from .text_run import measure_text, weights_arguments
+from .text_run import WHOLE, measure_text, recalling, weights_arguments
 
 
 class Unit(NamedTuple):
@@ -120,10 +120,10 @@ def _arguments(plan: Plan, arm: Arm, task: PreparedTask) -> dict[str, Any]:
     """How the model is loaded for an arm."""
     load = plan.load | {"n_ctx": task.n_ctx}
     if arm.budget is None:
-        return load | {"policy": "none", "budget": None, "gates": None, "sinks": 0, "recent": 0, "min_per_head": 0}
+        return load | WHOLE | {"budget": None}
     budget = min(arm.budget.of(task.longest_shared), task.n_ctx)
     gates = load.get("gates", "auto") if arm.policy == "gate" else None
-    return load | {"policy": arm.policy, "scope": arm.scope, "budget": budget, "gates": gates}
+    return load | recalling(arm) | {"policy": arm.policy, "scope": arm.scope, "budget": budget, "gates": gates}
 
 
 def _record(llm: Llama, unit: Unit, task: PreparedTask) -> Record:
@@ -144,6 +144,7 @@ def _record(llm: Llama, unit: Unit, task: PreparedTask) -> Record:
         n_written=replies.n_written,
         bytes_peak=stats.cells_peak * stats.bytes_cell,
         bytes_pool=stats.bytes_pool,
+        bytes_archived=replies.bytes_archived,
         read_seconds=replies.read_seconds,
         write_seconds=replies.write_seconds,
     )

@@ -21,7 +21,7 @@ AnyPoint = TypeVar("AnyPoint", Point, TextPoint)
 
 SCORE_HEADS = ("policy", "budget", "score %", "95%", "less full", "95%")
 COSTS = "What it took"
-COST_HEADS = ("policy", "budget", "cells a head", "peak KV", "allocated", "reads tok/s", "writes tok/s")
+COST_HEADS = ("policy", "budget", "cells a head", "peak KV", "allocated", "archived", "reads tok/s", "writes tok/s")
 
 
 def print_results(console: Console, results: Results, titles: dict[str, str]) -> None:
@@ -89,6 +89,7 @@ def cost_row(point: Point) -> list[str]:
         "" if point.is_full else f"{point.n_budget:,.0f}",
         format_bytes(point.bytes_peak),
         format_bytes(point.bytes_pool),
+        format_bytes(point.bytes_archived) if point.bytes_archived else "",
         f"{point.read_rate:,.0f}",
         f"{point.write_rate:,.0f}" if point.write_rate else "",
     ]

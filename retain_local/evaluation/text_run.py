@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _DIGITS = 5  # of a number of a token in the file of results
 
+# arguments of `Llama` for a cache that keeps everything
+WHOLE = {"policy": "none", "gates": None, "sinks": 0, "recent": 0, "min_per_head": 0, "archive": 0}
+
 
 def weights_arguments(load: dict[str, Any]) -> dict[str, Any]:
     """How the model is loaded whose weights the arms share: with the smallest cache of its own.
@@ -34,8 +37,12 @@ def weights_arguments(load: dict[str, Any]) -> dict[str, Any]:
     """
     if load.get("prefill", "bounded") != "bounded":
         raise UsageError("with prefill 'full' nothing is evicted while a text is read; use 'bounded' for text tasks")
-    small = {"budget": 1, "policy": "none", "gates": None, "sinks": 0, "recent": 0, "min_per_head": 0}
-    return load | small | {"n_batch": load["n_ubatch"]}
+    return load | WHOLE | {"budget": 1, "n_batch": load["n_ubatch"]}
+
+
+def recalling(arm: Arm) -> dict[str, Any]:
+    """The arguments of `Llama` for what an arm recalls, which replace those of all arms."""
+    return {"recall": arm.recall} if arm.recall else {"archive": 0}
 
 
 def measure_text(
@@ -60,7 +67,8 @@ def _options(llm: Llama, load: dict[str, Any], arm: Arm, n_tokens: int) -> Reten
     if arm.budget is None:
         options = RetentionOptions(n_tokens, gates=None, policy="none", sinks=0, n_ubatch=llm.context_params.n_ubatch)
     else:
-        common = {one.name: load[one.name] for one, _ in options_of(RetentionOptions) if one.name in load}
+        own = load | recalling(arm)
+        common = {one.name: own[one.name] for one, _ in options_of(RetentionOptions) if one.name in own}
         options = replace(
             RetentionOptions(**common),
             budget=min(arm.budget.of(n_tokens - 1), n_tokens),
@@ -100,6 +108,7 @@ def _record(arm: Arm, found: Divergence, task: str, item: int) -> Record:
         n_written=0,
         bytes_peak=cache.bytes_peak,
         bytes_pool=cache.bytes_pool,
+        bytes_archived=cache.bytes_archived,
         read_seconds=cache.seconds,
         write_seconds=0.0,
         kl=_rounded(found.kl[scored]),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from .recalls import MOST_NAMED, Recalls
 from .style import Picture, new_figure, shown, styled
 
 LEVELS = 16  # shades between held by none (0) and by all
@@ -25,6 +27,7 @@ class ColouredText:
     held : how many heads hold it, of `n_cell_lists` in all.
     log_beta : mean over all heads; None without gates.
     kl : what its prediction lost, in nats, None where that is not known; 0 for the first token, which nothing predicts.
+    recalls : what was recalled of it; None where nothing can be.
     """
 
     pieces: Sequence[str]
@@ -32,6 +35,12 @@ class ColouredText:
     n_cell_lists: int
     log_beta: npt.NDArray[np.float64] | None = None
     kl: npt.NDArray[np.float64] | None = None
+    recalls: Recalls | None = None
+
+    @property
+    def n_named(self) -> int:
+        """The most tokens that a page marks as recalled for another one."""
+        return MOST_NAMED
 
     @property
     def n_gone(self) -> int:
@@ -73,13 +82,13 @@ class ColouredText:
                     return end
         return usual
 
-    def data(self) -> dict[str, list[float] | int]:
+    def data(self) -> dict[str, Any]:
         """The numbers of each token, for a page's script."""
-        data: dict[str, list[float] | int] = {"of": self.n_cell_lists, "held": self.held.tolist()}
+        data: dict[str, Any] = {"of": self.n_cell_lists, "held": self.held.tolist()}
         for name, values in (("log_beta", self.log_beta), ("kl", self.kl)):
             if values is not None:
                 data[name] = [float(f"{value:.3g}") for value in values]
-        return data
+        return data | (self.recalls.data() if self.recalls is not None else {})
 
 
 def visible(piece: str) -> str:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from ..budget import Budget
 from . import measures
 from .coloured_text import ColouredText, text_picture
+from .recall_pictures import recall_picture
+from .recalls import Recalls
 from .recorder import HELD, Trace
 from .retention_pictures import retention_pictures
 from .style import Picture
@@ -54,6 +56,7 @@ def make_kept_text(
     pieces: Sequence[str],
     kl: npt.NDArray[np.float64] | None = None,
     of_picture: npt.NDArray[np.bool_] | None = None,
+    recalls: Recalls | None = None,
 ) -> KeptText:
     """Draw a trace.
 
@@ -62,9 +65,10 @@ def make_kept_text(
     pieces : text of each token.
     kl : see `ColouredText`.
     of_picture : which tokens are of pictures, [n].
+    recalls : what was recalled of the text; None where nothing can be.
     """
     log_beta = trace.log_beta.mean(axis=0, dtype=np.float64) if trace.log_beta is not None else None
-    text = ColouredText(pieces, measures.held_by(trace), len(trace.cell_lists), log_beta, kl)
+    text = ColouredText(pieces, measures.held_by(trace), len(trace.cell_lists), log_beta, kl, recalls)
     cells = int(measures.cells_of(trace).sum())
     numbers = (
         f"{trace.n_tokens:,} tokens were read; {cells:,} of {trace.evicted_at.size:,} cells are left."
@@ -73,4 +77,11 @@ def make_kept_text(
     if of_picture is not None and of_picture.any():
         left = int((trace.evicted_at[:, of_picture] == HELD).sum())
         numbers += f" Of pictures (▦) {left:,} of {int(of_picture.sum()) * len(trace.cell_lists):,} cells are left."
-    return KeptText(name, title, numbers, retention_pictures(trace, name), text)
+    pictures = retention_pictures(trace, name)
+    if recalls is not None and recalls.by_token.any():
+        pictures.append(recall_picture(recalls, name))
+        numbers += (
+            f" {int(recalls.by_token.sum()):,} times a cell was recalled from the archive, of"
+            f" {int(np.count_nonzero(recalls.by_token)):,} tokens."
+        )
+    return KeptText(name, title, numbers, pictures, text)

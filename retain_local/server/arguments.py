@@ -99,7 +99,8 @@ def server_command(
     if n_ctx > file.n_ctx_train:  # or the server would not read further
         arguments += ["--override-kv", f"{file.architecture}.context_length=int:{n_ctx}"]
     assert isinstance(options.budget, int) and options.buffer is not None and options.n_ubatch is not None
-    room = n_ctx if options.budget >= n_ctx else options.budget + max(options.buffer, options.n_ubatch)
+    room = options.residents(options.budget, n_ctx) + max(options.buffer, options.n_ubatch)
+    room = n_ctx if options.budget >= n_ctx else room
     pool_bytes = serve.parallel * room * file.bytes_per_token(*types)
     return ServerCommand((*arguments, *more), options, serve, file, n_ctx, pool_bytes)
 
@@ -120,7 +121,7 @@ def _of_a_slot(retention: RetentionOptions, n_slots: int) -> RetentionOptions:
 
 
 def _retention_arguments(options: RetentionOptions, file: ModelFile) -> list[str]:
-    named = {
+    named: dict[str, object] = {
         "budget": options.budget,
         "buffer": options.buffer,
         "policy": options.policy,
@@ -133,6 +134,14 @@ def _retention_arguments(options: RetentionOptions, file: ModelFile) -> list[str
         "pin-system": "on" if options.pin_system else "off",
         "trained-context": file.n_ctx_train,
     }
+    if options.recall_share:
+        named |= {
+            "recall": options.recall_share,
+            "archive": options.archive,
+            "archive-type": options.archive_type,
+        }
+        if options.archive_file is not None:
+            named["archive-file"] = os.fspath(options.archive_file)
     if options.gates is not None:
         named["gates"] = os.fspath(options.gates)
     return [word for name, value in named.items() for word in (f"--retain-{name}", str(value))]

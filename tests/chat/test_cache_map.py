@@ -8,6 +8,7 @@ from rich.console import Console
 
 from retain_local.chat.cache_map import kept_share, render_cache_map
 from retain_local.retention import Retention
+from retain_local.retention_stats import ArchivedCells
 
 
 class Streams:
@@ -15,8 +16,10 @@ class Streams:
 
     count = Retention.count
 
-    def __init__(self, ordinals: list[list[list[int]]], n_seen: int) -> None:
-        self._ordinals, self._n_seen = ordinals, n_seen
+    def __init__(
+        self, ordinals: list[list[list[int]]], n_seen: int, archived: list[list[list[int]]] | None = None
+    ) -> None:
+        self._ordinals, self._n_seen, self._archived = ordinals, n_seen, archived
         self.layers = tuple(range(len(ordinals)))
 
     def heads(self, layer: int) -> int:
@@ -25,8 +28,15 @@ class Streams:
     def ordinals(self, layer: int, head: int) -> np.ndarray:
         return np.array(self._ordinals[layer][head], np.int32)
 
+    def archived(self, layer: int, head: int) -> ArchivedCells:
+        ordinals = np.array(self._archived[layer][head] if self._archived else [], np.int32)
+        return ArchivedCells(
+            ordinals, ordinals, np.zeros(len(ordinals), np.float32), np.zeros(len(ordinals), np.uint32)
+        )
+
     def stats(self):
-        return type("Stats", (), {"tokens_seen": self._n_seen})
+        n_archived = sum(len(cells) for of_layer in self._archived or [] for cells in of_layer)
+        return type("Stats", (), {"tokens_seen": self._n_seen, "cells_archived": n_archived})
 
 
 def draw(streams: Streams, width: int, height: int, pictures: list[tuple[int, int]] | None = None) -> list[str]:
@@ -45,6 +55,14 @@ def test_one_column_for_each_token() -> None:
     assert lines[0] == "    0    5 cells"
     assert lines[1] == "0.0 ██   █     3" and lines[2] == "0.1   █        1"
     assert "layer.head" in lines[-1] and "1.0 tokens each" in lines[-1]
+
+
+def test_what_is_archived_is_told_apart() -> None:
+    """Where a list keeps nothing but the archive has a cell, and how many it has."""
+    lines = draw(Streams([[[0, 1, 5], [2]]], 6, [[[2, 3, 4], [0]]]), 80, 20)
+    assert lines[0] == "    0    5 cells archived"
+    assert lines[1] == "0.0 ██···█     3        3" and lines[2] == "0.1 · █        1        1"
+    assert lines[-1].endswith("· archived only")
 
 
 def test_pictures_are_marked() -> None:

@@ -250,7 +250,7 @@ def test_json_has_every_number(llm: Any) -> None:
     bound = Bound.make(100, None)
     best = recommend(audit, bound)
     found = json.loads(json.dumps(audit_as_dict(audit, bound, best, lambda token: token_text(llm, token))))
-    assert found["recommended"] == {"budget": "1/4", "cells": best.cells}
+    assert found["recommended"] == {"budget": "1/4", "cells": best.cells, "recall": 0.0}
     assert found["bound"] == {"max_kl": 100, "min_agreement": None}
     assert "".join(found["texts"][0]["tokens"]) == text(300) and found["texts"][0]["n_tokens"] == 301
     for one, written in zip(audit.budgets, found["budgets"]):

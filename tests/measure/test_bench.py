@@ -118,7 +118,7 @@ class Clock:
         if command in ("fill", "back"):
             self.depth = arguments["depth"]
             return True
-        return {"n_evictions": 0, "n_cells": 8 * self.depth, "n_cell_lists": 8, "bytes_cell": 100}
+        return {"n_evictions": 0, "n_cells": 8 * self.depth, "n_cell_lists": 8, "bytes_cell": 100, "bytes_archived": 0}
 
 
 @pytest.mark.parametrize("depths", [[20_000], [1_000, 20_000], [1_000, 8_192, 20_000]])
@@ -133,7 +133,7 @@ def test_a_deep_cache_of_stock_is_estimated(depths: list[int]) -> None:
 
 
 def test_shares_and_rates() -> None:
-    clock = {name: Measured([0.5], seconds, 1.0, stats={"n_cells": 8_000, "n_cell_lists": 8, "bytes_cell": 100})
+    clock = {name: Measured([0.5], seconds, 1.0, stats={"n_cells": 8_000, "n_cell_lists": 8, "bytes_cell": 100, "bytes_archived": 0})
              for name, seconds in ((OURS, [0.02, 0.03]), (PLAIN, [0.019, 0.0285]), (STOCK, [0.04, 0.09]))}  # fmt: skip
     (row,) = summarise([Depth(1_000, 512, clock, shallow_seconds=[0.01, 0.01])], gate_seconds=0.001)
     assert row.write_ratio.median == pytest.approx(2.5) and row.write_ratio.most == pytest.approx(3.0)

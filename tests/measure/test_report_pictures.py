@@ -27,7 +27,7 @@ from support.divergences import made_up
 
 def point(method: str, budget: str, cells: float, accuracy: tuple[float, float, float]) -> Point:
     difference = None if method == "full" else (0.0, -0.1, 0.1)
-    return Point(method, budget, method == "full", 10, accuracy, difference, cells, 1000, 2000, 1.0, 1.0)
+    return Point(method, budget, method == "full", 10, accuracy, difference, cells, 1000, 2000, 0, 1.0, 1.0)
 
 
 FULL = point("full", "", 400, (0.9, 0.8, 0.95))
