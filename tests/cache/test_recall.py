@@ -63,7 +63,9 @@ def test_where_all_that_was_evicted_is_recalled_nothing_is_lost(tiny: TinyFiles,
     """A text of fewer tokens than the budget: what is not resident fits among the recalled cells."""
     usual = {"n_ubatch": n_ubatch, "buffer": n_ubatch, "gates": None, "logits_all": True, "sinks": 0}
     full = load(tiny.model("llama"), policy="none", **usual)
-    llm = load(tiny.model("llama"), policy="window", budget=240, recall=0.8, archive="4MiB", archive_type="q8_0", **usual)
+    llm = load(
+        tiny.model("llama"), policy="window", budget=240, recall=0.8, archive="4MiB", archive_type="q8_0", **usual
+    )
     gone = load(tiny.model("llama"), policy="window", budget=48, **usual)
     tokens = prompt(full, 200)
     for one in (full, llm, gone):

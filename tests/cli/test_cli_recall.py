@@ -63,7 +63,9 @@ def test_an_evaluation_with_and_without(home: Path, tiny: TinyFiles) -> None:
     assert set(by_method) == {"full", *policies, *(f"{name} +25% recall" for name in policies)}
     for name in policies:
         plain, recalling = by_method[name], by_method[f"{name} +25% recall"]
-        assert [one["n_budget"] for one in plain] == [one["n_budget"] for one in recalling], "equal bytes but for the archive"
+        assert [one["n_budget"] for one in plain] == [one["n_budget"] for one in recalling], (
+            "equal bytes but for the archive"
+        )
         assert all(one["bytes_archived"] == 0 for one in plain) and all(one["bytes_archived"] > 0 for one in recalling)
         assert all(a["n_cells"] < b["n_cells"] for a, b in zip(recalling, plain))
     shown = run(home, "results", "r.jsonl", "--markdown")
@@ -80,7 +82,9 @@ def test_an_audit_says_what_recall_gains(home: Path, tiny: TinyFiles) -> None:
     assert plain["cells"] == recalling["cells"] and plain["bytes_archived"] == 0 < recalling["bytes_archived"]
     assert recalling["bytes_peak"] < plain["bytes_peak"]
     assert "What recall gains over the same budget without it" in done.stdout and "1/4 +25%" in done.stdout
-    assert found["recommended"] == {"budget": "1/4", "cells": 125, "recall": 0}, "of two as large the one that recalls less"
+    assert found["recommended"] == {"budget": "1/4", "cells": 125, "recall": 0}, (
+        "of two as large the one that recalls less"
+    )
 
     page = Page((home / "page.html").read_text(encoding="utf-8"))
     (table,) = (one for one in page.tables if one[0][:3] == ["budget", "KL without", "KL"])
@@ -126,7 +130,11 @@ def test_the_benchmark_counts_the_archive(home: Path, tiny: TinyFiles) -> None:
         (["run", "-p", "a", "--archive", "512"], 2, "archive '512' has no unit; write 512MiB"),
         (["run", "-p", "a", *ARCHIVE, "--recall", "95%"], 2, "recall '95%' is not a share of the budget"),
         (["run", "-p", "a", *ARCHIVE, "--archive-file", "absent/a"], 2, "there is no folder absent"),
-        (["run", "-p", "a", *ARCHIVE, "--archive-file", "a.txt", "--budget", "64"], 1, "not an archive, or a damaged one"),
+        (
+            ["run", "-p", "a", *ARCHIVE, "--archive-file", "a.txt", "--budget", "64"],
+            1,
+            "not an archive, or a damaged one",
+        ),
         (["run", "-p", "a", *ARCHIVE, "--archive-type", "f16"], 2, "f16"),
         (["eval", "--tasks", "single", "--recall", "0,25%"], 2, "recall 25% needs an archive"),
         (["eval", "--tasks", "single", *ARCHIVE, "--recall", "0,half"], 2, "recall 'half' is not a share"),

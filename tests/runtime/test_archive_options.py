@@ -58,7 +58,10 @@ def test_what_is_no_share(value: object) -> None:
     [
         ({"recall": "25%"}, "recall 25% needs an archive to recall from; give it a size, as in --archive 512MiB"),
         ({"archive_file": "a"}, "archive-file names a file, and there is no archive"),
-        ({"archive": "1MiB", "archive_file": "absent/a"}, "archive-file absent/a cannot be made: there is no folder absent"),
+        (
+            {"archive": "1MiB", "archive_file": "absent/a"},
+            "archive-file absent/a cannot be made: there is no folder absent",
+        ),
         ({"archive": "1MiB", "archive_file": "."}, r"archive-file \. is a folder"),
         ({"archive": "1MiB", "archive_file": 3}, "archive-file 3 is no path"),
         ({"archive": "1MiB", "archive_type": "q5_0"}, "archive-type 'q5_0' is not one of q4_0, q8_0"),
