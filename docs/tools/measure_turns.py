@@ -57,8 +57,16 @@ def long_chat(seed: int) -> Iterator[Message]:
         at = rng.randrange(len(said))
         question = ask(rng, facts[at])
         ago = turn - said[at]
-        far = "said just now" if ago == 0 else f"said {'1-9' if ago < 10 else '10-19' if ago < 20 else '20+'} messages ago"
-        yield " ".join([*parts, question.text]), question, f"messages {turn // 10 * 10 + 1}-{turn // 10 * 10 + 10}|{far}"
+        far = (
+            "said just now"
+            if ago == 0
+            else f"said {'1-9' if ago < 10 else '10-19' if ago < 20 else '20+'} messages ago"
+        )
+        yield (
+            " ".join([*parts, question.text]),
+            question,
+            f"messages {turn // 10 * 10 + 1}-{turn // 10 * 10 + 10}|{far}",
+        )
 
 
 KINDS = {"five follow-up questions": follow_ups, "a chat of 40 messages": long_chat}

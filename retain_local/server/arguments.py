@@ -17,6 +17,7 @@ from .options import ServeOptions
 PAGE = Path(__file__).parent / "page"
 
 _CHECKPOINTS = 3  # states of a slot to go back to; each is as large as its budget
+_CHECKPOINTS_WITH_ARCHIVE = 1  # which each of them holds too
 _BATCH = 2048  # tokens, llama.cpp's own default
 
 _POSITIONS = "cells keep their positions when others are evicted, so there is nothing to shift"
@@ -87,13 +88,14 @@ def server_command(
     )
     if options.prefill == "full":
         raise UsageError("prefill full needs the memory of a whole prompt, and a server bounds it; use bounded")
+    n_checkpoints = _CHECKPOINTS_WITH_ARCHIVE if options.recall_share else _CHECKPOINTS
     arguments = [
         *_retention_arguments(options, file),
         *("--model", os.fspath(file.path), "--alias", file.stem),
         *("--host", serve.host, "--port", str(serve.port)),
         *("--ctx-size", str(n_ctx), "--parallel", str(serve.parallel), "--kv-unified"),
         *("--ubatch-size", str(options.n_ubatch)),
-        *("--no-context-shift", "--no-cache-idle-slots", "--ctx-checkpoints", str(_CHECKPOINTS)),
+        *("--no-context-shift", "--no-cache-idle-slots", "--ctx-checkpoints", str(n_checkpoints)),
         *("--fit", "off", "--cors-origins", "localhost", "--metrics", "--path", str(PAGE)),
     ]
     if n_ctx > file.n_ctx_train:  # or the server would not read further

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from retain_local.paths import BUNDLED_MODEL
 from retain_local.server import Server
 from support.servers import KEY, ask, complete
 from support.servers import SMALL_BUDGET as BUDGET
@@ -178,3 +179,15 @@ def test_the_page_needs_no_key_and_what_it_shows_does(small: Server) -> None:
     assert status == 200 and "What the cache keeps" in page
     assert ask(small, "GET", "/retention", key=None)[0] == 401
     assert ask(small, "GET", "/retention", key=KEY)[0] == 200
+
+
+def test_the_archive_is_told_apart() -> None:
+    with Server(BUNDLED_MODEL, budget=BUDGET, archive="4MiB", parallel=1, n_ubatch=UBATCH, api_key=KEY) as server:
+        complete(server, words(900, seed=8))
+        _, told = ask(server, "GET", "/retention")
+        total = told["total"]
+        assert told["recall"] == 0.25 and total["cells_archived"] == total["cells_evicted"] > 0
+        assert total["cells_peak"] <= total["cells_max"] == N_CELL_LISTS * (BUDGET * 3 // 4 + UBATCH)
+        assert 0 < total["bytes_archived"] <= total["bytes_archive"] <= 2**22
+        _, metrics = ask(server, "GET", "/metrics")
+        assert f"llamacpp:retention_archived_bytes {total['bytes_archived']}" in metrics

@@ -122,3 +122,12 @@ def test_what_it_says_and_how_it_ends(tmp_path: Path) -> None:
     said = " ".join(said.split())
     assert "2 slots with 64 cells per layer and KV head each by the policy gate" in said
     assert "open to every program on this machine, without a key" in said
+
+
+def test_the_archive_is_passed_on_and_said(tmp_path: Path) -> None:
+    made = command(budget=64, archive="1MiB", archive_type="q8_0", archive_file=tmp_path / "cells")
+    names = ("recall", "archive", "archive-type", "archive-file")
+    assert [value(made, f"--retain-{name}") for name in names] == ["0.25", "1048576", "q8_0", str(tmp_path / "cells")]
+    plain = command(budget=64)
+    assert made.pool_bytes < plain.pool_bytes, "residents alone are in the pool"
+    assert not any("archive" in word for word in plain.arguments)
