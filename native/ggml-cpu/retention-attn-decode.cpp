@@ -16,9 +16,6 @@ namespace {
 
 // Figures are bench-attention's, in docs/reference/performance-parts.md.
 
-// most cells per step of the running softmax: the largest page that is chosen by itself (retain_page_size_for)
-constexpr int64_t RUN = 128;
-
 // cells that stay in the L1 cache while all rows are multiplied with them; not measured: 16 KB of floats at head size 128
 constexpr int64_t CELLS = 32;
 
@@ -32,7 +29,7 @@ struct decode_buffers {
     }
 
     static size_t n_floats(const attn_op & op) {
-        return n_rows(op)*(op.n_embd_k + RUN) + CELLS*std::max(op.n_embd_k, op.n_embd_v);
+        return n_rows(op)*(op.n_embd_k + RUN) + decode_unpacked(op);
     }
 
     decode_buffers(const attn_op & op, float * base) {
@@ -210,18 +207,18 @@ void add_cells(const float * s, int64_t n_rows, int64_t n, const char * v, size_
 
 // call fn(reader, rows, bytes from row to row, read_ahead or null, first cell, cells) for a run of rows, CELLS at a time
 template <typename F>
-void for_each_group(const ggml_tensor * t, const char * rows, int64_t n_cells, const read_ahead & ahead, float * x, F fn) {
-    const size_t nb = t->nb[1];
+void for_each_group(const attn_rows & rows, int64_t n_cells, const read_ahead * ahead, float * x, F fn) {
+    const size_t nb = rows.nb();
 
-    const bool known = with_rows(t->type, [&](auto reader) {
+    const bool known = with_rows(rows.type, [&](auto reader) {
         for (int64_t c = 0; c < n_cells; c += CELLS) {
-            fn(reader, rows + c*nb, nb, &ahead, c, std::min(CELLS, n_cells - c));
+            fn(reader, rows.data + c*nb, nb, ahead, c, std::min(CELLS, n_cells - c));
         }
     });
     for (int64_t c = 0; !known && c < n_cells; c += CELLS) {
         const int64_t n = std::min(CELLS, n_cells - c);
-        ggml_get_type_traits(t->type)->to_float(rows + c*nb, x, n*t->ne[0]);
-        fn(rows_of<float>(), (const char *) x, t->ne[0]*sizeof(float), nullptr, c, n);
+        ggml_get_type_traits(rows.type)->to_float(rows.data + c*nb, x, n*rows.n_embd);
+        fn(rows_of<float>(), (const char *) x, rows.n_embd*sizeof(float), nullptr, c, n);
     }
 }
 
@@ -242,10 +239,11 @@ float max_of(const float * x, int64_t n, float m) {
     return m;
 }
 
-// soft-cap, causal rule and a step of the running softmax over the cells [c0, c0 + n); leaves probabilities in s
-void step_softmax(const attn_op & op, const attn_tile & tile, float * s, attn_state & state, int64_t c0, int64_t n) {
-    for (int64_t r = 0; r < tile.n_rows; ++r, s += RUN) {
-        const int64_t vis = std::min(n, tile.visible(r/op.n_group) - c0);
+// soft-cap and a step of the running softmax over n cells, of which row r sees the first visible(r); leaves probabilities in s
+template <typename F>
+void step_softmax(const attn_op & op, float * s, int64_t n_rows, attn_state & state, int64_t n, F visible) {
+    for (int64_t r = 0; r < n_rows; ++r, s += RUN) {
+        const int64_t vis = std::min(n, visible(r));
         if (vis <= 0) {
             std::fill(s, s + n, 0.0f);
             continue;
@@ -269,7 +267,35 @@ void step_softmax(const attn_op & op, const attn_tile & tile, float * s, attn_st
     }
 }
 
+void dot_groups(const attn_rows & k, int64_t n_cells, const float * q, int64_t n_rows, float * s, float * x, const read_ahead * ahead) {
+    for_each_group(k, n_cells, ahead, x, [&](auto reader, const char * rows, size_t nb, const read_ahead * ask, int64_t at, int64_t len) {
+        dot_cells<decltype(reader)>(q, n_rows, k.n_embd, rows, nb, len, s + at, ask);
+    });
+}
+
+void add_groups(const attn_op & op, const attn_rows & v, int64_t n_cells, const float * s, int64_t n_rows, float * x, attn_state & state,
+        const read_ahead * ahead) {
+    for_each_group(v, n_cells, ahead, x, [&](auto reader, const char * rows, size_t nb, const read_ahead * ask, int64_t at, int64_t len) {
+        add_cells<decltype(reader)>(s + at, n_rows, v.n_embd, rows, nb, len, state.acc, op.acc_stride, ask);
+    });
+}
+
 } // namespace
+
+int64_t decode_unpacked(const attn_op & op) {
+    return CELLS*std::max(op.n_embd_k, op.n_embd_v);
+}
+
+void dot_run(const attn_rows & k, int64_t n_cells, const float * q, int64_t n_rows, float * s, float * x) {
+    dot_groups(k, n_cells, q, n_rows, s, x, nullptr);
+}
+
+void add_run(const attn_op & op, const attn_rows & k, const attn_rows & v, int64_t n_cells, const float * q, int64_t n_rows,
+        float * s, float * x, attn_state & state) {
+    dot_groups(k, n_cells, q, n_rows, s, x, nullptr);
+    step_softmax(op, s, n_rows, state, n_cells, [&](int64_t) { return n_cells; });
+    add_groups(op, v, n_cells, s, n_rows, x, state, nullptr);
+}
 
 size_t decode_scratch(const attn_op & op) {
     return decode_buffers::n_floats(op);
@@ -297,15 +323,9 @@ void decode_tile(const attn_op & op, const attn_tile & tile, float * scratch, at
         const read_ahead from_k = n == op.p.page_size ? read_ahead { v_end, k_next } : read_ahead { k + n*op.k->nb[1], v };
         const read_ahead from_v = { v_end, k_next };
 
-        for_each_group(op.k, k, n, from_k, buf.x,
-                [&](auto reader, const char * rows, size_t nb, const read_ahead * ahead, int64_t at, int64_t len) {
-            dot_cells<decltype(reader)>(buf.q, tile.n_rows, op.n_embd_k, rows, nb, len, buf.s + at, ahead);
-        });
-        step_softmax(op, tile, buf.s, state, c, n);
-        for_each_group(op.v, v, n, from_v, buf.x,
-                [&](auto reader, const char * rows, size_t nb, const read_ahead * ahead, int64_t at, int64_t len) {
-            add_cells<decltype(reader)>(buf.s + at, tile.n_rows, op.n_embd_v, rows, nb, len, state.acc, op.acc_stride, ahead);
-        });
+        dot_groups({ k, op.k->type, op.n_embd_k }, n, buf.q, tile.n_rows, buf.s, buf.x, &from_k);
+        step_softmax(op, buf.s, tile.n_rows, state, n, [&](int64_t r) { return tile.visible(r/op.n_group) - c; });
+        add_groups(op, { v, op.v->type, op.n_embd_v }, n, buf.s, tile.n_rows, buf.x, state, &from_v);
         c = next;
     }
 }

@@ -28,6 +28,19 @@ attn_op::attn_op(const ggml_tensor * dst) {
 
     n_embd_k = k->ne[0];
     n_embd_v = v->ne[0];
+
+    archive_k     = nullptr;
+    archive_v     = nullptr;
+    recall_counts = nullptr;
+    if (const ggml_tensor * archive = dst->src[9]) {
+        const size_t  row_k  = ggml_row_size(type_archive_k(), n_embd_k);
+        const size_t  row_v  = ggml_row_size(type_archive_v(), n_embd_v);
+        const int64_t n_rows = archive->ne[0]/(row_k + row_v + sizeof(uint32_t));
+
+        archive_k     = (const char *) archive->data;
+        archive_v     = archive_k + n_rows*row_k;
+        recall_counts = (uint32_t *) ((char *) archive->data + n_rows*(row_k + row_v));
+    }
     n_head   = q->ne[1];
     n_tokens = q->ne[2];
     n_group  = n_head/p.n_head_kv;
@@ -72,6 +85,39 @@ void attn_state::reset(const attn_op & op) {
     std::fill(m, l, -INFINITY);
     std::fill(l, acc, 0.0f);
     std::fill(acc, acc + op.rows_max()*op.acc_stride, 0.0f);
+}
+
+float attn_state::log_sum(int64_t r) const {
+    return l[r] > 0.0f ? m[r] + logf(l[r]) : 0.0f;
+}
+
+attn_state attn_state::from(const attn_op & op, int64_t r) const {
+    attn_state res = *this;
+    res.m   += r;
+    res.l   += r;
+    res.acc += r*op.acc_stride;
+    return res;
+}
+
+void merge_rows(const attn_op & op, attn_state & state, const attn_state & other, int64_t n_rows) {
+    for (int64_t r = 0; r < n_rows; ++r) {
+        if (other.m[r] == -INFINITY) {
+            continue;
+        }
+
+        const float m = std::max(state.m[r], other.m[r]);
+        const float a = expf(state.m[r] - m);
+        const float b = expf(other.m[r] - m);
+
+        state.m[r] = m;
+        state.l[r] = state.l[r]*a + other.l[r]*b;
+
+        float       * x = state.acc + r*op.acc_stride;
+        const float * y = other.acc + r*op.acc_stride;
+        for (int64_t i = 0; i < op.n_embd_v; ++i) {
+            x[i] = x[i]*a + y[i]*b;
+        }
+    }
 }
 
 void load_query(const attn_op & op, const attn_tile & tile, int64_t r, char * rounded, float * dst) {

@@ -5,6 +5,7 @@
 
 #include "retention-attn.h"
 #include "retention-cpu.h"
+#include "retention-recall.h"
 
 #include <algorithm>
 #include <cmath>
@@ -56,13 +57,46 @@ struct attn_cut {
     }
 };
 
+// how the archive's cell lists are cut, where few tokens are to be looked up in them
+struct archive_cut {
+    int64_t n_units = 0;         // (token, KV head)
+    int64_t chunk   = INT64_MAX; // cells
+
+    explicit archive_cut(const attn_op & op) {
+        int64_t n_cells = 0;
+        for_each_tile(op, [&](const attn_tile & tile) {
+            n_units += tile.n_t;
+            n_cells += tile.n_t*archive_list(op, tile).n_cells;
+        });
+        if (n_units < FEW_TILES) {
+            chunk = std::max(CHUNK_UNIT, round_up((n_cells + N_CHUNKS - 1)/N_CHUNKS, CHUNK_UNIT));
+        }
+    }
+
+    bool cuts() const { return chunk != INT64_MAX; }
+
+    int64_t n_chunks(const archive_list & list) const { return (list.n_cells + chunk - 1)/chunk; }
+};
+
+// the cells that were found in a chunk
+struct found_cells {
+    int32_t * n;
+    float   * scores; // [recall_max]
+    int32_t * cells;  // [recall_max]
+
+    static size_t n_floats(const attn_op & op) { return 1 + 2*(size_t) op.p.recall_max; }
+
+    found_cells(const attn_op & op, float * base) :
+        n((int32_t *) base), scores(base + 1), cells((int32_t *) (base + 1 + op.p.recall_max)) {}
+};
+
 static size_t scratch_floats(const attn_op & op) {
     return std::max(decode_scratch(op), prompt_scratch(op));
 }
 
 // floats of a thread: scratch and the state of a tile, with cache lines between threads
 static size_t thread_floats(const attn_op & op) {
-    return scratch_floats(op) + attn_state::n_floats(op) + 64;
+    return scratch_floats(op) + attn_state::n_floats(op) + recall_buffers::n_floats(op) + 64;
 }
 
 static void run_tile(const attn_op & op, const attn_tile & tile, float * scratch, attn_state & state, int64_t c0, int64_t c1) {
@@ -71,26 +105,6 @@ static void run_tile(const attn_op & op, const attn_tile & tile, float * scratch
         decode_tile(op, tile, scratch, state, c0, c1);
     } else {
         prompt_tile(op, tile, scratch, state, c0, c1);
-    }
-}
-
-// state += other, row r
-static void merge_row(const attn_op & op, attn_state & state, const attn_state & other, int64_t r) {
-    if (other.m[r] == -INFINITY) {
-        return;
-    }
-
-    const float m = std::max(state.m[r], other.m[r]);
-    const float a = expf(state.m[r] - m);
-    const float b = expf(other.m[r] - m);
-
-    state.m[r] = m;
-    state.l[r] = state.l[r]*a + other.l[r]*b;
-
-    float       * x = state.acc + r*op.acc_stride;
-    const float * y = other.acc + r*op.acc_stride;
-    for (int64_t i = 0; i < op.n_embd_v; ++i) {
-        x[i] = x[i]*a + y[i]*b;
     }
 }
 
@@ -144,75 +158,209 @@ static void store_new(const attn_op & op, int ith, int nth) {
 size_t ggml_retention_attn_work_size(const ggml_tensor * dst, int n_threads) {
     const attn_op op(dst);
 
-    return (n_threads*thread_floats(op) + (N_CHUNKS + FEW_TILES)*attn_state::n_floats(op))*sizeof(float);
+    const size_t n_found = op.archive_k ? found_cells::n_floats(op) : 0;
+
+    return (n_threads*thread_floats(op) + (N_CHUNKS + FEW_TILES)*(attn_state::n_floats(op) + n_found))*sizeof(float);
 }
 
-void ggml_compute_forward_retention_attn(const ggml_compute_params * params, ggml_tensor * dst) {
-    const attn_op  op(dst);
-    const attn_cut cut(op);
+// a thread's part of the op
+struct attn_worker {
+    const ggml_compute_params * params;
+    ggml_tensor * dst;
 
-    float * scratch  = (float *) params->wdata + params->ith*thread_floats(op);
-    float * partials = (float *) params->wdata + params->nth*thread_floats(op);
+    const attn_op  op;
+    const attn_cut cut;
 
-    attn_state whole(op, scratch + scratch_floats(op));
-    const auto partial = [&](int64_t i) { return attn_state(op, partials + i*attn_state::n_floats(op)); };
+    float * scratch;
+    float * partials;
 
-    store_new(op, params->ith, params->nth);
+    attn_worker(const ggml_compute_params * params, ggml_tensor * dst) :
+        params(params), dst(dst), op(dst), cut(op),
+        scratch ((float *) params->wdata + params->ith*thread_floats(op)),
+        partials((float *) params->wdata + params->nth*thread_floats(op)) {}
 
-    // threads take the next piece of work as they become free: cell lists have very different lengths
-    if (params->ith == 0) {
-        ggml_threadpool_chunk_set(params->threadpool, params->nth);
+    attn_state partial(int64_t i) const { return attn_state(op, partials + i*attn_state::n_floats(op)); }
+
+    found_cells found(int64_t i) const {
+        return found_cells(op, partials + (N_CHUNKS + FEW_TILES)*attn_state::n_floats(op) + i*found_cells::n_floats(op));
     }
-    ggml_barrier(params->threadpool);
 
-    int64_t mine = params->ith;
-    int64_t at   = 0;
-    for_each_tile(op, [&](const attn_tile & tile) {
-        const int64_t n = cut.n_chunks(tile);
+    recall_buffers buffers() const { return recall_buffers(op, scratch + scratch_floats(op) + attn_state::n_floats(op)); }
 
-        for (int64_t i = 0; i < n; ++i, ++at) {
-            if (at != mine) {
-                continue;
+    // Threads take the next piece of work as they become free: cell lists have very different lengths. Call fn(index, piece...)
+    // for this thread's pieces of for_each(visit), which visits all in order. What was shared before must be done.
+    template <typename E, typename F>
+    void share(E for_each, F fn) {
+        if (params->ith == 0) {
+            ggml_threadpool_chunk_set(params->threadpool, params->nth);
+        }
+        ggml_barrier(params->threadpool);
+
+        int64_t mine = params->ith;
+        int64_t at   = 0;
+        for_each([&](auto &&... piece) {
+            if (at++ == mine) {
+                mine = ggml_threadpool_chunk_add(params->threadpool, 1);
+                fn(at - 1, piece...);
             }
-            mine = ggml_threadpool_chunk_add(params->threadpool, 1);
+        });
+    }
 
-            if (n == 1) {
-                run_tile(op, tile, scratch, whole, 0, tile.n_cells);
-                for (int64_t r = 0; r < tile.n_rows; ++r) {
-                    store_row(op, tile, whole, r, dst);
+    void run() {
+        store_new(op, params->ith, params->nth);
+        attend();
+        if (cut.n_tiles >= FEW_TILES) {
+            return;
+        }
+        if (op.archive_k) {
+            const archive_cut archive(op);
+            if (archive.cuts()) {
+                ggml_barrier(params->threadpool);
+                find(archive);
+            }
+            ggml_barrier(params->threadpool);
+            merge(&archive);
+        } else {
+            ggml_barrier(params->threadpool);
+            merge(nullptr);
+        }
+    }
+
+    // attention to the cells held; of tiles that are cut into partial states
+    void attend() {
+        attn_state whole(op, scratch + scratch_floats(op));
+
+        share([&](auto visit) {
+            for_each_tile(op, [&](const attn_tile & tile) {
+                const int64_t n = cut.n_chunks(tile);
+                for (int64_t i = 0; i < n; ++i) {
+                    visit(tile, i, n);
                 }
-            } else {
+            });
+        }, [&](int64_t at, const attn_tile & tile, int64_t i, int64_t n) {
+            if (is_merged(n)) {
                 attn_state part = partial(at);
                 run_tile(op, tile, scratch, part, i*cut.chunk, std::min((i + 1)*cut.chunk, tile.n_cells));
+                return;
             }
-        }
-    });
-
-    if (cut.n_tiles >= FEW_TILES) {
-        return;
+            run_tile(op, tile, scratch, whole, 0, tile.n_cells);
+            if (op.archive_k) {
+                const archive_list list(op, tile);
+                for (int64_t t = 0; t < tile.n_t; ++t) {
+                    attn_state rows = whole.from(op, t*op.n_group);
+                    recall_token(op, tile, list, buffers(), t, rows);
+                }
+            }
+            for (int64_t r = 0; r < tile.n_rows; ++r) {
+                store_row(op, tile, whole, r, dst);
+            }
+        });
     }
 
-    ggml_barrier(params->threadpool);
+    // whether the result of a tile of n chunks is stored by merge()
+    bool is_merged(int64_t n) const { return n > 1 || (op.archive_k && cut.n_tiles < FEW_TILES); }
 
-    at = 0;
-    int64_t row = 0;
-    for_each_tile(op, [&](const attn_tile & tile) {
-        const int64_t n = cut.n_chunks(tile);
+    // call fn(tile, its first partial state, number of them) for the tiles that merge() stores
+    template <typename F>
+    void for_each_merged(F fn) const {
+        int64_t at = 0;
+        for_each_tile(op, [&](const attn_tile & tile) {
+            const int64_t n = cut.n_chunks(tile);
+            if (is_merged(n)) {
+                fn(tile, at, n);
+            }
+            at += n;
+        });
+    }
 
-        const int64_t first = at;
-        at += n;
-        if (n == 1) {
-            return; // it was stored above
-        }
-        for (int64_t r = 0; r < tile.n_rows; ++r, ++row) {
-            if (row%params->nth != params->ith) {
-                continue;
+    // for each (token, KV head) the best cells of each chunk of the archive
+    void find(const archive_cut & archive) {
+        share([&](auto visit) {
+            for_each_merged([&](const attn_tile & tile, int64_t first, int64_t n) {
+                const archive_list list(op, tile);
+                for (int64_t t = 0; t < tile.n_t; ++t) {
+                    for (int64_t i = 0; i < archive.n_chunks(list); ++i) {
+                        visit(tile, first, n, list, t, i);
+                    }
+                }
+            });
+        }, [&](int64_t at, const attn_tile & tile, int64_t first, int64_t n, const archive_list & list, int64_t t, int64_t i) {
+            recall_buffers buf = buffers();
+            buf.load_queries(op, tile, t);
+            for (int64_t r = 0; r < op.n_group; ++r) {
+                buf.ref[r] = log_sum(first, n, t*op.n_group + r);
             }
-            attn_state sum = partial(first);
-            for (int64_t i = 1; i < n; ++i) {
-                merge_row(op, sum, partial(first + i), r);
-            }
-            store_row(op, tile, sum, r, dst);
+            best_cells best(buf.best, list.n_recall);
+            scan_archive(op, list, buf, i*archive.chunk, std::min((i + 1)*archive.chunk, list.n_cells), best);
+            best.prune();
+
+            const found_cells dst = found(at);
+            *dst.n = (int32_t) best.size;
+            std::copy_n(best.scores, best.size, dst.scores);
+            std::copy_n(best.cells,  best.size, dst.cells);
+        });
+    }
+
+    // log of the sum of exp(logits) of row r over n partial states
+    float log_sum(int64_t first, int64_t n, int64_t r) const {
+        float m = -INFINITY;
+        for (int64_t i = 0; i < n; ++i) {
+            m = std::max(m, partial(first + i).m[r]);
         }
-    });
+        float l = 0.0f;
+        for (int64_t i = 0; i < n && m > -INFINITY; ++i) {
+            l += partial(first + i).l[r]*expf(partial(first + i).m[r] - m);
+        }
+        return l > 0.0f ? m + logf(l) : 0.0f;
+    }
+
+    // add the partial states up, and what is recalled
+    void merge(const archive_cut * archive) {
+        int64_t unit = 0;
+        int64_t at   = 0; // in what find() found
+        for_each_merged([&](const attn_tile & tile, int64_t first, int64_t n) {
+            for (int64_t t = 0; t < tile.n_t; ++t, ++unit) {
+                const int64_t n_found = archive && archive->cuts() ? archive->n_chunks(archive_list(op, tile)) : 0;
+                at += n_found;
+                if (unit%params->nth != params->ith) {
+                    continue;
+                }
+                attn_state sum = partial(first).from(op, t*op.n_group);
+                for (int64_t i = 1; i < n; ++i) {
+                    merge_rows(op, sum, partial(first + i).from(op, t*op.n_group), op.n_group);
+                }
+                if (archive) {
+                    recall(*archive, tile, t, at - n_found, n_found, sum);
+                }
+                for (int64_t r = 0; r < op.n_group; ++r) {
+                    store_row(op, tile, partial(first), t*op.n_group + r, dst);
+                }
+            }
+        });
+    }
+
+    void recall(const archive_cut & archive, const attn_tile & tile, int64_t t, int64_t first, int64_t n, attn_state & state) {
+        const archive_list list(op, tile);
+
+        recall_buffers buf = buffers();
+        if (!archive.cuts()) {
+            recall_token(op, tile, list, buf, t, state);
+            return;
+        }
+        buf.load_queries(op, tile, t);
+
+        best_cells best(buf.best, list.n_recall);
+        for (int64_t i = 0; i < n; ++i) {
+            const found_cells part = found(first + i);
+            for (int32_t c = 0; c < *part.n; ++c) {
+                best.add(part.scores[c], part.cells[c]);
+            }
+        }
+        best.prune();
+        add_recalled(op, list, buf, best, state);
+    }
+};
+
+void ggml_compute_forward_retention_attn(const ggml_compute_params * params, ggml_tensor * dst) {
+    attn_worker(params, dst).run();
 }

@@ -57,8 +57,9 @@ bool ggml_cuda_retention_supported(const ggml_tensor * op) {
         return retention::gate_supported(op);
     }
     // Without a buffer it is a question about types alone. A pool in other memory would be copied here for every layer.
+    // Recall is the CPU's alone.
     const ggml_tensor * k = op->src[1];
-    return (!k->buffer || device_of(k->buffer) >= 0) && retention::attn_supported(op);
+    return !op->src[9] && (!k->buffer || device_of(k->buffer) >= 0) && retention::attn_supported(op);
 }
 
 // Where the device finds a list of copies. It is kept from one eviction to the next, since allocating and freeing memory each

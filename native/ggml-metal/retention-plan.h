@@ -76,7 +76,7 @@ static inline bool retention_metal_supports(const struct ggml_tensor * op) {
     if (op->op == GGML_OP_RETENTION_ATTN) {
         const struct ggml_tensor  * k      = op->src[1];
         const ggml_backend_buffer_t buffer = k->view_src ? k->view_src->buffer : k->buffer;
-        if (buffer && ggml_backend_buffer_is_host(buffer)) {
+        if ((buffer && ggml_backend_buffer_is_host(buffer)) || op->src[9]) { // recall is the CPU's alone
             return false;
         }
     }

@@ -2,6 +2,8 @@
 
 #include "ggml-impl.h"
 
+#include <math.h>
+
 struct ggml_tensor * ggml_retention_gate(
         struct ggml_context * ctx,
         struct ggml_tensor  * dst,
@@ -105,4 +107,52 @@ struct ggml_tensor * ggml_retention_attn(
     result->src[8] = v_new;
 
     return result;
+}
+
+size_t ggml_retention_archive_size(enum ggml_type type_k, int64_t n_embd_k, enum ggml_type type_v, int64_t n_embd_v, int64_t n_cells) {
+    return n_cells*(ggml_row_size(type_k, n_embd_k) + ggml_row_size(type_v, n_embd_v) + sizeof(uint32_t));
+}
+
+void ggml_retention_attn_add_archive(
+        struct ggml_tensor * attn,
+        struct ggml_tensor * archive,
+        int32_t              recall_max,
+        int32_t              page_size,
+        enum ggml_type       type_k,
+        enum ggml_type       type_v,
+        bool                 rotated,
+        int32_t              archive_lists) {
+    GGML_ASSERT(attn->op == GGML_OP_RETENTION_ATTN && archive->type == GGML_TYPE_I8 && ggml_is_contiguous(archive));
+    GGML_ASSERT(recall_max > 0 && page_size > 0 && archive_lists > 0);
+    GGML_ASSERT(2*archive_lists < attn->src[4]->ne[1]);
+
+    struct ggml_retention_attn_params params;
+    memcpy(&params, attn->op_params, sizeof(params));
+    params.recall_max        = recall_max;
+    params.archive_page_size = page_size;
+    params.archive_type_k    = type_k;
+    params.archive_type_v    = type_v;
+    params.archive_rotated   = rotated;
+    params.archive_lists     = archive_lists;
+    ggml_set_op_params(attn, &params, sizeof(params));
+
+    attn->src[9] = archive;
+}
+
+void ggml_retention_rotate(float * x, int64_t n) {
+    const int64_t side = n & -n;
+    for (int64_t step = 1; step < side; step *= 2) {
+        for (int64_t i = 0; i < n; i += 2*step) {
+            for (int64_t j = i; j < i + step; ++j) {
+                const float a = x[j];
+                const float b = x[j + step];
+                x[j]        = a + b;
+                x[j + step] = a - b;
+            }
+        }
+    }
+    const float scale = 1.0f/sqrtf((float) side);
+    for (int64_t i = 0; i < n; ++i) {
+        x[i] *= scale;
+    }
 }

@@ -24,6 +24,14 @@ struct ggml_retention_attn_params {
     int32_t list_first;    // index of (sequence 0, this layer, head 0) in cell lists
     int32_t list_stride;   // cell lists from one sequence to the next
     int32_t few_tokens;    // a hint: each sequence has but few tokens in this ubatch, as when text is generated
+
+    // recall, set by ggml_retention_attn_add_archive()
+    int32_t recall_max;        // most cells that a token recalls from a cell list; 0: none
+    int32_t archive_page_size; // cells per page
+    int32_t archive_type_k;    // ggml_type
+    int32_t archive_type_v;
+    int32_t archive_rotated;   // rows are written by ggml_retention_rotate() first
+    int32_t archive_lists;     // index in cell_lists of the archive's first list
 };
 
 // what a gate gives
@@ -110,6 +118,32 @@ GGML_API struct ggml_tensor * ggml_retention_attn(
         struct ggml_tensor  * tokens,
         struct ggml_tensor  * sinks,
         const struct ggml_retention_attn_params * params);
+
+// Recall: each token also attends to cells of an archive, on the CPU alone. Of each cell list's archived cells it takes those that
+// its query heads give the largest weights, measured against the cells that the cell list holds: the score of an archived
+// cell is the largest of logit - log(sum of exp(logits of the cells held)) over the query heads of the KV head; of equal
+// scores the cell that comes first. The softmax then runs over the cells held and those.
+//
+// The archive is an i8 tensor of three areas, each with a row per cell: K rows, V rows, and uint32 numbers of tokens that
+// recalled the cell, which the op counts up. Cell i of page p is row p*archive_page_size + i of each. The op's cell_lists go on
+// with the archive's lists from archive_lists on, in the same order; their pages are in the op's pages; and from
+// 2*archive_lists on there is for each sequence {most cells that a token recalls from a cell list, 0}.
+GGML_API void ggml_retention_attn_add_archive(
+        struct ggml_tensor * attn,
+        struct ggml_tensor * archive,
+        int32_t              recall_max,
+        int32_t              page_size,
+        enum ggml_type       type_k,
+        enum ggml_type       type_v,
+        bool                 rotated,
+        int32_t              archive_lists);
+
+// Turn a row by a Hadamard matrix, its own inverse, in blocks of the largest power of two that divides n: a row with a few large
+// values becomes one with many middling ones, of which 4 bits keep more. Products of two rows that are both turned stay the same.
+GGML_API void ggml_retention_rotate(float * x, int64_t n);
+
+// bytes of an archive of so many cells
+GGML_API size_t ggml_retention_archive_size(enum ggml_type type_k, int64_t n_embd_k, enum ggml_type type_v, int64_t n_embd_v, int64_t n_cells);
 
 // Copies of cells within a pool: rows of its two tensors. No row may be both read and written.
 struct ggml_retention_copy {

@@ -30,7 +30,7 @@
 extern "C" {
 #endif
 
-#define RETAIN_API_VERSION 5
+#define RETAIN_API_VERSION 6
 
 enum retain_prefill {
     RETAIN_PREFILL_BOUNDED = 0, // evict between the ubatches of the prompt: memory is bounded by the budget
@@ -58,6 +58,13 @@ struct retain_params {
     uint32_t seed;        // of the policies that draw at random
     const char * policy;  // a name of retain_policy_name(); NULL: "gate" with gates, "window" without
     const char * gates;   // path of a gate sidecar (GGUF), or NULL
+
+    // Recall: evicted cells go to an archive in host memory, and each token also attends to those of them that its queries
+    // ask for. Of a budget M, R = floor(recall*M) cells per (layer, KV head) are for these, and M - R stay resident.
+    float          recall;        // 0 to 0.9
+    enum ggml_type archive_type;  // of archived K and V: GGML_TYPE_Q4_0 or GGML_TYPE_Q8_0; cells that are quantised keep their type
+    int64_t        archive_bytes; // most bytes of archived K and V, all sequences; 0: no archive and no recall
+    const char   * archive_file;  // path of a file to map them from, or NULL: they are in memory
 };
 
 struct retain_stats {
@@ -81,6 +88,14 @@ struct retain_stats {
     double  t_select_s;     // seconds in scoring the cells and selecting
     double  t_move_s;       // seconds in moving cells
     double  t_input_s;      // seconds in filling page tables and other graph inputs
+    int64_t n_archived;     // cells in the archive now, all sequences
+    int64_t n_archived_max; // cells that the archive has room for, all sequences
+    int64_t n_dropped;      // cells that the full archive let go since creation
+    int64_t bytes_archive;  // bytes of K and V that the archive may take
+    int64_t bytes_archived; // bytes of the archive's pages in use
+    int32_t recall;         // R of sequence 0: most cells recalled per (layer, KV head) for a token
+    int32_t residents;      // cells kept per (layer, KV head) on average in sequence 0: its budget less R
+    double  t_archive_s;    // seconds in archiving, and in letting go of the archive's lowest scores
 };
 
 // The eviction hook: scores for the n_cells cells of a sequence, the highest are kept. It may look at the context but not
@@ -167,6 +182,19 @@ LLAMA_API int64_t retain_get_cells(
         int32_t                    * pos,
         int32_t                    * ordinal,
         float                      * log_beta,
+        int64_t                      n_max);
+
+// The same of the archived cells of (seq_id, il, head); n_recalled: for how many tokens a cell was recalled, since it was archived
+// or the full archive was last thinned. It may be NULL like the others.
+LLAMA_API int64_t retain_get_archived(
+        const struct llama_context * ctx,
+        llama_seq_id                 seq_id,
+        int32_t                      il,
+        int32_t                      head,
+        int32_t                    * pos,
+        int32_t                    * ordinal,
+        float                      * log_beta,
+        uint32_t                   * n_recalled,
         int64_t                      n_max);
 
 // cells of one sequence, over all layers and heads

@@ -85,6 +85,8 @@ retain_params retain_default_params(void) {
     res.n_sink    = 4;
     res.prefill   = RETAIN_PREFILL_BOUNDED;
     res.scope     = RETAIN_SCOPE_GLOBAL;
+    res.recall       = 0.25f;
+    res.archive_type = GGML_TYPE_Q4_0;
     return res;
 }
 
@@ -182,18 +184,17 @@ int32_t retain_n_head_kv(const llama_context * ctx, int32_t il) {
     return layer ? layer->n_head_kv : -1;
 }
 
-int64_t retain_get_cells(const llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t head, int32_t * pos, int32_t * ordinal, float * log_beta, int64_t n_max) {
-    const auto * mem = find_memory(ctx, seq_id);
-    if (!mem) {
-        return -1;
-    }
-    const auto * layer = mem->find_layer(il);
+// the layer of a KV head; null when there is none
+static const retain_layer * find_head(const retain_memory & mem, int32_t il, int32_t head) {
+    const auto * layer = mem.find_layer(il);
     if (!layer || head < 0 || head >= layer->n_head_kv) {
         retain_error_set(retain_format("there is no KV head %d in layer %d", head, il));
-        return -1;
+        return nullptr;
     }
+    return layer;
+}
 
-    const auto & cell_list = mem->get_seq(seq_id).cell_lists[layer->list_first + head];
+static int64_t get_cells(const retain_cell_list & cell_list, int32_t * pos, int32_t * ordinal, float * log_beta, int64_t n_max) {
     const int64_t n = std::max<int64_t>(0, std::min(n_max, cell_list.size()));
     if (pos) {
         std::copy_n(cell_list.pos.begin(), n, pos);
@@ -205,6 +206,28 @@ int64_t retain_get_cells(const llama_context * ctx, llama_seq_id seq_id, int32_t
         std::copy_n(cell_list.log_beta.begin(), n, log_beta);
     }
     return cell_list.size();
+}
+
+int64_t retain_get_cells(const llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t head, int32_t * pos, int32_t * ordinal, float * log_beta, int64_t n_max) {
+    const auto * mem   = find_memory(ctx, seq_id);
+    const auto * layer = mem ? find_head(*mem, il, head) : nullptr;
+    return layer ? get_cells(mem->get_seq(seq_id).cell_lists[layer->list_first + head], pos, ordinal, log_beta, n_max) : -1;
+}
+
+int64_t retain_get_archived(const llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t head, int32_t * pos, int32_t * ordinal, float * log_beta, uint32_t * n_recalled, int64_t n_max) {
+    const auto * mem   = find_memory(ctx, seq_id);
+    const auto * layer = mem ? find_head(*mem, il, head) : nullptr;
+    if (!layer) {
+        return -1;
+    }
+    if (!mem->get_archive()) {
+        return 0;
+    }
+    const auto & cell_list = mem->get_seq(seq_id).archived[layer->list_first + head];
+    for (int64_t i = 0; n_recalled && i < std::min(n_max, cell_list.size()); ++i) {
+        n_recalled[i] = mem->get_archive()->n_recalled(cell_list, i);
+    }
+    return get_cells(cell_list, pos, ordinal, log_beta, n_max);
 }
 
 int64_t retain_n_cells(const llama_context * ctx, llama_seq_id seq_id) {

@@ -105,7 +105,7 @@ bool retain_memory::can_append(const retain_seq & seq, int64_t n_tokens) const {
         return false;
     }
     // an eviction between ubatches makes room, unless there is none to come
-    const bool makes_room = !seq.hold && seq.budget + (int64_t) n_ubatch <= n_max_per_list;
+    const bool makes_room = !seq.hold && config.residents(seq.budget) + (int64_t) n_ubatch <= n_max_per_list;
     if (!makes_room && held + n_tokens > n_max_per_list) {
         retain_error_set(retain_format("the context of %u tokens is full; make it longer, or the budget smaller so that cells can be evicted", n_ctx_seq));
         return false;

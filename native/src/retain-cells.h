@@ -85,6 +85,7 @@ struct retain_seq {
     llama_seq_id id = -1;
 
     std::vector<retain_cell_list> cell_lists;
+    std::vector<retain_cell_list> archived;   // in the same order, of what was evicted; empty without an archive
 
     int32_t   budget     = 0;     // M
     llama_pos pos_max    = -1;    // last position seen, evicted or not

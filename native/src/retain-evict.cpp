@@ -55,7 +55,7 @@ int64_t retain_memory::n_over(const retain_seq & seq, size_t pool) const {
 bool retain_memory::is_due(const retain_seq & seq) const {
     for (size_t p = 0; p < pools.size(); ++p) {
         const int64_t n    = n_cells_of(seq, p);
-        const int64_t keep = seq.budget*n_cell_lists_of(p);
+        const int64_t keep = config.residents(seq.budget)*n_cell_lists_of(p);
         if (n >= keep + n_over(seq, p)) {
             return true;
         }
@@ -75,7 +75,7 @@ void retain_memory::evict(retain_seq & seq) {
     const int64_t n_before = n_cells(seq);
 
     for (size_t p = 0; p < pools.size(); ++p) {
-        if (n_cells_of(seq, p) > seq.budget*n_cell_lists_of(p)) {
+        if (n_cells_of(seq, p) > config.residents(seq.budget)*n_cell_lists_of(p)) {
             evict_pool(seq, p);
         }
     }
@@ -96,6 +96,7 @@ void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
     const int64_t t_selected = ggml_time_us();
     t_select_s += seconds_since(t_start);
 
+    archive_cells(seq, pool);
     drop_cells(seq, pool);
 
     t_move_s += seconds_since(t_selected);
@@ -103,7 +104,7 @@ void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
 
 void retain_memory::select_pool(const retain_seq & seq, size_t pool) {
     if (config.scope == RETAIN_SCOPE_GLOBAL) {
-        select.run(0, select.n_cell_lists(), seq.budget*n_cell_lists_of(pool), threads);
+        select.run(0, select.n_cell_lists(), config.residents(seq.budget)*n_cell_lists_of(pool), threads);
         return;
     }
 
@@ -114,7 +115,7 @@ void retain_memory::select_pool(const retain_seq & seq, size_t pool) {
         }
         const size_t n_heads = config.scope == RETAIN_SCOPE_LAYER ? layer.n_head_kv : 1;
         for (const size_t end = at + layer.n_head_kv; at < end; at += n_heads) {
-            select.run(at, at + n_heads, (int64_t) n_heads*seq.budget, threads);
+            select.run(at, at + n_heads, (int64_t) n_heads*config.residents(seq.budget), threads);
         }
     }
 }
@@ -148,11 +149,12 @@ void retain_memory::drop_cells(retain_seq & seq, size_t pool) {
 
 void retain_memory::check_protected(const retain_seq & seq, const retain_ranges & pins, int32_t budget) const {
     const int64_t n = config.n_sink + config.n_recent + seq.n_tokens_in(pins);
-    if (n > budget) {
-        throw retain_error(retain_format("%lld tokens are kept by sinks, recent window and pins, more than the budget of %d",
-                    (long long) n, budget));
+    if (n > config.residents(budget)) {
+        const std::string less = config.recalled(budget) > 0 ? retain_format(" less the %d for recalled cells", config.recalled(budget)) : "";
+        throw retain_error(retain_format("%lld tokens are kept by sinks, recent window and pins, more than the budget of %d%s",
+                    (long long) n, budget, less.c_str()));
     }
-    if (config.min_per_head > budget) {
+    if (config.min_per_head > config.residents(budget)) {
         throw retain_error(retain_format("min_per_head is %d, more than the budget of %d", config.min_per_head, budget));
     }
 }
@@ -186,7 +188,7 @@ void retain_memory::set_budget(llama_seq_id seq_id, int32_t budget) {
     auto & seq = seqs[seq_id];
     check_protected(seq, seq.pins, budget);
 
-    if (!seq.hold && n_cells_per_list(seq) > budget) {
+    if (!seq.hold && n_cells_per_list(seq) > config.residents(budget)) {
         if (!evicts()) {
             throw retain_error("policy none never evicts, and more cells are held than the new budget allows");
         }
@@ -238,14 +240,14 @@ llama_pos retain_memory::rollback_limit(const retain_seq & seq) const {
 int64_t retain_memory::n_until_eviction(const retain_seq & seq) const {
     const bool due = !seq.hold && is_due(seq);
 
-    int64_t n_left = n_max_per_list - std::min<int64_t>(n_cells_per_list(seq), due ? seq.budget : n_max_per_list);
+    int64_t n_left = n_max_per_list - std::min<int64_t>(n_cells_per_list(seq), due ? config.residents(seq.budget) : n_max_per_list);
     if (!evicts()) {
         n_left = seq.budget - n_cells_per_list(seq);
     } else if (!seq.hold) {
         // up to where the next eviction is due
         for (size_t p = 0; p < pools.size(); ++p) {
             const int64_t n      = n_cell_lists_of(p);
-            const int64_t keep   = seq.budget*n;
+            const int64_t keep   = config.residents(seq.budget)*n;
             const int64_t n_held = due ? std::min(n_cells_of(seq, p), keep) : n_cells_of(seq, p);
             const int64_t n_free = keep + std::max<int64_t>(1, config.buffer*n) - n_held;
             n_left = std::min(n_left, (n_free + n - 1)/n);
@@ -293,4 +295,17 @@ void retain_memory::get_stats(retain_stats & res) const {
     res.t_select_s = t_select_s;
     res.t_move_s   = t_move_s;
     res.t_input_s  = t_input_s;
+
+    res.recall    = config.recalled(seqs[0].budget);
+    res.residents = config.residents(seqs[0].budget);
+    if (archive) {
+        for (const auto & seq : seqs) {
+            res.n_archived += n_archived(seq);
+        }
+        res.n_archived_max = (int64_t) seqs.size()*archive->n_max();
+        res.n_dropped      = n_dropped;
+        res.bytes_archive  = archive->bytes();
+        res.bytes_archived = archive->bytes_in_use();
+        res.t_archive_s    = t_archive_s;
+    }
 }

@@ -39,7 +39,7 @@ void retain_graph_input::build(ggml_context * ctx, const llama_ubatch & ubatch) 
     n_tokens   = ubatch.n_tokens;
     few_tokens = has_few_tokens(ubatch);
 
-    places = new_input(ctx, GGML_TYPE_I32, 3*n_tokens + 2*m.n_seqs()*m.get_n_cell_lists() + m.n_pages(), 1, "retain_places");
+    places = new_input(ctx, GGML_TYPE_I32, 3*n_tokens + 2*n_table() + m.n_pages(), 1, "retain_places");
     views  = view_places(ctx, places);
 
     if (m.get_n_rot_k() > 0) {
@@ -58,6 +58,12 @@ void retain_graph_input::build(ggml_context * ctx, const llama_ubatch & ubatch) 
         query_tokens = new_input(ctx, GGML_TYPE_I32, m.n_query_rows(n_tokens), 1, "retain_query_tokens");
         query_rows.resize(n_layer, nullptr);
     }
+}
+
+// the cell lists, and with an archive its lists and a row for each sequence
+int64_t retain_graph_input::n_table() const {
+    const int64_t n_lists = mem().n_seqs()*mem().get_n_cell_lists();
+    return mem().get_archive() ? 2*n_lists + mem().n_seqs() : n_lists;
 }
 
 // With few tokens on a GPU the kernels of a gate wait for one another longer than they compute; then those of all layers of a
@@ -138,12 +144,10 @@ static void compute_beside(ggml_backend_sched_t sched, ggml_tensor * cur, ggml_b
 }
 
 retain_graph_input::place_views retain_graph_input::view_places(ggml_context * ctx, ggml_tensor * of) const {
-    const int64_t n_lists = mem().n_seqs()*mem().get_n_cell_lists();
-
     place_views res;
-    res.tokens     = ggml_view_2d(ctx, of, 3, n_tokens, 3*sizeof(int32_t), 0);
-    res.cell_lists = ggml_view_2d(ctx, of, 2, n_lists,  2*sizeof(int32_t), 3*n_tokens*sizeof(int32_t));
-    res.pages      = ggml_view_1d(ctx, of, mem().n_pages(), (3*n_tokens + 2*n_lists)*sizeof(int32_t));
+    res.tokens     = ggml_view_2d(ctx, of, 3, n_tokens,  3*sizeof(int32_t), 0);
+    res.cell_lists = ggml_view_2d(ctx, of, 2, n_table(), 2*sizeof(int32_t), 3*n_tokens*sizeof(int32_t));
+    res.pages      = ggml_view_1d(ctx, of, mem().n_pages(), (3*n_tokens + 2*n_table())*sizeof(int32_t));
     return res;
 }
 
@@ -196,6 +200,10 @@ ggml_tensor * retain_graph_input::build_attn(
 
     const place_views & at = places_for(llm, layer);
     ggml_tensor * cur = ggml_retention_attn(llm.ctx0, q, pool.get_k(), pool.get_v(), k, v, at.pages, at.cell_lists, at.tokens, sinks, &params);
+    if (const auto * archive = mem().get_archive()) {
+        ggml_retention_attn_add_archive(cur, archive->get_data(), mem().n_recalled_max(), retain_archive::PAGE_SIZE,
+                archive->get_type_k(), archive->get_type_v(), archive->is_rotated(), mem().n_seqs()*mem().get_n_cell_lists());
+    }
     compute_beside(llm.sched, cur, pool.get_buft());
     cur = ggml_reshape_2d(llm.ctx0, cur, cur->ne[0]*cur->ne[1], cur->ne[2]);
     ggml_build_forward_expand(llm.gf, cur);
@@ -254,21 +262,32 @@ void retain_graph_input::set_cells(const llama_ubatch & ubatch) {
     const auto new_tokens = m.tokens_by_seq(ubatch);
 
     int32_t * list = (int32_t *) places->data + 3*n_tokens;
-    int32_t * page = list + 2*m.n_seqs()*m.get_n_cell_lists();
+    int32_t * page = list + 2*n_table();
+
+    const int64_t n_lists = m.get_n_cell_lists();
+    const int64_t n_all   = m.n_seqs()*n_lists;
 
     int64_t n_pages = 0;
+    const auto put = [&](int64_t at, const retain_cell_list & src, int64_t n_old) {
+        list[2*at + 0] = n_pages;
+        list[2*at + 1] = n_old;
+
+        std::copy(src.pages.begin(), src.pages.end(), page + n_pages);
+        n_pages += src.pages.size();
+    };
     for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
-        const llama_seq_id s = ubatch.seq_id_unq[i];
-        m.for_each_cell_list(m.get_seq(s), [&](const retain_layer & layer, int32_t h, const retain_cell_list & src) {
-            const int64_t j     = layer.list_first + h;
-            const int64_t n_old = src.size() - (int64_t) new_tokens[s].size();
-
-            list[2*((int64_t) s*m.get_n_cell_lists() + j) + 0] = n_pages;
-            list[2*((int64_t) s*m.get_n_cell_lists() + j) + 1] = n_old;
-
-            std::copy(src.pages.begin(), src.pages.end(), page + n_pages);
-            n_pages += src.pages.size();
-        });
+        const llama_seq_id s   = ubatch.seq_id_unq[i];
+        const auto       & seq = m.get_seq(s);
+        for (int64_t l = 0; l < n_lists; ++l) {
+            put(s*n_lists + l, seq.cell_lists[l], seq.cell_lists[l].size() - (int64_t) new_tokens[s].size());
+        }
+        for (int64_t l = 0; l < (int64_t) seq.archived.size(); ++l) {
+            put(n_all + s*n_lists + l, seq.archived[l], seq.archived[l].size());
+        }
+        if (m.get_archive()) {
+            list[2*(2*n_all + s) + 0] = m.n_recalled(seq);
+            list[2*(2*n_all + s) + 1] = 0;
+        }
     }
 }
 

@@ -55,6 +55,8 @@ private:
     // those in the memory of a pool
     const place_views & places_for(const llm_graph_context & llm, const retain_layer & layer);
 
+    int64_t n_table() const; // rows of cell_lists
+
     void set_cells  (const llama_ubatch & ubatch);
     void set_tokens (const llama_ubatch & ubatch);
     void set_queries(const llama_ubatch & ubatch);
@@ -69,7 +71,7 @@ private:
     bool few_tokens = false;
 
     // one tensor, since a device copies each input for itself and waits for the copy
-    ggml_tensor * places   = nullptr; // i32 [3*n_tokens + 2*n_seq*n_cell_lists + n_pages]
+    ggml_tensor * places   = nullptr; // i32 [3*n_tokens + 2*n_table() + n_pages]
     int64_t       n_tokens = 0;
     place_views   views;      // on the host
     std::vector<place_views> pool_views; // of each pool, once a layer of it has asked

@@ -14,7 +14,16 @@ static int64_t max_cells_per_list(const retain_config & config, const llama_cpar
     if (config.prefill_full || config.budget >= (int64_t) cparams.n_ctx_seq) {
         return std::max<int64_t>(config.budget < (int64_t) cparams.n_ctx_seq ? config.budget + cparams.n_ubatch : 0, cparams.n_ctx_seq);
     }
-    return (int64_t) config.budget + std::max<int64_t>(config.buffer, cparams.n_ubatch);
+    return (int64_t) config.residents(config.budget) + std::max<int64_t>(config.buffer, cparams.n_ubatch);
+}
+
+// a budget that covers the context evicts nothing, so that nothing is there to be recalled
+static retain_config with_recall(retain_config config, const llama_cparams & cparams) {
+    if (config.budget >= (int64_t) cparams.n_ctx_seq) {
+        config.recall        = 0.0f;
+        config.archive_bytes = 0;
+    }
+    return config;
 }
 
 // the side of the rotation that stock attention gives quantised rows (llama_kv_cache::build_input_k_rot, _v_rot)
@@ -59,10 +68,10 @@ retain_memory::retain_memory(
         const layer_filter_cb     & filter,
         const retain_config       & config) :
     model(model),
-    config(config),
+    config(with_recall(config, cparams)),
     n_ubatch(cparams.n_ubatch),
     n_ctx_seq(cparams.n_ctx_seq),
-    n_max_per_list(max_cells_per_list(config, cparams)),
+    n_max_per_list(max_cells_per_list(this->config, cparams)),
     threads(cparams.n_threads) {
     if (!config.gates.empty()) {
         gates = std::make_unique<retain_gates>(model, config.gates);
@@ -74,6 +83,7 @@ retain_memory::retain_memory(
 
     init_layers(filter);
     init_pools(params, cparams);
+    init_archive(params, cparams);
 
     for (uint32_t s = 0; s < cparams.n_seq_max; ++s) {
         seqs.push_back(make_seq(s));
@@ -83,7 +93,7 @@ retain_memory::retain_memory(
     LLAMA_LOG_INFO("%s: budget %d (buffer %d), %d cell lists, policy %s, pages of %d cells, K %s, V %s, %.2f MiB\n", __func__,
             config.budget, config.buffer, n_cell_lists, policy->name, config.page_size,
             ggml_type_name(params.type_k), ggml_type_name(params.type_v),
-            memory_breakdown().begin()->second/1024.0/1024.0);
+            pools[0]->bytes()/1024.0/1024.0);
 }
 
 void retain_memory::init_layers(const layer_filter_cb & filter) {
@@ -177,8 +187,22 @@ void retain_memory::init_pools(const llama_memory_params & params, const llama_c
     n_rot_v = rotation_side(params.type_v, n_embd_v, false);
 }
 
+void retain_memory::init_archive(const llama_memory_params & params, const llama_cparams & cparams) {
+    if (config.archive_bytes == 0) {
+        return;
+    }
+    for (const auto & pool : pools) {
+        if (!ggml_backend_buft_is_host(pool->get_buft())) {
+            throw retain_error(retain_format("recall reads its archive on the CPU, and cells of this model are on %s; "
+                        "turn recall off, or keep the cells in host memory (offload_kqv off)", devices.c_str()));
+        }
+    }
+    archive = std::make_unique<retain_archive>(config,
+            params.type_k, layers[0].n_embd_k, params.type_v, layers[0].n_embd_v, n_cell_lists, n_max_per_list, cparams.n_seq_max);
+}
+
 int64_t retain_memory::n_pages() const {
-    int64_t n = 0;
+    int64_t n = archive ? archive->n_pages() : 0;
     for (const auto & pool : pools) {
         n += pool->get_n_pages();
     }
@@ -189,6 +213,7 @@ retain_seq retain_memory::make_seq(llama_seq_id seq_id) const {
     retain_seq seq;
     seq.id = seq_id;
     seq.cell_lists.resize(n_cell_lists);
+    seq.archived.resize(archive ? n_cell_lists : 0);
     seq.budget = config.budget;
     return seq;
 }

@@ -6,6 +6,7 @@
 //     retain-memory.cpp    making it: layers, pools, sequences
 //     retain-batch.cpp     a batch on its way through it; retain_context
 //     retain-score.cpp     scores of the cells, and which are raised above them
+//     retain-recall.cpp    what evictions do with the archive
 //     retain-evict.cpp     evictions; pins, budget, policy and statistics, which retain.h offers
 //     retain-seq.cpp       clear, remove, copy, keep, and the positions of a shift
 //     retain-shift.cpp     the keys of a shift
@@ -20,6 +21,7 @@
 
 #pragma once
 
+#include "retain-archive.h"
 #include "retain-cells.h"
 #include "retain-gates.h"
 #include "retain-params.h"
@@ -130,6 +132,14 @@ public:
     bool cuts_where_due() const { return config.prefill_even && config.buffer >= (int32_t) n_ubatch; }
     const retain_gates              * get_gates()  const { return gates.get(); } // null without a sidecar
 
+    const retain_archive * get_archive() const { return archive.get(); } // null: nothing is recalled
+
+    // most cells of a cell list that a token of a sequence recalls
+    int32_t n_recalled(const retain_seq & seq) const { return config.recalled(seq.budget); }
+    int32_t n_recalled_max() const { return config.recalled(config.budget); }
+
+    int64_t n_archived(const retain_seq & seq) const;
+
     bool has_static_gates() const { return gates && gates->is_static(); }
 
     const retain_layer * find_layer(int32_t il) const;
@@ -194,6 +204,8 @@ private:
     void init_layers(const layer_filter_cb & filter);
     void init_pools(const llama_memory_params & params, const llama_cparams & cparams);
 
+    void init_archive(const llama_memory_params & params, const llama_cparams & cparams);
+
     void clear_seq(retain_seq & seq);
     void run_copies(); // those that cell lists have queued in their pools
 
@@ -213,11 +225,28 @@ private:
     void evict(retain_seq & seq);
     void evict_pool(retain_seq & seq, size_t pool);
     void score_pool(retain_seq & seq, size_t pool);
-    void score_list(const retain_seq & seq, const retain_layer & layer, int32_t head, float * dst) const; // by the policy
+    // scores of a list's cells in a pool, by the policy
+    void score_list(
+            const retain_seq & seq, const retain_layer & layer, int32_t head, const retain_cell_list & cell_list, const retain_pool & pool,
+            float * dst) const;
     void score_by_hook(const retain_seq & seq, size_t pool);
     int64_t n_recent_of(const retain_seq & seq) const;
     void select_pool(const retain_seq & seq, size_t pool); // by the scope
     void drop_cells(retain_seq & seq, size_t pool);        // that were not selected
+
+    // move the cells of a pool that were not selected to the archive
+    void archive_cells(retain_seq & seq, size_t pool);
+
+    // make room for n more archived cells: let those with the lowest scores go
+    void thin_archive(retain_seq & seq, int64_t n);
+
+    // keep the archived cells for which keep(number of the cell list, cell) is true
+    template <typename F>
+    void keep_archived(retain_seq & seq, F keep) {
+        for (size_t l = 0; l < seq.archived.size(); ++l) {
+            seq.archived[l].retain_if(archive->get_pool(), [&](int64_t i) { return keep(l, i); });
+        }
+    }
 
     // whether an eviction is due when the next tokens come: some pool holds budget + buffer cells of each of its cell lists,
     // on average; after a prompt that was held, more than the budget
@@ -252,6 +281,7 @@ private:
 
     std::vector<retain_layer>                 layers;
     std::vector<std::unique_ptr<retain_pool>> pools;
+    std::unique_ptr<retain_archive>           archive;
     std::string                               devices;
     std::vector<retain_seq>                   seqs;
 
@@ -277,6 +307,8 @@ private:
     double  t_select_s   = 0.0;
     double  t_move_s     = 0.0;
     double  t_input_s    = 0.0;
+    int64_t n_dropped    = 0;
+    double  t_archive_s  = 0.0;
 };
 
 // one batch on its way through the memory

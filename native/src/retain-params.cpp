@@ -26,7 +26,11 @@ retain_config::retain_config(const retain_params & params) :
     scope       (params.scope),
     seed        (params.seed),
     policy      (params.policy ? params.policy : ""),
-    gates       (params.gates  ? params.gates  : "") {
+    gates       (params.gates  ? params.gates  : ""),
+    recall       (params.archive_bytes > 0 ? params.recall : 0.0f),
+    archive_type (params.archive_type),
+    archive_bytes(params.recall > 0.0f ? params.archive_bytes : 0),
+    archive_file (params.archive_file ? params.archive_file : "") {
     check_range("budget",       budget,       1, MAX_TOKENS);
     check_range("buffer",       buffer,       0, MAX_TOKENS);
     check_range("lookahead",    lookahead,    1, MAX_TOKENS);
@@ -38,6 +42,15 @@ retain_config::retain_config(const retain_params & params) :
 
     if (n_sink + n_recent > budget) {
         throw retain_error(retain_format("n_sink + n_recent is %d, more than the budget of %d", n_sink + n_recent, budget));
+    }
+    if (!(params.recall >= 0.0f && params.recall <= 0.9f)) {
+        throw retain_error(retain_format("recall is %g, must be 0 to 0.9 of the budget", params.recall));
+    }
+    if (params.archive_bytes < 0) {
+        throw retain_error(retain_format("an archive of %lld bytes makes no sense; 0 turns it off", (long long) params.archive_bytes));
+    }
+    if (archive_bytes > 0 && archive_type != GGML_TYPE_Q4_0 && archive_type != GGML_TYPE_Q8_0) {
+        throw retain_error("the archive's cells can be q4_0 or q8_0");
     }
     if (page_size != 0) {
         check_range("page_size", page_size, 8, 256);

@@ -24,6 +24,15 @@ struct retain_config {
     std::string policy; // "": by the gates
     std::string gates;  // "": none
 
+    float       recall; // 0 without an archive
+    ggml_type   archive_type;
+    int64_t     archive_bytes;
+    std::string archive_file; // "": in memory
+
+    // of a budget, the cells of a cell list on average that a token may recall, and those that stay
+    int32_t recalled (int32_t of_budget) const { return (int32_t) (recall*of_budget); }
+    int32_t residents(int32_t of_budget) const { return of_budget - recalled(of_budget); }
+
     // throws retain_error when a value is out of range
     explicit retain_config(const retain_params & params);
 };

@@ -17,10 +17,8 @@ retain_pool::retain_pool(
         ggml_type type_v, int64_t n_embd_v,
         int32_t page_size, int64_t n_pages,
         int64_t n_log_beta,
-        bool    no_alloc) : buft(buft), page_size(page_size), n_pages(n_pages) {
-    row_k = ggml_row_size(type_k, n_embd_k);
-    row_v = ggml_row_size(type_v, n_embd_v);
-
+        bool    no_alloc) :
+    buft(buft), page_size(page_size), n_pages(n_pages), row_k(ggml_row_size(type_k, n_embd_k)), row_v(ggml_row_size(type_v, n_embd_v)) {
     const size_t v_offset = round_up(page_size*row_k, row_v);
     page_bytes = round_up(v_offset + page_size*row_v, std::lcm(row_k, row_v));
 
@@ -72,6 +70,29 @@ retain_pool::retain_pool(
         ggml_backend_tensor_alloc(buf.get(), log_beta, base + n_pool);
     }
 
+    free_all();
+}
+
+retain_pool::retain_pool(
+        ggml_backend_buffer_t memory,
+        ggml_type type_k, int64_t n_embd_k,
+        ggml_type type_v, int64_t n_embd_v,
+        int32_t page_size, int64_t n_pages) :
+    buft(ggml_backend_buffer_get_type(memory)), page_size(page_size), n_pages(n_pages),
+    k_stride(page_size), v_stride(page_size), v_first(0),
+    row_k(ggml_row_size(type_k, n_embd_k)), row_v(ggml_row_size(type_v, n_embd_v)), page_bytes(page_size*(row_k + row_v)) {
+    ctx.reset(ggml_init({ 2*ggml_tensor_overhead(), nullptr, /*.no_alloc =*/ true }));
+
+    k = ggml_new_tensor_2d(ctx.get(), type_k, n_embd_k, n_pages*page_size);
+    v = ggml_new_tensor_2d(ctx.get(), type_v, n_embd_v, n_pages*page_size);
+
+    char * base = (char *) ggml_backend_buffer_get_base(memory);
+    ggml_backend_tensor_alloc(memory, k, base);
+    ggml_backend_tensor_alloc(memory, v, base + ggml_nbytes(k));
+    free_all();
+}
+
+void retain_pool::free_all() {
     free_pages.resize(n_pages);
     for (int64_t i = 0; i < n_pages; ++i) {
         free_pages[i] = n_pages - 1 - i;
@@ -111,7 +132,7 @@ void retain_pool::run_copies(retain_threads & threads) {
     if (copies.empty()) {
         return;
     }
-    if (ggml_backend_buffer_is_host(buf.get())) {
+    if (ggml_backend_buft_is_host(buft)) {
         char * base_k = (char *) k->data;
         char * base_v = (char *) v->data;
         const int64_t n_steps = copies.size()*bytes_cell()/64; // a cache line each

@@ -30,6 +30,13 @@ public:
             int64_t n_log_beta, // floats for the gates' output of one ubatch
             bool    no_alloc);
 
+    // the K rows of all pages and behind them their V rows, from the start of a buffer in host memory that the caller keeps
+    retain_pool(
+            ggml_backend_buffer_t memory,
+            ggml_type type_k, int64_t n_embd_k,
+            ggml_type type_v, int64_t n_embd_v,
+            int32_t page_size, int64_t n_pages);
+
     bool    can_take(int64_t n) const { return n <= (int64_t) free_pages.size(); }
     int32_t take();
     void    give_back(int32_t page);
@@ -84,12 +91,14 @@ private:
     ggml_tensor * v        = nullptr;
     ggml_tensor * log_beta = nullptr;
 
-    size_t row_k;
-    size_t row_v;
+    const size_t row_k;
+    const size_t row_v;
     size_t page_bytes;
 
     ggml_context_ptr        ctx;
     ggml_backend_buffer_ptr buf;
+
+    void free_all();
 
     template <typename F>
     void for_each_page(const std::vector<int32_t> & pages, int64_t n, F fn) const;

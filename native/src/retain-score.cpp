@@ -30,7 +30,7 @@ void retain_memory::score_pool(retain_seq & seq, size_t pool) {
         // a device need not be safe to read from several threads
         const bool reads_device = policy->needs_keys && !ggml_backend_buft_is_host(pools[pool]->get_buft());
         for_each(reads_device ? 1 : n_parts, [&](int64_t l, const retain_layer & layer, int32_t h) {
-            score_list(seq, layer, h, scores.data() + select.first_cell(l));
+            score_list(seq, layer, h, seq.cell_lists[layer.list_first + h], *pools[pool], scores.data() + select.first_cell(l));
         });
     } else {
         std::fill(scores.begin(), scores.end(), 0.0f); // the hook says the rest
@@ -63,13 +63,13 @@ int64_t retain_memory::n_recent_of(const retain_seq & seq) const {
     if (!policy->needs_gates) {
         return config.n_recent;
     }
-    const int64_t n_most = std::max<int64_t>(0, seq.budget - config.n_sink - seq.n_tokens_in(seq.pins))/2;
+    const int64_t n_most = std::max<int64_t>(0, config.residents(seq.budget) - config.n_sink - seq.n_tokens_in(seq.pins))/2;
     return std::max<int64_t>(config.n_recent, std::min<int64_t>(gates->get_window(), n_most));
 }
 
-void retain_memory::score_list(const retain_seq & seq, const retain_layer & layer, int32_t h, float * dst) const {
-    const auto & cell_list = seq.cell_lists[layer.list_first + h];
-
+void retain_memory::score_list(
+        const retain_seq & seq, const retain_layer & layer, int32_t h, const retain_cell_list & cell_list, const retain_pool & pool,
+        float * dst) const {
     std::vector<float>   keys, queries, sinks;
     std::vector<int32_t> query_ordinal;
 
@@ -85,7 +85,11 @@ void retain_memory::score_list(const retain_seq & seq, const retain_layer & laye
     in.is_static = has_static_gates();
 
     if (policy->needs_keys) {
-        cell_list.read_keys(pool_of(layer), keys);
+        cell_list.read_keys(pool, keys);
+        const bool rotated = archive && &pool == &archive->get_pool() && archive->is_rotated();
+        for (int64_t i = 0; rotated && i < in.n_cells; ++i) {
+            ggml_retention_rotate(keys.data() + i*layer.n_embd_k, layer.n_embd_k); // back
+        }
         in.n_embd_k = layer.n_embd_k;
         in.keys     = keys.data();
     }

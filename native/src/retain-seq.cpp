@@ -27,6 +27,9 @@ void retain_memory::clear_seq(retain_seq & seq) {
     for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
         cell_list.truncate(*pools[layer.pool], 0);
     });
+    for (auto & cell_list : seq.archived) {
+        cell_list.truncate(archive->get_pool(), 0);
+    }
 
     retain_seq fresh = make_seq(seq.id);
     fresh.budget = seq.budget;
@@ -37,6 +40,9 @@ void retain_memory::clear_seq(retain_seq & seq) {
 void retain_memory::run_copies() {
     for (auto & pool : pools) {
         pool->run_copies(threads);
+    }
+    if (archive) {
+        archive->get_pool().run_copies(threads);
     }
 }
 
@@ -119,6 +125,7 @@ void retain_memory::remove_range(retain_seq & seq, llama_pos p0, llama_pos p1) {
     for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
         cell_list.retain_if(*pools[layer.pool], [&](int64_t i) { return cell_list.pos[i] < p0 || cell_list.pos[i] >= p1; });
     });
+    keep_archived(seq, [&](size_t l, int64_t i) { return seq.archived[l].pos[i] < p0 || seq.archived[l].pos[i] >= p1; });
     run_copies();
 }
 
@@ -147,7 +154,7 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
                     "copy %d or more", p1, seq_id_src, rollback_limit(src)));
         return;
     }
-    if (!evicts() && n_cells_per_list(src) > dst.budget && dst.budget < src.budget) {
+    if (!evicts() && n_cells_per_list(src) > config.residents(dst.budget) && dst.budget < src.budget) {
         refuse(retain_format("sequence %d does not fit the budget of %d of sequence %d, and policy none never evicts",
                     seq_id_src, dst.budget, seq_id_dst));
         return;
@@ -168,10 +175,7 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
 
     clear_seq(dst);
 
-    for_each_cell_list(src, [&](const retain_layer & layer, int32_t h, const retain_cell_list & from) {
-        auto & to   = dst.cell_lists[layer.list_first + h];
-        auto & pool = *pools[layer.pool];
-
+    const auto copy = [&](const retain_cell_list & from, retain_cell_list & to, retain_pool & pool) {
         for (int64_t i = 0; i < from.size(); ++i) {
             if (from.pos[i] < p0 || from.pos[i] >= p1) {
                 continue;
@@ -183,7 +187,14 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
             }
             pool.queue_copy(from.place(pool, i), to.place(pool, to.size() - 1));
         }
+    };
+    for_each_cell_list(src, [&](const retain_layer & layer, int32_t h, const retain_cell_list & from) {
+        copy(from, dst.cell_lists[layer.list_first + h], *pools[layer.pool]);
     });
+    for (size_t i = 0; i < src.archived.size(); ++i) {
+        copy(src.archived[i], dst.archived[i], archive->get_pool());
+        archive->reset_counts(dst.archived[i], 0);
+    }
     run_copies();
 
     std::tie(dst.pos_max, dst.n_seen) = src.end_before(p1);
@@ -193,7 +204,7 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
     dst.queries    = src.queries;
     dst.queries.remove(0, p0);
     dst.queries.cut(dst.pos_max + 1);
-    if (n_cells_per_list(dst) > dst.budget && dst.budget < src.budget && !dst.hold) {
+    if (n_cells_per_list(dst) > config.residents(dst.budget) && dst.budget < src.budget && !dst.hold) {
         evict(dst);
     }
 }
@@ -238,6 +249,9 @@ std::map<ggml_backend_buffer_type_t, size_t> retain_memory::memory_breakdown() c
     std::map<ggml_backend_buffer_type_t, size_t> res;
     for (const auto & pool : pools) {
         res[pool->get_buft()] += pool->bytes() + ggml_nbytes(pool->get_log_beta());
+    }
+    if (archive) {
+        res[ggml_backend_cpu_buffer_type()] += ggml_nbytes(archive->get_data());
     }
     return res;
 }

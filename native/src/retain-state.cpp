@@ -6,6 +6,7 @@
 //                   released from a hold, pins
 //                   the queries of the last tokens, if the policy needs them: their number, then position, ordinal, floats
 //                   per cell list: number of cells, positions, ordinals, log betas, then K row and V row of each cell
+//                   whether there is an archive; its types, and the same per cell list of it
 //
 // A state is read and checked as a whole before anything of the memory changes.
 
@@ -23,7 +24,7 @@
 namespace {
 
 constexpr uint32_t MAGIC   = 0x74726c72; // "rlrt"
-constexpr uint32_t VERSION = 3;
+constexpr uint32_t VERSION = 4;
 
 struct writer {
     std::vector<uint8_t> data;
@@ -97,6 +98,7 @@ struct header {
 struct loaded_seq {
     retain_seq seq;                    // cell lists without pages
     std::vector<const uint8_t *> rows; // per cell list: its cells' K and V rows
+    std::vector<const uint8_t *> archived_rows;
 };
 
 // two caches of one shape can exchange states
@@ -124,6 +126,53 @@ uint64_t shape_of(const retain_memory & mem) {
     return retain_checksum(w.data);
 }
 
+void write_cells(writer & w, const retain_cell_list & cell_list, const retain_pool & pool) {
+    w.put(cell_list.size());
+    w.raw(cell_list.pos.data(),      cell_list.size()*sizeof(int32_t));
+    w.raw(cell_list.ordinal.data(),  cell_list.size()*sizeof(int32_t));
+    w.raw(cell_list.log_beta.data(), cell_list.size()*sizeof(float));
+
+    const size_t at = w.data.size();
+    w.data.resize(at + cell_list.size()*pool.bytes_cell());
+    pool.read(cell_list.pages, cell_list.size(), w.data.data() + at);
+}
+
+// the cells of a list, without pages, and where their rows are
+const uint8_t * read_cells(reader & r, const retain_memory & mem, const retain_seq & seq, retain_cell_list & cell_list, size_t bytes_cell) {
+    const int64_t n = r.count(2*sizeof(int32_t) + sizeof(float) + bytes_cell);
+    cell_list.pos      = r.list<int32_t>(n);
+    cell_list.ordinal  = r.list<int32_t>(n);
+    cell_list.log_beta = r.list<float>(n);
+
+    for (int64_t i = 0; i < n; ++i) {
+        const bool in_range = cell_list.pos[i] >= 0 && cell_list.pos[i] <= seq.pos_max &&
+            cell_list.ordinal[i] >= 0 && cell_list.ordinal[i] < seq.n_seen;
+        if (!in_range || (cell_list.log_beta[i] > 0.0f && !mem.has_static_gates())) { // a log beta may be NaN
+            throw retain_error("the state is damaged: a cell is out of range");
+        }
+    }
+    return r.raw(n*bytes_cell);
+}
+
+void read_archive(reader & r, const retain_memory & mem, loaded_seq & res) {
+    const int32_t type_k = r.get<int32_t>();
+    const int32_t type_v = r.get<int32_t>();
+
+    const auto * archive = mem.get_archive();
+    if (!archive) {
+        throw retain_error("the state has an archive of evicted cells, and this context has none; make it with recall and an archive");
+    }
+    if (type_k != archive->get_type_k() || type_v != archive->get_type_v()) {
+        throw retain_error(retain_format("the state's archive has cells of another type than this context's, %s", ggml_type_name(archive->get_type_k())));
+    }
+    for (auto & cell_list : res.seq.archived) {
+        res.archived_rows.push_back(read_cells(r, mem, res.seq, cell_list, archive->get_pool().bytes_cell()));
+    }
+    if (mem.n_archived(res.seq) > archive->n_max()) {
+        throw retain_error("the state's archive is larger than this context's; make that larger");
+    }
+}
+
 void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
     const auto & seq = mem.get_seq(id);
 
@@ -147,17 +196,18 @@ void write_seq(writer & w, const retain_memory & mem, llama_seq_id id) {
     }
 
     mem.for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, const retain_cell_list & cell_list) {
-        const auto & pool = mem.pool_of(layer);
-
-        w.put(cell_list.size());
-        w.raw(cell_list.pos.data(),      cell_list.size()*sizeof(int32_t));
-        w.raw(cell_list.ordinal.data(),  cell_list.size()*sizeof(int32_t));
-        w.raw(cell_list.log_beta.data(), cell_list.size()*sizeof(float));
-
-        const size_t at = w.data.size();
-        w.data.resize(at + cell_list.size()*pool.bytes_cell());
-        pool.read(cell_list.pages, cell_list.size(), w.data.data() + at);
+        write_cells(w, cell_list, mem.pool_of(layer));
     });
+
+    const bool has_archive = mem.n_archived(seq) > 0;
+    w.put((uint8_t) has_archive);
+    if (has_archive) {
+        w.put((int32_t) mem.get_archive()->get_type_k());
+        w.put((int32_t) mem.get_archive()->get_type_v());
+        for (const auto & cell_list : seq.archived) {
+            write_cells(w, cell_list, mem.get_archive()->get_pool());
+        }
+    }
 }
 
 loaded_seq read_seq(reader & r, const retain_memory & mem) {
@@ -199,22 +249,11 @@ loaded_seq read_seq(reader & r, const retain_memory & mem) {
     }
 
     mem.for_each_cell_list(res.seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
-        const size_t  n_cell = mem.pool_of(layer).bytes_cell();
-        const int64_t n      = r.count(2*sizeof(int32_t) + sizeof(float) + n_cell);
-        cell_list.pos      = r.list<int32_t>(n);
-        cell_list.ordinal  = r.list<int32_t>(n);
-        cell_list.log_beta = r.list<float>(n);
-
-        for (int64_t i = 0; i < n; ++i) {
-            const bool in_range = cell_list.pos[i] >= 0 && cell_list.pos[i] <= res.seq.pos_max &&
-                cell_list.ordinal[i] >= 0 && cell_list.ordinal[i] < res.seq.n_seen;
-            if (!in_range || (cell_list.log_beta[i] > 0.0f && !mem.has_static_gates())) { // a log beta may be NaN
-                throw retain_error("the state is damaged: a cell is out of range");
-            }
-        }
-        res.rows.push_back(r.raw(n*n_cell));
+        res.rows.push_back(read_cells(r, mem, res.seq, cell_list, mem.pool_of(layer).bytes_cell()));
     });
-
+    if (r.get<uint8_t>() != 0) {
+        read_archive(r, mem, res);
+    }
     return res;
 }
 
@@ -337,14 +376,18 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
             seq.queries = l.seq.queries;
         }
 
-        for_each_cell_list(seq, [&](const retain_layer & layer, int32_t h, retain_cell_list & cell_list) {
-            const auto & from = l.seq.cell_lists[layer.list_first + h];
-            const auto * rows = l.rows[layer.list_first + h];
-            auto       & pool = *pools[layer.pool];
-
+        const auto take = [](retain_cell_list & cell_list, const retain_cell_list & from, const uint8_t * rows, retain_pool & pool) {
             cell_list.append(pool, from.size(), from.pos.data(), from.ordinal.data());
             cell_list.log_beta = from.log_beta;
             pool.write(cell_list.pages, cell_list.size(), rows);
+        };
+        for_each_cell_list(seq, [&](const retain_layer & layer, int32_t h, retain_cell_list & cell_list) {
+            const size_t at = layer.list_first + h;
+            take(cell_list, l.seq.cell_lists[at], l.rows[at], *pools[layer.pool]);
         });
+        for (size_t at = 0; at < l.archived_rows.size(); ++at) {
+            take(seq.archived[at], l.seq.archived[at], l.archived_rows[at], archive->get_pool());
+            archive->reset_counts(seq.archived[at], 0);
+        }
     }
 }

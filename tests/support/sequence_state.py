@@ -57,6 +57,7 @@ def read_sequence(state: bytes, shape: TinyModel, cell_type: str) -> SavedSequen
             rows = reader.array(np.uint8, n * n_bytes).reshape(n, n_bytes)[:, :n_bytes_k]
             order = np.argsort(ordinal)
             streams[il, head] = SavedStream(pos[order], ordinal[order], _keys(rows[order], shape.head_size, type_k))
+    assert reader.take("<B") == (0,)  # there is no archive
     assert reader.at == len(state)
     return SavedSequence(streams, query_ordinal)
 

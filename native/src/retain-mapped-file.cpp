@@ -1,0 +1,92 @@
+#include "retain-mapped-file.h"
+#include "retain-error.h"
+
+#if defined(_WIN32)
+
+retain_mapped_file::retain_mapped_file(const std::string & path, size_t) {
+    throw retain_error(retain_format("%s: an archive cannot lie in a file on this system; leave the file out", path.c_str()));
+}
+
+retain_mapped_file::~retain_mapped_file() = default;
+
+#else
+
+#include <cerrno>
+#include <cstring>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char MAGIC[] = "retain-local archive\n";
+
+// closes the file when a constructor fails
+struct open_file {
+    int fd;
+    ~open_file() {
+        if (fd >= 0) {
+            close(fd);
+        }
+    }
+};
+
+retain_mapped_file::retain_mapped_file(const std::string & path, size_t n_bytes) : n_base(HEADER + n_bytes) {
+    const auto fail = [&](const char * what, int error) {
+        throw retain_error(retain_format("%s: %s: %s", path.c_str(), what, strerror(error)));
+    };
+
+    open_file file = { open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600) };
+    if (file.fd < 0) {
+        fail("cannot open the archive", errno);
+    }
+    if (flock(file.fd, LOCK_EX | LOCK_NB) != 0) {
+        throw retain_error(retain_format("%s: another process has its archive there; name another file", path.c_str()));
+    }
+
+    struct stat info;
+    if (fstat(file.fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+        throw retain_error(retain_format("%s: not a regular file; an archive needs one", path.c_str()));
+    }
+    if (info.st_size > 0) {
+        char head[sizeof(MAGIC)] = {};
+        if (pread(file.fd, head, sizeof(head), 0) != (ssize_t) sizeof(head) || memcmp(head, MAGIC, sizeof(head)) != 0) {
+            throw retain_error(retain_format("%s: not an archive, or a damaged one; remove it, or name another file", path.c_str()));
+        }
+    }
+
+    // all of the room at once: a disk that is full later would end the process
+    if (ftruncate(file.fd, 0) != 0) {
+        fail("cannot clear the archive", errno);
+    }
+    if (pwrite(file.fd, MAGIC, sizeof(MAGIC), 0) != (ssize_t) sizeof(MAGIC)) {
+        fail("cannot write the archive", errno);
+    }
+#if defined(__APPLE__)
+    if (ftruncate(file.fd, n_base) != 0) {
+        fail("cannot make room for the archive", errno);
+    }
+#else
+    if (const int error = posix_fallocate(file.fd, 0, n_base)) {
+        (void) !ftruncate(file.fd, sizeof(MAGIC)); // what it got is of no use
+        fail("cannot make room for the archive", error);
+    }
+#endif
+
+    base = mmap(nullptr, n_base, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd, 0);
+    if (base == MAP_FAILED) {
+        fail("cannot map the archive", errno);
+    }
+    fd      = file.fd;
+    file.fd = -1;
+}
+
+// what is left takes no room
+retain_mapped_file::~retain_mapped_file() {
+    munmap(base, n_base);
+    (void) !ftruncate(fd, sizeof(MAGIC)); // or it stays as large as it is, until it is used again
+    close(fd);
+}
+
+#endif
