@@ -1,0 +1,29 @@
+#!/bin/sh
+# Measures what docs/results.md shows of recall: the bundled model's tasks, questions one after the other in one conversation, and
+# the divergence of a real model from the full cache on a text, each with and without recall at the same budgets.
+#
+#     docs/tools/measure_recall.sh OUT [MODEL GATES TEXT]
+#
+# MODEL is a real model with GATES, TEXT a text of 2,050 tokens at least that the gates were not made of. ITEMS, BUDGETS, TOKENS and
+# WINDOWS may be set. A run that was stopped goes on. `retain-local results OUT/tasks.jsonl --markdown` prints tables again.
+set -eu
+out=$1 items=${ITEMS:-192} budgets=${BUDGETS:-1/8,1/16,1/32}
+mkdir -p "$out"
+
+measure() {  # NAME MODEL OPTIONS...
+    name=$1 model=$2
+    shift 2
+    retain-local eval "$model" --policies gate,window --jobs 1 --json "$out/$name.jsonl" "$@" > "$out/$name.txt"
+}
+
+measure tasks bundled --tasks single,several,hops2,hops3,changes,decoys --items "$items" --seed 1 --budgets "$budgets" \
+    --sinks 0 --ubatch 16 --buffer 16 --archive 64MiB
+measure keys bundled --tasks lookup --items "$items" --seed 1 --budgets "$budgets" \
+    --sinks 0 --ubatch 16 --buffer 16 --archive 64MiB
+python "$(dirname "$0")/measure_turns.py" > "$out/turns.txt"
+if [ $# -ge 4 ]; then
+    for type in q4_0 q8_0; do
+        measure "text-$type" "$2" --gates "$3" --tasks "text:$4" --tokens "${TOKENS:-2050}" --items "${WINDOWS:-1}" \
+            --budgets 1/8,1/16 --ubatch 128 --buffer 128 --archive 256MiB --archive-type "$type" --recall 0,25%,50%
+    done
+fi
