@@ -242,6 +242,8 @@ class Llama(GuardedLlama):
             )
         elif self.options.gates is not None:
             logger.info("policy '%s', gates from %s", self.options.policy, self.options.gates)
+        if self.options.recall_share and not self.retention.stats().bytes_archive:
+            logger.info("nothing is evicted from this cache, so there is no archive")
 
     # chat
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .archive import ARCHIVE_TYPES, DEFAULT_RECALL, parse_archive, parse_recall, residents, share_text
+from .archive import ARCHIVE_TYPES, DEFAULT_RECALL, parse_archive, parse_recall, residents, share_text, size_text
 from .budget import AUTO_BUDGET, Budget, parse_budget
 from .errors import RetainError, UsageError
 from .option_table import check, option
@@ -276,7 +276,7 @@ def settings_of(options: RetentionOptions, type_k: KVType, type_v: KVType) -> di
     if options.recall_share:
         found |= {
             "recall": share_text(options.recall_share),
-            "archive": options.archive,
+            "archive": size_text(parse_archive(options.archive)),
             "archive_type": options.archive_type,
         }
     return found

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..archive import parse_archive, size_text
 from ..budget import Budget
 from ..divergence.lockstep import diverge
 from ..divergence.texts import AuditText
@@ -70,8 +71,12 @@ def audit_texts(
         n_chunk=llm.context_params.n_ubatch,
         texts=tuple(texts),
         budgets=tuple(sorted(by_arm, key=lambda one: (-one.cells, one.recall))),
-        archive={"archive": options.archive, "archive_type": options.archive_type} if any(recalls) else {},
+        archive=_archive(options) if any(recalls) else {},
     )
+
+
+def _archive(options: RetentionOptions) -> dict[str, int | str]:
+    return {"archive": size_text(parse_archive(options.archive)), "archive_type": options.archive_type}
 
 
 def without_archive(options: RetentionOptions) -> RetentionOptions:

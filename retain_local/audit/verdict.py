@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..archive import ARCHIVE_TYPES, share_text, size_text
+from ..archive import ARCHIVE_TYPES, share_text
 from ..divergence.summary import Summary
 from ..errors import UsageError
 from ..terminal.byte_format import format_bytes
@@ -118,4 +118,4 @@ def recall_flags(audit: Audit, one: BudgetAudit) -> str:
     of_type = (
         "" if audit.archive["archive_type"] == ARCHIVE_TYPES[0] else f" --archive-type {audit.archive['archive_type']}"
     )
-    return f" --archive {size_text(int(audit.archive['archive']))} --recall {share_text(one.recall)}{of_type}"
+    return f" --archive {audit.archive['archive']} --recall {share_text(one.recall)}{of_type}"

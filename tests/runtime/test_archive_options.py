@@ -102,4 +102,4 @@ def test_recall_is_among_the_settings_that_decide_what_is_predicted() -> None:
     assert settings_of(RetentionOptions(), F16, F16) == {
         name: value for name, value in with_archive.items() if name not in ("recall", "archive", "archive_type")
     }
-    assert (with_archive["recall"], with_archive["archive"], with_archive["archive_type"]) == ("25%", MIB, "q8_0")
+    assert (with_archive["recall"], with_archive["archive"], with_archive["archive_type"]) == ("25%", "1MiB", "q8_0")
