@@ -12,7 +12,7 @@ import pytest
 from conftest import TinyFiles
 from support.command_line import FAST, run
 from support.llamas import text
-from support.pages import Page
+from support.pages import CHROMIUM, Page, browse
 
 ARCHIVE = ["--archive", "1MiB"]
 SMALL = ["--threads", "1", "--ubatch", "16", "--buffer", "16"]
@@ -105,6 +105,13 @@ def test_what_is_recalled_is_drawn_and_used(home: Path, tiny: TinyFiles) -> None
     assert [step[:2] for step in data["steps"][-2:]] == [[498, 499], [499, 500]], "the last tokens one by one"
     assert all(0 <= token < start for start, _, named in data["steps"] for token, _ in named)
     assert "What was recalled while the text was read" in html
+    if CHROMIUM is not None:  # point at the last token
+        point = (
+            "document.querySelector('.text p:last-of-type i:last-child').dispatchEvent(new PointerEvent('pointerover',"
+        )
+        (home / "pointed.html").write_text(f"{html}<script>{point}{{bubbles: true}}))</script>", encoding="utf-8")
+        document, complaints = browse(home / "pointed.html", home / "profile")
+        assert not complaints and len(re.findall(r'class="h\d+ r"', document)) == len(data["steps"][-1][2]) > 0
 
     used = [*FAST, "--temp", "0", "--max-tokens", "3", "--budget", "auto", "-p", "abc", "--json"]
     with_recall = command(home, tiny, "run", *used, *ARCHIVE, "--recall", "50%")
