@@ -3,8 +3,8 @@
     python docs/tools/measure_turns.py [bundled|MODEL] [--conversations 32] [--budgets 1/8,1/16] [--policies gate,window]
         [--recall 0,25%] [--archive 64MiB]
 
-Two kinds of conversations, made of the facts that `eval` asks for. In the first a text with eight facts is read, and five
-of them are asked for, one question after the other; right answers are told for the first question to the last. In the second
+Two kinds of conversations, made of what `eval` asks for. In the first a text with 48 random keys is read, and five of them are
+asked for, one question after the other; right answers are told for the first question to the last. In the second
 each of 40 messages asks for a fact that was said at any time before, and every second one says a new fact; right answers are
 told for each quarter of the chat, and for facts by how many messages ago they were said. Budgets are cells, or shares of a
 conversation's length with the full cache. Replies are greedy.
@@ -35,8 +35,8 @@ Message = tuple[str, Question | None, str]  # what is said, what it asks for, wh
 
 
 def follow_ups(seed: int) -> Iterator[Message]:
-    """A text, and five questions about it."""
-    item = TASKS["single"].item(f"turns-{seed}")
+    """A text with random keys, and questions about five of them."""
+    item = TASKS["lookup"].item(f"turns-{seed}")
     for role, text in item.turns:
         if role == "user":
             yield text, None, ""
@@ -69,7 +69,7 @@ def long_chat(seed: int) -> Iterator[Message]:
         )
 
 
-KINDS = {"five follow-up questions": follow_ups, "a chat of 40 messages": long_chat}
+KINDS = {"five questions about random keys": follow_ups, "a chat of 40 messages": long_chat}
 
 
 def ask_all(llm: Llama, messages: list[Message]) -> tuple[list[tuple[str, float]], int]:
