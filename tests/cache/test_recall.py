@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llama_cpp.llama_speculative import LlamaPromptLookupDecoding
 
 from conftest import TinyFiles
 from retain_local.errors import RetainError
@@ -162,4 +163,37 @@ def test_no_such_list(tiny: TinyFiles) -> None:
     with pytest.raises(RetainError, match="layer 0 has 2 KV heads; there is no head 2"):
         llm.retention.archived(0, 2)
     assert len(llm.retention.archived(0, 0).n_recalled) == 0
+    llm.close()
+
+
+def test_drafts_change_neither_text_nor_cells(tiny: TinyFiles) -> None:
+    plain = cache(tiny)
+    drafting = cache(tiny, draft_model=LlamaPromptLookupDecoding(num_pred_tokens=10, max_ngram_size=2))
+    tokens = prompt(plain, 150) * 2
+    assert greedy(drafting, tokens, 80) == greedy(plain, tokens, 80) and kept(drafting) == kept(plain)
+    for one, other in zip(archived(drafting), archived(plain)):
+        assert sorted(one.ordinals) == sorted(other.ordinals)
+    plain.close()
+    drafting.close()
+
+
+def test_a_prompt_that_is_held_is_archived_once(tiny: TinyFiles) -> None:
+    llm = cache(tiny, prefill="full")
+    tokens = prompt(llm, 300)
+    greedy(llm, tokens, 2)
+    stats = llm.retention.stats()
+    assert stats.evictions == 1 and stats.cells_archived == N_CELL_LISTS * (300 - 48)
+    llm.close()
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "lfm2"])
+def test_models_that_mix(tiny: TinyFiles, architecture: str) -> None:
+    """The layers with full attention recall."""
+    llm = load(tiny.model(architecture), gates=None, **ARCHIVE)
+    llm.eval(prompt(llm, 300))
+    stats = llm.retention.stats()
+    assert stats.cells_archived > 0 and stats.cells_kept + stats.cells_archived == stats.cells_seen
+    state, expected = llm.save_state(), greedy(llm, [*prompt(llm, 300), 5, 6], 8)
+    llm.load_state(state)
+    assert greedy(llm, [*prompt(llm, 300), 5, 6], 8) == expected
     llm.close()
