@@ -211,6 +211,9 @@ static int64_t get_cells(const retain_cell_list & cell_list, int32_t * pos, int3
 int64_t retain_get_cells(const llama_context * ctx, llama_seq_id seq_id, int32_t il, int32_t head, int32_t * pos, int32_t * ordinal, float * log_beta, int64_t n_max) {
     const auto * mem   = find_memory(ctx, seq_id);
     const auto * layer = mem ? find_head(*mem, il, head) : nullptr;
+    if (layer) {
+        mem->settle();
+    }
     return layer ? get_cells(mem->get_seq(seq_id).cell_lists[layer->list_first + head], pos, ordinal, log_beta, n_max) : -1;
 }
 

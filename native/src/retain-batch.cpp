@@ -122,6 +122,8 @@ std::vector<std::vector<int32_t>> retain_memory::tokens_by_seq(const llama_ubatc
 }
 
 bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
+    settle();
+
     std::vector<std::vector<int32_t>> positions(seqs.size());
     for (uint32_t t = 0; t < ubatch.n_tokens; ++t) {
         positions[ubatch.seq_id[t][0]].push_back(ubatch.pos[t]);
@@ -166,36 +168,44 @@ bool retain_memory::append_ubatch(const llama_ubatch & ubatch) {
     return true;
 }
 
-void retain_memory::finish_ubatch(const llama_ubatch & ubatch) {
+void retain_memory::finish_ubatch(const llama_ubatch & ubatch, ggml_backend_sched_t sched) {
+    settle();
+    for (size_t p = 0; p < pools.size(); ++p) {
+        pools[p]->fetch_log_beta(retain_pool::backend_of(sched, pools[p]->get_buft()), gates ? n_cell_lists_of(p)*ubatch.n_tokens : 0);
+    }
     if (gates) {
-        const auto tokens = tokens_by_seq(ubatch);
-
-        std::vector<float> log_beta; // layer after layer [n_head_kv, n_tokens]
-        for (size_t p = 0; p < pools.size(); ++p) {
-            log_beta.resize(n_cell_lists_of(p)*ubatch.n_tokens);
-            ggml_backend_tensor_get(pools[p]->get_log_beta(), log_beta.data(), 0, log_beta.size()*sizeof(float));
-
-            for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
-                const llama_seq_id s = ubatch.seq_id_unq[i];
-                for_each_cell_list(seqs[s], p, [&](const retain_layer & layer, int32_t h, retain_cell_list & cell_list) {
-                    // the cells of the ubatch are the last ones
-                    float       * dst = cell_list.log_beta.data() + cell_list.size() - tokens[s].size();
-                    const float * src = log_beta.data() + (size_t) layer.head_first*ubatch.n_tokens + h;
-                    for (const int32_t t : tokens[s]) {
-                        *dst++ = src[(size_t) t*layer.n_head_kv];
-                    }
-                });
-            }
-        }
+        unsettled   = tokens_by_seq(ubatch);
+        n_unsettled = ubatch.n_tokens;
     }
 
     if (keeps_queries()) {
+        ggml_backend_sched_synchronize(sched);
         take_queries(ubatch);
     }
 
     for (uint32_t i = 0; i < ubatch.n_seqs_unq; ++i) {
         seqs[ubatch.seq_id_unq[i]].n_open = 0;
     }
+}
+
+void retain_memory::settle() const {
+    for (size_t p = 0; !unsettled.empty() && p < pools.size(); ++p) {
+        const float * log_beta = pools[p]->fetched_log_beta(); // layer after layer [n_head_kv, n_tokens]
+        for (size_t s = 0; s < seqs.size(); ++s) {
+            if (unsettled[s].empty()) {
+                continue;
+            }
+            for_each_cell_list(seqs[s], p, [&](const retain_layer & layer, int32_t h, const retain_cell_list & cell_list) {
+                // the cells of the ubatch are the last ones
+                float       * dst = cell_list.log_beta.data() + cell_list.size() - unsettled[s].size();
+                const float * src = log_beta + layer.head_first*n_unsettled + h;
+                for (const int32_t t : unsettled[s]) {
+                    *dst++ = src[(int64_t) t*layer.n_head_kv];
+                }
+            });
+        }
+    }
+    unsettled.clear();
 }
 
 // retain_context
@@ -232,6 +242,6 @@ const llama_ubatch & retain_context::get_ubatch() const {
     return ubatches[i_cur];
 }
 
-void retain_context::finish() const {
-    mem->finish_ubatch(ubatches[i_cur]);
+void retain_context::finish(ggml_backend_sched_t sched) const {
+    mem->finish_ubatch(ubatches[i_cur], sched);
 }

@@ -29,7 +29,7 @@ bool is_in(const retain_ranges & ranges, llama_pos p);
 struct retain_cell_list {
     std::vector<int32_t> pos;
     std::vector<int32_t> ordinal;
-    std::vector<float>   log_beta;
+    mutable std::vector<float> log_beta; // retain_memory::settle() brings the last ones in when they are asked for
     std::vector<int32_t> pages;
     std::vector<int32_t> shift; // positions by which K is still to be turned; empty: none
 

@@ -185,6 +185,7 @@ void retain_memory::set_budget(llama_seq_id seq_id, int32_t budget) {
         throw retain_error(retain_format("the budget must be 1 to %d, the budget that the context was made with", config.budget));
     }
 
+    settle();
     auto & seq = seqs[seq_id];
     check_protected(seq, seq.pins, budget);
 

@@ -132,15 +132,7 @@ void retain_graph_input::build_queries(const llm_graph_context & llm, const reta
 
 // Have a tensor computed where the pool is: the scheduler would rather copy a pool than move an op away from its neighbours.
 static void compute_beside(ggml_backend_sched_t sched, ggml_tensor * cur, ggml_backend_buffer_type_t buft) {
-    const int n = ggml_backend_sched_get_n_backends(sched);
-    ggml_backend_t     backend = ggml_backend_sched_get_backend(sched, n - 1); // the CPU's is the last
-    ggml_backend_dev_t dev     = ggml_backend_buft_get_device(buft);           // of the CPU's memory it may be null
-    for (int i = 0; dev && i < n; ++i) {
-        if (ggml_backend_get_device(ggml_backend_sched_get_backend(sched, i)) == dev) {
-            backend = ggml_backend_sched_get_backend(sched, i);
-        }
-    }
-    ggml_backend_sched_set_tensor_backend(sched, cur, backend);
+    ggml_backend_sched_set_tensor_backend(sched, cur, retain_pool::backend_of(sched, buft));
 }
 
 retain_graph_input::place_views retain_graph_input::view_places(ggml_context * ctx, ggml_tensor * of) const {

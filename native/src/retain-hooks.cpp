@@ -166,7 +166,6 @@ bool retain_is_busy(llama_memory_i * mem) {
 void retain_finish_ubatch(llama_memory_context_i * mctx, ggml_backend_sched_t sched) {
     const auto * retain = retain_find_context(mctx);
     if (retain) {
-        ggml_backend_sched_synchronize(sched);
-        retain->finish();
+        retain->finish(sched);
     }
 }

@@ -87,5 +87,5 @@ ggml_tensor * retain_build_attn_iswa(
 // whether the call comes from an eviction hook of this memory, which may not decode; sets the last error
 bool retain_is_busy(llama_memory_i * mem);
 
-// the graph of a ubatch was submitted: take in its log betas and evict
+// the graph of a ubatch was submitted: its log betas are asked for
 void retain_finish_ubatch(llama_memory_context_i * mctx, ggml_backend_sched_t sched);

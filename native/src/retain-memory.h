@@ -87,7 +87,11 @@ public:
 
     bool can_append(const std::vector<llama_ubatch> & ubatches) const;
     bool append_ubatch(const llama_ubatch & ubatch);
-    void finish_ubatch(const llama_ubatch & ubatch);
+    void finish_ubatch(const llama_ubatch & ubatch, ggml_backend_sched_t sched);
+
+    // Log betas of the last ubatch come into its cells: before anything reads them, or changes which cells are the last ones.
+    // Until then a device computes while the host goes on.
+    void settle() const;
 
     // the queries of the last tokens, under a policy that needs them; see retain-queries.cpp
 
@@ -292,6 +296,10 @@ private:
 
     std::vector<ggml_tensor *> query_rows;
 
+    // per sequence the tokens of a ubatch whose log betas are still to come into its cells; empty: none
+    mutable std::vector<std::vector<int32_t>> unsettled;
+    int64_t n_unsettled = 0; // tokens of the ubatch
+
     retain_score_callback callback      = nullptr;
     void                * callback_data = nullptr;
     bool                  in_hook       = false;
@@ -327,7 +335,7 @@ public:
 
     const llama_ubatch & get_ubatch() const override;
 
-    void finish() const;
+    void finish(ggml_backend_sched_t sched) const;
 
     retain_memory & get_mem() const { return *mem; }
 

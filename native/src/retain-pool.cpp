@@ -70,6 +70,16 @@ retain_pool::retain_pool(
         ggml_backend_tensor_alloc(buf.get(), log_beta, base + n_pool);
     }
 
+    if (!no_alloc && !ggml_backend_buffer_is_host(buf.get())) {
+        ggml_backend_dev_t         dev  = ggml_backend_buft_get_device(buft);
+        ggml_backend_buffer_type_t host = dev ? ggml_backend_dev_host_buffer_type(dev) : nullptr;
+        can_fetch_ahead = host != nullptr;
+        buf_host.reset(ggml_backend_buft_alloc_buffer(host ? host : ggml_backend_cpu_buffer_type(), ggml_nbytes(log_beta)));
+        if (!buf_host) {
+            throw retain_error("cannot allocate host memory for the gates' output; lower the ubatch");
+        }
+    }
+
     free_all();
 }
 
@@ -122,6 +132,18 @@ ggml_retention_copy retain_pool::make_copy(place src, place dst) const {
     return { (int32_t) k_row(src), (int32_t) k_row(dst), (int32_t) v_row(src), (int32_t) v_row(dst) };
 }
 
+ggml_backend_t retain_pool::backend_of(ggml_backend_sched_t sched, ggml_backend_buffer_type_t buft) {
+    const int n = ggml_backend_sched_get_n_backends(sched);
+    ggml_backend_dev_t dev = ggml_backend_buft_get_device(buft); // of the CPU's memory it may be null
+    for (int i = 0; dev && i < n; ++i) {
+        ggml_backend_t backend = ggml_backend_sched_get_backend(sched, i);
+        if (ggml_backend_get_device(backend) == dev) {
+            return backend;
+        }
+    }
+    return ggml_backend_sched_get_backend(sched, n - 1); // the CPU's is the last
+}
+
 ggml_retention_copy_cells_t retain_pool::copy_function(ggml_backend_buffer_type_t buft) {
     ggml_backend_dev_t dev = ggml_backend_buft_get_device(buft);
     ggml_backend_reg_t reg = dev ? ggml_backend_dev_backend_reg(dev) : nullptr;
@@ -132,6 +154,7 @@ void retain_pool::run_copies(retain_threads & threads) {
     if (copies.empty()) {
         return;
     }
+    wait();
     if (ggml_backend_buft_is_host(buft)) {
         char * base_k = (char *) k->data;
         char * base_v = (char *) v->data;
@@ -148,10 +171,38 @@ void retain_pool::run_copies(retain_threads & threads) {
     copies.clear();
 }
 
+void retain_pool::wait() const {
+    if (running) {
+        ggml_backend_synchronize(running);
+        running = nullptr;
+    }
+}
+
+void retain_pool::fetch_log_beta(ggml_backend_t backend, int64_t n) {
+    running   = backend;
+    n_fetched = n;
+    if (can_fetch_ahead && n > 0) {
+        ggml_backend_tensor_get_async(backend, log_beta, ggml_backend_buffer_get_base(buf_host.get()), 0, n*sizeof(float));
+    }
+}
+
+const float * retain_pool::fetched_log_beta() const {
+    wait();
+    if (!buf_host) {
+        return (const float *) log_beta->data;
+    }
+    float * res = (float *) ggml_backend_buffer_get_base(buf_host.get());
+    if (!can_fetch_ahead) {
+        ggml_backend_tensor_get(log_beta, res, 0, n_fetched*sizeof(float));
+    }
+    return res;
+}
+
 // call fn(K row, V row, cells, first cell) for each page of a cell list's first n cells
 template <typename F>
 void retain_pool::for_each_page(const std::vector<int32_t> & pages, int64_t n, F fn) const {
     GGML_ASSERT(copies.empty());
+    wait();
     for (int64_t first = 0; first < n; first += page_size) {
         const place at = { pages[first/page_size], 0 };
         fn(k_row(at), v_row(at), std::min<int64_t>(page_size, n - first), first);
@@ -187,6 +238,7 @@ void retain_pool::write(const std::vector<int32_t> & pages, int64_t n, const uin
 void retain_pool::read_keys(int32_t page, int64_t n, float * dst) const {
     GGML_ASSERT(copies.empty());
 
+    wait();
     const size_t offset = k_row({ page, 0 })*row_k;
     if (k->type == GGML_TYPE_F32) {
         ggml_backend_tensor_get(k, dst, offset, n*row_k);

@@ -50,6 +50,11 @@ public:
     void queue_copies(const std::vector<ggml_retention_copy> & more) { copies.insert(copies.end(), more.begin(), more.end()); }
     void run_copies(retain_threads & threads);
 
+    // A graph that a backend of the pool's device was given may still run. Bring its first n log betas to the host; what else is
+    // read or written here waits for it too.
+    void          fetch_log_beta(ggml_backend_t backend, int64_t n);
+    const float * fetched_log_beta() const; // waits
+
     // the first n cells of a cell list, page by page: of each cell the K row, then the V row
     void read (const std::vector<int32_t> & pages, int64_t n, uint8_t * dst) const;
     void write(const std::vector<int32_t> & pages, int64_t n, const uint8_t * src);
@@ -74,6 +79,9 @@ public:
     // say where the cells of a page are
     void set_layout(ggml_retention_attn_params & params) const;
 
+    // the backend that computes in memory of a type
+    static ggml_backend_t backend_of(ggml_backend_sched_t sched, ggml_backend_buffer_type_t buft);
+
     // the function of a device that copies cells in its memory; null where it has none
     static ggml_retention_copy_cells_t copy_function(ggml_backend_buffer_type_t buft);
 
@@ -97,6 +105,13 @@ private:
 
     ggml_context_ptr        ctx;
     ggml_backend_buffer_ptr buf;
+    ggml_backend_buffer_ptr buf_host;  // log_beta as the host has it, where buf is another memory
+    bool can_fetch_ahead = false;      // the device writes to it while the host goes on
+
+    int64_t                n_fetched = 0;
+    mutable ggml_backend_t running   = nullptr; // what may not have come to its end
+
+    void wait() const;
 
     void free_all();
 

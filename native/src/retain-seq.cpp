@@ -52,6 +52,7 @@ void retain_memory::clear(bool data) {
     if (is_busy()) {
         return;
     }
+    settle();
     for (auto & seq : seqs) {
         clear_seq(seq);
     }
@@ -61,6 +62,7 @@ bool retain_memory::seq_rm(llama_seq_id seq_id, llama_pos p0, llama_pos p1) {
     if (is_busy()) {
         return false;
     }
+    settle();
     normalize_range(p0, p1);
 
     std::vector<retain_seq *> chosen; // a sequence that is not there holds nothing
@@ -133,6 +135,7 @@ void retain_memory::seq_cp(llama_seq_id seq_id_src, llama_seq_id seq_id_dst, lla
     if (is_busy()) {
         return;
     }
+    settle();
     normalize_range(p0, p1);
 
     if (seq_id_src == seq_id_dst) {
@@ -213,6 +216,7 @@ void retain_memory::seq_keep(llama_seq_id seq_id) {
     if (is_busy()) {
         return;
     }
+    settle();
     for (size_t s = 0; s < seqs.size(); ++s) {
         if ((llama_seq_id) s != seq_id) {
             clear_seq(seqs[s]);

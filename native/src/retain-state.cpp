@@ -263,6 +263,7 @@ void retain_memory::state_write(llama_io_write_i & io, llama_seq_id seq_id, llam
     GGML_UNUSED(flags); // all of a sequence is needed to go on with it
 
     retain_error_clear();
+    settle();
 
     if (has_shift()) {
         throw retain_error("a state with a position shift under way cannot be saved; decode a token first");
@@ -300,6 +301,7 @@ void retain_memory::state_read(llama_io_read_i & io, llama_seq_id seq_id, llama_
     if (is_busy()) {
         throw retain_error(retain_error_get());
     }
+    settle();
 
     header head;
     io.read(&head, sizeof(head));

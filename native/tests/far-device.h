@@ -8,12 +8,14 @@
 #include "ggml-retention.h"
 
 #include <cstring>
+#include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 // transfers between host and device by the name of the tensor, and copies within the device
 struct far_transfers {
-    std::map<std::string, int> to, from;
+    std::map<std::string, int> to, from, from_ahead; // ahead: while the host goes on
     int n_cell_copies = 0; // calls
 
     // those of tensors whose name has this in it
@@ -39,6 +41,30 @@ inline void far_copy_cells(ggml_tensor * k, ggml_tensor * v, const ggml_retentio
     }
 }
 
+// What was asked for ahead arrives when the host waits for the device. Until then there is something else.
+inline std::vector<std::function<void()>> & far_arrivals() {
+    static std::vector<std::function<void()>> arrivals;
+    return arrivals;
+}
+
+inline ggml_backend_t far_backend(ggml_backend_dev_t dev) {
+    ggml_backend_t res = ggml_backend_cpu_init();
+    res->device = dev;
+    res->iface.synchronize = [](ggml_backend_t) {
+        for (const auto & arrive : far_arrivals()) {
+            arrive();
+        }
+        far_arrivals().clear();
+    };
+    res->iface.get_tensor_async = [](ggml_backend_t, const ggml_tensor * tensor, void * data, size_t offset, size_t n) {
+        ++far_counts().from_ahead[tensor->name];
+        const char * from = (const char *) tensor->data + offset;
+        memset(data, 0xff, n);
+        far_arrivals().push_back([data, bytes = std::vector<char>(from, from + n)] { memcpy(data, bytes.data(), bytes.size()); });
+    };
+    return res;
+}
+
 inline ggml_backend_dev_t far_device() {
     static ggml_backend_dev_t       cpu    = ggml_backend_dev_by_type(GGML_BACKEND_DEVICE_TYPE_CPU);
     static ggml_backend_device      device = *cpu;
@@ -58,11 +84,8 @@ inline ggml_backend_dev_t far_device() {
         const bool is_whole_gate = op->op == GGML_OP_RETENTION_GATE && op->src[4]; // the CPU has no kernel for it
         return !is_elsewhere && !is_whole_gate && ggml_backend_dev_supports_op(cpu, op);
     };
-    device.iface.init_backend    = [](ggml_backend_dev_t dev, const char *) {
-        ggml_backend_t backend = ggml_backend_cpu_init();
-        backend->device = dev;
-        return backend;
-    };
+    device.iface.init_backend    = [](ggml_backend_dev_t dev, const char *) { return far_backend(dev); };
+    device.iface.get_host_buffer_type = [](ggml_backend_dev_t) { return ggml_backend_cpu_buffer_type(); };
 
     buft.device              = &device;
     buft.iface.get_name      = [](ggml_backend_buffer_type_t) { return "FAR"; };

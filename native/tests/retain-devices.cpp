@@ -167,6 +167,10 @@ void test_transfers(const device_files & files, llama_model * far) {
     printf("  %-24s %d transfers of ours to the device\n", "100 tokens", n_places);
     CHECK(n_places == 100 && far_counts().n_cell_copies == 0);
 
+    // log betas come without a wait for them
+    CHECK(far_transfers::count(far_counts().from, "retain_") == 0);
+    CHECK(far_transfers::count(far_counts().from_ahead, "retain_log_beta") == 100);
+
     retain_stats before, after;
     CHECK(retain_get_stats(ctx, &before));
     run(101, 200);
