@@ -57,21 +57,26 @@ struct attn_cut {
     }
 };
 
-// how the archive's cell lists are cut, where few tokens are to be looked up in them
+// How the archive's cell lists are cut, where there are too few (token, KV head) for the threads. What is found does not depend on
+// it, and each chunk has to find as many cells as all of the list, so they are as few as may be.
 struct archive_cut {
-    int64_t n_units = 0;         // (token, KV head)
-    int64_t chunk   = INT64_MAX; // cells
+    int64_t chunk = INT64_MAX; // cells
 
-    explicit archive_cut(const attn_op & op) {
+    archive_cut(const attn_op & op, int nth) {
+        int64_t n_units = 0;
         int64_t n_cells = 0;
         for_each_tile(op, [&](const attn_tile & tile) {
             n_units += tile.n_t;
             n_cells += tile.n_t*archive_list(op, tile).n_cells;
         });
-        if (n_units < FEW_TILES) {
-            chunk = std::max(CHUNK_UNIT, round_up((n_cells + N_CHUNKS - 1)/N_CHUNKS, CHUNK_UNIT));
+        if (n_units < 2*nth) {
+            chunk = std::max(LEAST, round_up((n_cells + 4*nth - 1)/(4*nth), CHUNK_UNIT));
         }
     }
+
+    static constexpr int64_t LEAST = 4*CHUNK_UNIT;
+
+    static int64_t n_chunks_max(int nth) { return 6*nth; } // 4 a thread, and a shorter one at the end of each list
 
     bool cuts() const { return chunk != INT64_MAX; }
 
@@ -158,9 +163,9 @@ static void store_new(const attn_op & op, int ith, int nth) {
 size_t ggml_retention_attn_work_size(const ggml_tensor * dst, int n_threads) {
     const attn_op op(dst);
 
-    const size_t n_found = op.archive_k ? found_cells::n_floats(op) : 0;
+    const size_t n_found = op.archive_k ? archive_cut::n_chunks_max(n_threads)*found_cells::n_floats(op) : 0;
 
-    return (n_threads*thread_floats(op) + (N_CHUNKS + FEW_TILES)*(attn_state::n_floats(op) + n_found))*sizeof(float);
+    return (n_threads*thread_floats(op) + (N_CHUNKS + FEW_TILES)*attn_state::n_floats(op) + n_found)*sizeof(float);
 }
 
 // a thread's part of the op
@@ -213,7 +218,7 @@ struct attn_worker {
             return;
         }
         if (op.archive_k) {
-            const archive_cut archive(op);
+            const archive_cut archive(op, params->nth);
             if (archive.cuts()) {
                 ggml_barrier(params->threadpool);
                 find(archive);

@@ -24,6 +24,39 @@ archive_list::archive_list(const attn_op & op, const attn_tile & tile) {
 
 // best_cells
 
+// The n-th largest of size numbers; spare has room for all. They are counted in buckets first, as a sort of them all costs
+// half of what finding them does.
+static float nth_largest(const float * x, int64_t size, int64_t n, float * spare) {
+    constexpr int N_BUCKETS = 256;
+
+    const auto  ends = std::minmax_element(x, x + size);
+    const float low = *ends.first, high = *ends.second;
+    const float step = N_BUCKETS/(high - low);
+
+    int64_t n_spare = 0;
+    if (std::isfinite(step)) {
+        const auto bucket_of = [&](float v) { return std::min(N_BUCKETS - 1, (int) ((v - low)*step)); };
+
+        int64_t counts[N_BUCKETS] = {};
+        for (int64_t i = 0; i < size; ++i) {
+            ++counts[bucket_of(x[i])];
+        }
+        int bucket = N_BUCKETS - 1;
+        while (counts[bucket] < n) {
+            n -= counts[bucket--];
+        }
+        for (int64_t i = 0; i < size; ++i) {
+            if (bucket_of(x[i]) == bucket) {
+                spare[n_spare++] = x[i];
+            }
+        }
+    } else { // all are equal, or some are infinite
+        n_spare = std::copy_n(x, size, spare) - spare;
+    }
+    std::nth_element(spare, spare + n - 1, spare + n_spare, std::greater<float>());
+    return spare[n - 1];
+}
+
 best_cells::best_cells(float * base, int64_t n) :
         scores(base), cells((int32_t *) (base + n_room(n))), n(n), floor(-INFINITY), spare(base + 2*n_room(n)) {
 }
@@ -38,9 +71,7 @@ void best_cells::prune() {
         return;
     }
 
-    std::copy_n(scores, size, spare);
-    std::nth_element(spare, spare + n - 1, spare + size, std::greater<float>());
-    floor = spare[n - 1];
+    floor = nth_largest(scores, size, n, spare);
 
     int64_t n_equal = n - std::count_if(scores, scores + size, [&](float s) { return s > floor; });
     int64_t end     = 0;
@@ -62,7 +93,8 @@ size_t recall_buffers::n_floats(const attn_op & op) {
     }
     const size_t n_rows = RUN*(ggml_row_size(op.type_archive_k(), op.n_embd_k) + ggml_row_size(op.type_archive_v(), op.n_embd_v));
 
-    return op.n_group*(op.n_embd_k + RUN + 1 + 2 + op.acc_stride) + decode_unpacked(op) + n_rows/sizeof(float) + best_cells::n_floats(op.p.recall_max);
+    return op.n_group*(op.n_embd_k + RUN + 1 + 2 + op.acc_stride) + decode_unpacked(op) + n_rows/sizeof(float) + best_cells::n_floats(op.p.recall_max) +
+        scan_queries::n_floats(op.n_group, op.n_embd_k);
 }
 
 recall_buffers::recall_buffers(const attn_op & op, float * base) {
@@ -77,6 +109,7 @@ recall_buffers::recall_buffers(const attn_op & op, float * base) {
     k    = (char *) (own + op.n_group*(2 + op.acc_stride));
     v    = k + RUN*row_k;
     best = (float *) (v + RUN*row_v);
+    q8   = best + best_cells::n_floats(op.p.recall_max);
 }
 
 void recall_buffers::load_queries(const attn_op & op, const attn_tile & tile, int64_t t) {
@@ -85,6 +118,9 @@ void recall_buffers::load_queries(const attn_op & op, const attn_tile & tile, in
         if (op.p.archive_rotated) {
             ggml_retention_rotate(q + r*op.n_embd_k, op.n_embd_k);
         }
+    }
+    if (can_scan(op.type_archive_k())) {
+        scan_queries(q8, op.n_group, op.n_embd_k).load(q, op.type_archive_k());
     }
 }
 
@@ -109,16 +145,22 @@ static void score_cells(const attn_op & op, const float * ref, float * s, int64_
 void scan_archive(const attn_op & op, const archive_list & list, const recall_buffers & buf, int64_t c0, int64_t c1, best_cells & best) {
     const attn_rows rows = { op.archive_k, op.type_archive_k(), op.n_embd_k };
 
-    for_each_page_run(list.pages, op.p.archive_page_size, c0, c1 - c0, [&](int64_t page, int64_t i, int64_t len, int64_t at) {
-        for (int64_t j = 0; j < len; j += RUN) {
-            const int64_t n = std::min(RUN, len - j);
+    const auto at_cell = [&](int64_t c) {
+        return rows.data + (list.pages[c/op.p.archive_page_size]*(int64_t) op.p.archive_page_size + c%op.p.archive_page_size)*rows.nb();
+    };
+    for_each_page_run(list.pages, op.p.archive_page_size, c0, c1 - c0, [&](int64_t, int64_t, int64_t len, int64_t at) {
+        for (int64_t c = c0 + at; c < c0 + at + len; c += RUN) {
+            const int64_t n    = std::min(RUN, c0 + at + len - c);
+            const int64_t next = c + n;
 
-            attn_rows run = rows;
-            run.data += (page*op.p.archive_page_size + i + j)*rows.nb();
-            dot_run(run, n, buf.q, op.n_group, buf.s, buf.x);
+            if (can_scan(rows.type)) {
+                scan_keys(scan_queries(buf.q8, op.n_group, op.n_embd_k), rows.type, at_cell(c), n, buf.s, RUN, next < c1 ? at_cell(next) : nullptr);
+            } else {
+                dot_run({ at_cell(c), rows.type, rows.n_embd }, n, buf.q, op.n_group, buf.s, buf.x);
+            }
             score_cells(op, buf.ref, buf.s, n);
-            for (int64_t c = 0; c < n; ++c) {
-                best.add(buf.s[c], (int32_t) (c0 + at + j + c));
+            for (int64_t i = 0; i < n; ++i) {
+                best.add(buf.s[i], (int32_t) (c + i));
             }
         }
     });
@@ -145,6 +187,8 @@ void add_recalled(const attn_op & op, const archive_list & list, const recall_bu
 
         // rows lie anywhere: ask for all of them before the first is read
         for (int64_t c = 0; c < n; ++c) {
+            vf_prefetch(op.archive_k + row(c)*row_k);
+            vf_prefetch(op.archive_k + row(c)*row_k + row_k - 1);
             vf_prefetch(op.archive_v + row(c)*row_v);
             vf_prefetch(op.archive_v + row(c)*row_v + row_v - 1);
         }

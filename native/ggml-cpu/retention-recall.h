@@ -3,6 +3,7 @@
 #pragma once
 
 #include "retention-attn.h"
+#include "retention-scan.h"
 
 #include <cstdint>
 
@@ -47,7 +48,7 @@ public:
     int32_t * cells;
 
 private:
-    static int64_t n_room(int64_t n) { return n + (n > 256 ? n : 256); }
+    static int64_t n_room(int64_t n) { return 3*n > 512 ? 3*n : 512; } // so that it is rarely full
 
     int64_t n;
     float   floor;
@@ -57,6 +58,7 @@ private:
 // what a thread needs to recall cells for one token and KV head
 struct recall_buffers {
     float * q;     // [n_group, n_embd_k] queries, scaled
+    float * q8;    // of scan_queries
     float * s;     // [n_group, RUN] logits
     float * x;     // cells of a type without a reader
     float * ref;   // [n_group] log of the sum of exp(logits) of the cells held

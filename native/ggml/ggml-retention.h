@@ -122,7 +122,8 @@ GGML_API struct ggml_tensor * ggml_retention_attn(
 // Recall: each token also attends to cells of an archive, on the CPU alone. Of each cell list's archived cells it takes those that
 // its query heads give the largest weights, measured against the cells that the cell list holds: the score of an archived
 // cell is the largest of logit - log(sum of exp(logits of the cells held)) over the query heads of the KV head; of equal
-// scores the cell that comes first. The softmax then runs over the cells held and those.
+// scores the cell that comes first. The softmax then runs over the cells held and those. For the scores of q4_0 and q8_0 keys alone,
+// each query is rounded to whole numbers from -127 to 127 times one scale.
 //
 // The archive is an i8 tensor of three areas, each with a row per cell: K rows, V rows, and uint32 numbers of tokens that
 // recalled the cell, which the op counts up. Cell i of page p is row p*archive_page_size + i of each. The op's cell_lists go on

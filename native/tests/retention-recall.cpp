@@ -31,6 +31,7 @@ struct recall_case {
 struct list_of_cells {
     reference::cell_list held;
     std::vector<float>   k, v; // archived
+    std::vector<float>   turned_k;
     std::vector<int32_t> rows; // of the archived cells
     int64_t              n_archived;
 };
@@ -44,6 +45,25 @@ std::vector<double> logits_of(const float * q, const std::vector<float> & k, int
         }
         res[c] /= std::sqrt((double) n_embd);
         res[c]  = softcap != 0.0 ? softcap*std::tanh(res[c]/softcap) : res[c];
+    }
+    return res;
+}
+
+// a query as cells are looked for with it
+std::vector<float> rounded_query(const float * q, const recall_case & c) {
+    std::vector<float> res(q, q + c.n_embd);
+    if (c.rotated) {
+        ggml_retention_rotate(res.data(), c.n_embd);
+    }
+    if (c.type_archive != GGML_TYPE_Q4_0 && c.type_archive != GGML_TYPE_Q8_0) {
+        return res;
+    }
+    float most = 0.0f;
+    for (const float x : res) {
+        most = std::max(most, std::fabs(x));
+    }
+    for (float & x : res) {
+        x = std::round(x*(127.0f/most))*(most/127.0f);
     }
     return res;
 }
@@ -123,6 +143,7 @@ void test_recall(ggml_backend_t backend, const recall_case & c) {
         turn(list.k);
         turn(list.v);
         const auto packed_k = pack(c.type_archive, n, list.k), packed_v = pack(c.type_archive, n, list.v);
+        list.turned_k = list.k;
         turn(list.k);
         turn(list.v);
         for (int64_t j = 0; j < list.n_archived; ++j) {
@@ -154,7 +175,7 @@ void test_recall(ggml_backend_t backend, const recall_case & c) {
             for (int64_t g = 0; g < c.n_group; ++g) {
                 const float * row_q = q.data() + (t*n_head + kv*c.n_group + g)*n;
                 const double  ref   = log_sum_exp(logits_of(row_q, list.held.k, n, held, c.softcap));
-                const auto    logit = logits_of(row_q, list.k, n, list.n_archived, c.softcap);
+                const auto    logit = logits_of(rounded_query(row_q, c).data(), c.rotated ? list.turned_k : list.k, n, list.n_archived, c.softcap);
                 for (int64_t i = 0; i < list.n_archived; ++i) {
                     score[i] = std::max(score[i], logit[i] - ref);
                 }
