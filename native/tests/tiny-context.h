@@ -57,7 +57,7 @@ inline retain_params small_params(const std::string & gates) {
 inline llama_context_params context_params(int n_seq = 1, int n_ubatch = 16) {
     llama_context_params cp = llama_context_default_params();
     cp.n_ctx      = 512;
-    cp.n_batch    = 64;
+    cp.n_batch    = 256;
     cp.n_ubatch   = n_ubatch;
     cp.n_seq_max  = n_seq;
     cp.n_threads  = cp.n_threads_batch = 1;
