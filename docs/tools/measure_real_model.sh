@@ -5,11 +5,12 @@
 #     docs/tools/measure_real_model.sh MODEL TEXTS OUT CALIBRATED [TRAINED]
 #
 # TEXTS is the folder that docs/tools/real_texts.py wrote; CALIBRATED and TRAINED are gates. KINDS names texts, WINDOWS how many
-# windows of 4,096 tokens are read of each, BUDGETS and POLICIES what is compared. A run that was stopped goes on.
+# windows of 4,096 tokens are read of each, BUDGETS, GATE (gate or gate:head) and POLICIES what is compared. A run that was stopped
+# goes on.
 # `retain-local results OUT/WINDOWS-calibrated.jsonl trained=OUT/WINDOWS-trained.jsonl` prints the tables.
 set -eu
 model=$1 texts=$2 out=$3 calibrated=$4 trained=${5:-}
-windows=${WINDOWS:-3}
+windows=${WINDOWS:-3} gate=${GATE:-gate}
 mkdir -p "$out"
 
 measure() {  # NAME GATES POLICIES
@@ -19,7 +20,7 @@ measure() {  # NAME GATES POLICIES
     done
 }
 
-measure calibrated "$calibrated" "${POLICIES:-gate,window,snapkv:head}"
+measure calibrated "$calibrated" "$gate,${POLICIES:-window,snapkv:head}"
 if [ -n "$trained" ]; then
-    measure trained "$trained" gate
+    measure trained "$trained" "$gate"
 fi

@@ -7,7 +7,9 @@ other weights grow by 1/(1 - a), and the output of the head, after the output pr
 
 with o the head's output. Its square is what is summed here. That is KVzip+'s weight (a times the size of W·v; arXiv
 2601.07891), but exact for the eviction of one cell, and squared, as errors of many cells add up by squares. `Reader` takes it
-relative to the residual stream that the layer leaves behind; KVzip+ takes the stream that the layer reads.
+relative to the residual stream that the layer leaves behind; KVzip+ takes the stream that the layer reads. Where a norm stands behind
+W, as in Gemma 3, the change is divided by the size that the norm divides W·o of all heads by, at each query. (The norm also takes away
+the part of a change that lies along its output; that is left out.)
 KVzip (arXiv 2505.23416) takes the largest weight that any query of the text's repetition gives to a cell. A mean over
 the queries is what a regression can foresee better, and the text's own later tokens count as much as its repetition.
 """
@@ -17,6 +19,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from .metric import OutputMetric
 from .watch import Attention, Floats
 
 BLOCK = 128  # queries at once
@@ -28,7 +31,7 @@ class LayerImportance:
 
     Parameters
     ----------
-    metric : [H, d_v, d_v], W^T·W of each query head's output projection W; the unit matrix where W is not known.
+    metric : of the layer's output projection, and of the norm behind it if there is one.
     n_cells : the first cells are judged, those of the tokens that are repeated.
     n_text, n_repeat : tokens of the text; position of the first query of its repetition. What lies between is read and
         not counted.
@@ -38,16 +41,16 @@ class LayerImportance:
     """
 
     def __init__(
-        self, metric: Floats, n_cells: int, n_text: int, n_repeat: int, least_age: int, block: int = BLOCK
+        self, metric: OutputMetric, n_cells: int, n_text: int, n_repeat: int, least_age: int, block: int = BLOCK
     ) -> None:
         self._metric = metric
         self._n_cells, self._n_text, self._n_repeat, self._least_age = n_cells, n_text, n_repeat, least_age
         self._block, self._n_read = block, 0
         self._k: Floats | None = None
         self._v: list[Floats] = []
-        n_head, d_v, _ = metric.shape
+        n_head, d_v, _ = metric.heads.shape
         self._weight = np.zeros((n_head, n_cells), np.float32)  # sums over queries of w, w·|W·o|² and w·o, where
-        self._size = np.zeros((n_head, n_cells), np.float32)  # w = (a / (1 - a))²
+        self._size = np.zeros((n_head, n_cells), np.float32)  # w = (a / (1 - a))², over the norm's divisor
         self._output = np.zeros((n_head, n_cells, d_v), np.float32)
         self._hidden: list[Floats] = []
         self._is_repeating = False
@@ -78,14 +81,16 @@ class LayerImportance:
         if first >= self._n_repeat and not self._is_repeating:
             self._end_text()
         group = attention.q.shape[1] // attention.k.shape[1]
+        divisor = self._metric.divisor(attention.out[rows])
         for head in range(attention.q.shape[1]):
             weights = self._softmax(attention, rows, head, head // group, last)[:, :n_counted]
             np.minimum(weights, MOST_WEIGHT, out=weights)
             np.divide(weights, 1 - weights, out=weights)
             np.square(weights, out=weights)
+            weights /= divisor[:, None]
             weights[~is_counted] = 0
             out = np.ascontiguousarray(attention.out[rows, head])
-            size = ((out @ self._metric[head]) * out).sum(axis=1)
+            size = ((out @ self._metric.heads[head]) * out).sum(axis=1)
             self._weight[head, :n_counted] += weights.sum(axis=0)
             self._size[head, :n_counted] += size @ weights
             self._output[head, :n_counted] += weights.T @ out
@@ -130,11 +135,11 @@ class LayerImportance:
         eviction of the cell changes, squared; summed over the query heads of the KV head.
         """
         v = np.concatenate(self._v).transpose(1, 0, 2).astype(np.float64)
-        n_head, n_kv = len(self._metric), len(v)
+        n_head, n_kv = len(self._metric.heads), len(v)
         importance = np.zeros((n_kv, self._n_cells))
         for head in range(n_head):
             own = v[head * n_kv // n_head]
-            moved = own @ self._metric[head]
+            moved = own @ self._metric.heads[head]
             importance[head * n_kv // n_head] += np.maximum(
                 self._weight[head] * (moved * own).sum(axis=1)
                 + self._size[head]

@@ -15,7 +15,7 @@ from retain_local.gates.calibrate.calibration import calibrate
 from retain_local.gates.calibrate.documents import Document, Plan, cut, take_turns
 from retain_local.gates.calibrate.fit import Fit, Setting
 from retain_local.gates.calibrate.importance import LayerImportance
-from retain_local.gates.calibrate.metric import OutputMetrics
+from retain_local.gates.calibrate.metric import OutputMetric, OutputMetrics
 from retain_local.gates.calibrate.options import CalibrateOptions
 from retain_local.gates.calibrate.reading import Reader
 from retain_local.gates.calibrate.regression import RidgeSums
@@ -43,14 +43,15 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, last: int, without: int 
     return np.stack([softmax(k[seen, h // group] @ q[h]) @ v[seen, h // group] for h in range(len(q))])
 
 
-@pytest.mark.parametrize("piece", [7, 40])
-def test_importance_is_what_an_eviction_changes(piece: int) -> None:
+@pytest.mark.parametrize("piece, with_norm", [(7, False), (40, False), (7, True)])
+def test_importance_is_what_an_eviction_changes(piece: int, with_norm: bool) -> None:
     """Against evicting each cell in turn and attending again, query by query."""
     rng = np.random.default_rng(0)
     n_text, n_repeat_at, n_cells, least_age, n = 20, 24, 10, 4, 34
     n_head, n_kv, d, n_embd = 4, 2, 3, 6
     q, k, v = rng.normal(size=(n, n_head, d)), rng.normal(size=(n, n_kv, d)), rng.normal(size=(n, n_kv, d))
     output = rng.normal(size=(n_head, n_embd, d))
+    norm = rng.uniform(0.5, 2, size=n_embd) if with_norm else np.ones(n_embd)
     out = np.stack([attend(q[t], k, v, t + 1) for t in range(n)])
     hidden = rng.normal(size=(n, 5))
 
@@ -60,12 +61,17 @@ def test_importance_is_what_an_eviction_changes(piece: int) -> None:
         for queries in (text, range(n_repeat_at, n)):
             for t in queries:
                 moved = attend(q[t], k, v, t + 1, without=i) - out[t]
-                change = np.square(np.einsum("hed,hd->he", output, moved)).sum(axis=1)
+                change = np.square(norm * np.einsum("hed,hd->he", output, moved)).sum(axis=1)
+                if with_norm:
+                    change /= np.square(np.einsum("hed,hd->e", output, out[t])).mean()
                 expected[:, i] += change.reshape(n_kv, -1).sum(axis=1) / len(queries)
 
-    sums = LayerImportance(
-        np.einsum("hed,hef->hdf", output, output).astype(np.float32), n_cells, n_text, n_repeat_at, least_age, block=1
+    weighted = output * norm[:, None]
+    metric = OutputMetric(
+        np.einsum("hed,hef->hdf", weighted, weighted).astype(np.float32),
+        output.transpose(1, 0, 2).reshape(n_embd, n_head * d).astype(np.float32) if with_norm else None,
     )
+    sums = LayerImportance(metric, n_cells, n_text, n_repeat_at, least_age, block=1)
     for start in range(0, n, piece):
         rows = slice(start, start + piece)
         parts = [part[rows].astype(np.float32) for part in (hidden, q, k, v, out)]
@@ -98,13 +104,23 @@ def test_the_watch_sees_what_attention_computes(tiny: TinyFiles, arch: str) -> N
                 np.testing.assert_allclose(one.out[t], expected, atol=2e-3 * np.abs(expected).max())
 
 
-def test_output_metrics_are_products_of_the_projections(tiny: TinyFiles) -> None:
-    shape = TINY_MODELS["qwen3"]
-    info = read_header(tiny.model("qwen3")).tensors["blk.1.attn_output.weight"]
-    raw = np.fromfile(tiny.model("qwen3"), np.float32, info.n_bytes // 4, offset=info.offset)
-    weight = raw.reshape(shape.n_embd, shape.n_head, shape.head_size)
-    metric = OutputMetrics(tiny.model("qwen3"), (0, 1)).of(1, shape.n_head, shape.head_size)
-    np.testing.assert_allclose(metric[2], weight[:, 2].T @ weight[:, 2], rtol=1e-4, atol=1e-5)
+def values_of(path: Path, name: str) -> np.ndarray:
+    info = read_header(path).tensors[name]
+    return np.fromfile(path, np.float32, info.n_bytes // 4, offset=info.offset).reshape(info.shape[::-1])
+
+
+@pytest.mark.parametrize("arch, il, has_norm", [("qwen3", 1, False), ("olmo2", 1, True), ("glm4", 0, True)])
+def test_output_metrics_are_products_of_the_projections(tiny: TinyFiles, arch: str, il: int, has_norm: bool) -> None:
+    """With the norm that stands behind them, if there is one."""
+    shape, path = TINY_MODELS[arch], tiny.model(arch)
+    weight = values_of(path, f"blk.{il}.attn_output.weight").reshape(shape.n_embd, shape.n_head, -1)
+    metric = OutputMetrics(path, (il,)).of(il, *weight.shape[1:])
+    out = np.random.default_rng(0).normal(size=(5, *weight.shape[1:])).astype(np.float32)
+    divisor = np.square(np.einsum("ehd,nhd->ne", weight, out)).mean(axis=1)
+    np.testing.assert_allclose(metric.divisor(out), divisor if has_norm else np.ones(5), rtol=1e-4)
+    if has_norm:
+        weight = weight * values_of(path, f"blk.{il}.post_attention_norm.weight").reshape(-1, 1, 1)
+    np.testing.assert_allclose(metric.heads[2], weight[:, 2].T @ weight[:, 2], rtol=1e-4, atol=1e-5)
 
 
 def test_ridge_sums_are_a_regression_of_all_samples() -> None:
