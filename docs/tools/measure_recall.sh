@@ -20,7 +20,7 @@ measure tasks bundled --tasks single,several,hops2,hops3,changes,decoys --items 
     --sinks 0 --ubatch 16 --buffer 16 --archive 64MiB
 measure keys bundled --tasks lookup --items "$items" --seed 1 --budgets "$budgets" \
     --sinks 0 --ubatch 16 --buffer 16 --archive 64MiB
-python "$(dirname "$0")/measure_turns.py" > "$out/turns.txt"
+python "$(dirname "$0")/measure_turns.py" --conversations 24 > "$out/turns.txt"
 if [ $# -ge 4 ]; then
     for type in q4_0 q8_0; do
         measure "text-$type" "$2" --gates "$3" --tasks "text:$4" --tokens "${TOKENS:-2050}" --items "${WINDOWS:-1}" \
