@@ -4,10 +4,10 @@
 #
 #     docs/tools/measure_recall.sh OUT [MODEL GATES TEXT]
 #
-# MODEL is a real model with GATES, TEXT a text of 2,050 tokens at least that the gates were not made of. ITEMS, BUDGETS, TOKENS and
-# WINDOWS may be set. A run that was stopped goes on. `retain-local results OUT/tasks.jsonl --markdown` prints tables again.
+# MODEL is a real model with GATES, TEXT a text of 2,050 tokens at least that the gates were not made of. ITEMS and KEYS
+# (questions of a task, and about keys), BUDGETS, TOKENS and WINDOWS may be set. A run that was stopped goes on. `retain-local results OUT/tasks.jsonl --markdown` prints tables again.
 set -eu
-out=$1 items=${ITEMS:-192} budgets=${BUDGETS:-1/8,1/16,1/32}
+out=$1 budgets=${BUDGETS:-1/8,1/16,1/32}
 mkdir -p "$out"
 
 measure() {  # NAME MODEL OPTIONS...
@@ -16,9 +16,9 @@ measure() {  # NAME MODEL OPTIONS...
     retain-local eval "$model" --policies gate,window --jobs 1 --json "$out/$name.jsonl" "$@" > "$out/$name.txt"
 }
 
-measure tasks bundled --tasks single,several,hops2,hops3,changes,decoys --items "$items" --seed 1 --budgets "$budgets" \
+measure tasks bundled --tasks single,several,hops2,hops3,changes,decoys --items "${ITEMS:-48}" --seed 1 --budgets "$budgets" \
     --sinks 0 --ubatch 16 --buffer 16 --archive 64MiB
-measure keys bundled --tasks lookup --items "$items" --seed 1 --budgets "$budgets" \
+measure keys bundled --tasks lookup,several --items "${KEYS:-192}" --seed 1 --budgets "$budgets" \
     --sinks 0 --ubatch 16 --buffer 16 --archive 64MiB
 python "$(dirname "$0")/measure_turns.py" --conversations 24 > "$out/turns.txt"
 if [ $# -ge 4 ]; then
