@@ -5,7 +5,8 @@
 #     docs/tools/measure_recall.sh OUT [MODEL GATES TEXT]
 #
 # MODEL is a real model with GATES, TEXT a text of 2,050 tokens at least that the gates were not made of. ITEMS and KEYS
-# (questions of a task, and about keys), BUDGETS, TOKENS and WINDOWS may be set. A run that was stopped goes on. `retain-local results OUT/tasks.jsonl --markdown` prints tables again.
+# (questions of a task, and about keys), BUDGETS, TOKENS and WINDOWS may be set. A run that was stopped goes on.
+# `retain-local results OUT/tasks.jsonl --markdown` prints a part's tables again.
 set -eu
 out=$1 budgets=${BUDGETS:-1/8,1/16,1/32}
 mkdir -p "$out"
