@@ -2,7 +2,8 @@
 
     python native/tests/device/run.py                    build, test, make a model of Qwen3-4B's shape, time it
     python native/tests/device/run.py --bin DIR          with programs and libraries that are built already
-    python native/tests/device/run.py --device CPU --bin DIR   a dry run where there is no GPU
+    python native/tests/device/run.py --device CPU --bin DIR --shape qwen3-0.6b --depths 64 --steps 24
+                                                         a dry run where there is no GPU
 
 Needs nvcc, CMake, and Python with NumPy, gguf and PyYAML. It needs no network when RETAIN_UPSTREAM_DIR names an unpacked source
 distribution of llama-cpp-python. A step that fails is named and the others go on; the exit status is then 1. The outputs
@@ -62,6 +63,7 @@ def main():
     parser.add_argument("--device", default="CUDA0", help="the device to test, by ggml's name")
     parser.add_argument("--shape", default="qwen3-4b", help="the model to time; one of native/bench/make_model.py")
     parser.add_argument("--depths", default="512,8192,32768")
+    parser.add_argument("--steps", default="256", help="tokens that are written at each depth (from 17 on)")
     parser.add_argument("--vocab", type=pathlib.Path, help="a GGUF whose vocabulary the model takes")
     parser.add_argument("--seconds", type=float, default=540, help="for all steps")
     parser.add_argument("--work", type=pathlib.Path, help="folder for outputs and the model (default: a new one)")
@@ -92,6 +94,7 @@ def main():
         and steps.run("gates", [sys.executable, NATIVE / "bench/make_gates.py", model], env) is not None
     ):
         bench = [programs / "bench-device", "--model", model, "--gates", model.with_suffix(".gates.gguf")]
+        bench += ["--steps", args.steps]
         one = ["--sequences", "1", "--budget", "2048", "--depths", args.depths]
         four = ["--sequences", "4", "--budget", "1024", "--depths", args.depths.split(",")[-1]]
         steps.run("one-sequence", [*bench, *one], env, shown=17)
