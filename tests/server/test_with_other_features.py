@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 
@@ -33,14 +34,18 @@ def test_a_draft_model_has_a_stock_context_and_changes_nothing() -> None:
     draft = (*more, "--model-draft", str(BUNDLED_MODEL), "--spec-type", "draft-simple", "--spec-draft-n-max", "4")
     text = words(400, 2)
     replies = []
-    for budget, arguments in ((1024, more), (1024, draft), (64, draft)):
+    for budget, arguments in ((1024, more), (1024, draft), (64, more), (64, draft)):
         with Server(BUNDLED_MODEL, budget=budget, parallel=1, arguments=arguments) as server:
             replies.append(complete(server, text, 100, key=None, ignore_eos=True))
-    plain, drafted, evicted = replies
+    plain, drafted, alone, evicted = replies
     assert drafted["timings"]["draft_n_accepted"] > 0
     assert drafted["content"] == plain["content"]
-    # where evictions run, rejected tokens are taken back all the same
-    assert evicted["timings"]["draft_n_accepted"] > 0 and evicted["tokens_predicted"] == 100
+    # where evictions run, rejected tokens are taken back all the same, and drafts end where the next one is due
+    assert evicted["timings"]["draft_n_accepted"] > 0
+    assert evicted["retention"]["cells_evicted"] == alone["retention"]["cells_evicted"]
+    # until two words are almost equally likely: the last bits depend on how many tokens are computed at once
+    same = os.path.commonprefix([evicted["content"], alone["content"]])
+    assert len(same) > len(alone["content"]) / 2
     assert evicted["retention"]["cells_evicted"] > 0
 
 
