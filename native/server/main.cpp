@@ -15,6 +15,9 @@
 #include <thread>
 #include <vector>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #ifndef _WIN32
 #include <csignal>
 #include <unistd.h>
@@ -66,7 +69,16 @@ static void stop_with_stdin() {
 #endif
 }
 
+// Checkpoints of slots come and go, each of some other size, and as large as a slot's cells. In the heap they leave holes, and
+// the process grows with a conversation; in mappings of their own they are gone when they are freed.
+static void map_large_blocks() {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 1 << 20);
+#endif
+}
+
 int main(int argc, char ** argv) {
+    map_large_blocks();
     stop_with_signals();
 
     auto & config = retain_server_config();

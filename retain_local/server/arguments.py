@@ -18,6 +18,7 @@ PAGE = Path(__file__).parent / "page"
 
 _CHECKPOINTS = 3  # states of a slot to go back to; each is as large as its budget
 _CHECKPOINTS_WITH_ARCHIVE = 1  # which each of them holds too
+_CHECKPOINT_STEPS = 4  # in a budget; closer ones would be made while a prompt of short messages is read
 _BATCH = 2048  # tokens, llama.cpp's own default
 
 _POSITIONS = "cells keep their positions when others are evicted, so there is nothing to shift"
@@ -88,6 +89,7 @@ def server_command(
     )
     if options.prefill == "full":
         raise UsageError("prefill full needs the memory of a whole prompt, and a server bounds it; use bounded")
+    assert isinstance(options.budget, int) and options.buffer is not None and options.n_ubatch is not None
     n_checkpoints = _CHECKPOINTS_WITH_ARCHIVE if options.recall_share else _CHECKPOINTS
     arguments = [
         *_retention_arguments(options, file),
@@ -96,11 +98,11 @@ def server_command(
         *("--ctx-size", str(n_ctx), "--parallel", str(serve.parallel), "--kv-unified"),
         *("--ubatch-size", str(options.n_ubatch)),
         *("--no-context-shift", "--no-cache-idle-slots", "--ctx-checkpoints", str(n_checkpoints)),
+        *("--checkpoint-min-step", str(max(1, options.budget // _CHECKPOINT_STEPS))),
         *("--fit", "off", "--cors-origins", "localhost", "--metrics", "--path", str(PAGE)),
     ]
     if n_ctx > file.n_ctx_train:  # or the server would not read further
         arguments += ["--override-kv", f"{file.architecture}.context_length=int:{n_ctx}"]
-    assert isinstance(options.budget, int) and options.buffer is not None and options.n_ubatch is not None
     room = options.residents(options.budget, n_ctx) + max(options.buffer, options.n_ubatch)
     room = n_ctx if options.budget >= n_ctx else room
     pool_bytes = serve.parallel * room * file.bytes_per_token(*types)
