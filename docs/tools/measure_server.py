@@ -131,7 +131,7 @@ def compare(args: argparse.Namespace, options: dict[str, Any], messages: list[An
         if text != reply.text:
             place = len(os.path.commonprefix([text, reply.text]))
             print(f"turn {turn + 1} differs where the server's best word leads by {reply.lead_at(place):.4f}:")
-            print(f"  server {reply.text!r}\n  class  {text!r}")
+            print(f"  server {reply.text!r}\n  class  {text!r}", flush=True)
     print(
         f"of {len(turns)} replies {n_same} are the class's after the same turns; cells kept are as many after {n_alike}"
     )
