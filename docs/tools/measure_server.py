@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from retain_local.models.model_file import read_model_file
 from retain_local.server import Server
 from retain_local.server.binary import SOURCES
 
@@ -144,6 +145,8 @@ def stock(model: Path, n_slots: int, n_ctx: int, states: Path, n_threads: int) -
     program = subprocess.run(builder, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1]
     command = [program, "-m", model, "--port", "0", "-np", n_slots, "-c", n_slots * n_ctx, "--slot-save-path", states]
     command += ["--threads", n_threads, "--no-cache-idle-slots", "--cache-ram", "0", "-fit", "off"]
+    # or a slot would end where the model's training did
+    command += ["--override-kv", f"{read_model_file(model).architecture}.context_length=int:{n_ctx}"]
     with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         url = next(match[1] for line in process.stdout if (match := _LISTENING.search(line)))

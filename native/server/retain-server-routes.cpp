@@ -280,7 +280,9 @@ void retain_server_routes(const common_params & params, server_context & context
     routes.post_slots = [&context, n_slots, handler = routes.post_slots](const server_http_req & req) {
         auto res = handler(req);
         retain_server().free_slots(n_slots);
+        auto seen = retain_server().ask_cells(n_slots - 1, 1); // answered when all slots were looked at anew
         wake(context, req.should_stop);
+        seen.wait_for(PICTURE_WITHIN);
         return res;
     };
 
