@@ -23,8 +23,8 @@ from support.tiny_models import N_VOCAB, TinyModel, write_tiny_model
 
 import llama_cpp  # isort: skip  the modules above have loaded the libraries
 
-MODEL = TinyModel("llama", n_layer=2, n_embd=32, n_head=4, n_head_kv=2, head_size=8, n_ff=32)
-POLICIES = ("gate", "snapkv", "window")
+MODEL = TinyModel("llama", n_layer=2, n_embd=32, n_head=4, n_head_kv=2, head_size=32, n_ff=32)
+KINDS = [(policy, n_bytes) for policy in ("gate", "snapkv", "window") for n_bytes in (0, 1 << 18)]  # the archive's, too
 TOKENS = [5, 6, 7]
 HEADER = struct.Struct("<4sIQQQ")  # magic, version, shape, bytes of the payload, checksum
 MAX_GROWTH = 64 << 20  # bytes that the process may grow by: states are a thousand times smaller
@@ -76,7 +76,7 @@ WAYS = [Way(from_file, seq_id) for from_file in (False, True) for seq_id in (Non
 
 
 class StateFuzzer:
-    """States of two sequences under several policies, into a context that is in the middle of other texts."""
+    """States of two sequences under several policies, with and without an archive, into a context that is in the middle of other texts."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "state"
@@ -84,26 +84,28 @@ class StateFuzzer:
         gates = random_gates(MODEL.n_layer, MODEL.n_embd, MODEL.n_head_kv)
         gates_path = write_tiny_gates(folder / "m.gates.gguf", model.path, MODEL, gates)
 
-        def session(policy: str) -> RetainedSession:
+        def session(policy: str, n_bytes: int) -> RetainedSession:
             retain = {"budget": 16, "buffer": 4, "n_sink": 1, "policy": policy, "gates": gates_path}
+            retain |= {"recall": 0.5, "archive_bytes": n_bytes}
             return RetainedSession(model, retain, n_ctx=256, n_batch=64, n_ubatch=8, n_seq_max=2)
 
         rng = np.random.default_rng(0)
         self.states: list[tuple[Way, bytes]] = []
-        for policy in POLICIES:
-            with session(policy) as saved:
+        for kind in KINDS:
+            with session(*kind) as saved:
                 for lengths in ((0, 0), (40, 5), (100, 90)):
                     for seq_id, n in enumerate(lengths):
                         saved.remove(0, -1, seq_id)
                         if n:
                             saved.decode(rng.integers(3, N_VOCAB, n).tolist(), seq_id)
                     self.states += [(way, way.save(saved, self.path)) for way in WAYS]
-        self.running = {policy: session(policy) for policy in POLICIES}
+                assert (saved.stats().n_archived > 0) == (kind[1] > 0)
+        self.running = {kind: session(*kind) for kind in KINDS}
         for context in self.running.values():
             for seq_id, n in enumerate((60, 33)):
                 context.decode(rng.integers(3, N_VOCAB, n).tolist(), seq_id)
             context.pin(3, 6)
-        self.before = {policy: context.state() for policy, context in self.running.items()}
+        self.before = {kind: context.state() for kind, context in self.running.items()}
         self.peak = peak_bytes()
 
     def case(self, rng: np.random.Generator) -> None:
@@ -112,8 +114,8 @@ class StateFuzzer:
 
     def _try(self, rng: np.random.Generator) -> None:
         way, state = self.states[rng.integers(len(self.states))]
-        policy = POLICIES[rng.integers(len(POLICIES))]
-        session, before = self.running[policy], self.before[policy]
+        kind = KINDS[rng.integers(len(KINDS))]
+        session, before = self.running[kind], self.before[kind]
         data = mutate(rng, state, seal)
         retain_h.clear_error()
         taken = way.load(session, self.path, data)
