@@ -123,7 +123,7 @@ class RetentionOptions:
     )
     archive_file: str | os.PathLike[str] | None = option(
         None,
-        "A file to keep the archive in, which is mapped into memory; it is made anew.",
+        "A file to keep the archive in, which is mapped into memory; it is made anew, and gone with the run.",
         _CACHE,
         str,
         unset="the archive is in memory",

@@ -15,14 +15,12 @@ retain_mapped_file::~retain_mapped_file() = default;
 #include <cstring>
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 static const char MAGIC[] = "retain-local archive\n";
 
-// closes the file when a constructor fails
 struct open_file {
     int fd;
     ~open_file() {
@@ -41,9 +39,6 @@ retain_mapped_file::retain_mapped_file(const std::string & path, size_t n_bytes)
     if (file.fd < 0) {
         fail("cannot open the archive", errno);
     }
-    if (flock(file.fd, LOCK_EX | LOCK_NB) != 0) {
-        throw retain_error(retain_format("%s: another process has its archive there; name another file", path.c_str()));
-    }
 
     struct stat info;
     if (fstat(file.fd, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -56,37 +51,32 @@ retain_mapped_file::retain_mapped_file(const std::string & path, size_t n_bytes)
         }
     }
 
-    // all of the room at once: a disk that is full later would end the process
-    if (ftruncate(file.fd, 0) != 0) {
-        fail("cannot clear the archive", errno);
-    }
+    // Until it has no name the file says what it is, should the process end here.
     if (pwrite(file.fd, MAGIC, sizeof(MAGIC), 0) != (ssize_t) sizeof(MAGIC)) {
         fail("cannot write the archive", errno);
     }
-#if defined(__APPLE__)
-    if (ftruncate(file.fd, n_base) != 0) {
-        fail("cannot make room for the archive", errno);
+    if (unlink(path.c_str()) != 0) {
+        fail("cannot take the name off the archive", errno);
     }
+
+    // all of the room at once: a disk that is full later would end the process
+#if defined(__APPLE__)
+    const int error = ftruncate(file.fd, n_base) != 0 ? errno : 0;
 #else
-    if (const int error = posix_fallocate(file.fd, 0, n_base)) {
-        (void) !ftruncate(file.fd, sizeof(MAGIC)); // what it got is of no use
+    const int error = posix_fallocate(file.fd, 0, n_base);
+#endif
+    if (error != 0) {
         fail("cannot make room for the archive", error);
     }
-#endif
 
     base = mmap(nullptr, n_base, PROT_READ | PROT_WRITE, MAP_SHARED, file.fd, 0);
     if (base == MAP_FAILED) {
         fail("cannot map the archive", errno);
     }
-    fd      = file.fd;
-    file.fd = -1;
 }
 
-// what is left takes no room
 retain_mapped_file::~retain_mapped_file() {
     munmap(base, n_base);
-    (void) !ftruncate(fd, sizeof(MAGIC)); // or it stays as large as it is, until it is used again
-    close(fd);
 }
 
 #endif

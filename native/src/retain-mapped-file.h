@@ -1,7 +1,7 @@
 // retain-mapped-file.h - memory that lies in a file, so that the system can write it out where memory is short
 //
-// The file begins with a page that says what it is: any other file is refused and stays as it was. What it holds is of use to
-// the process that has it open alone, and gone with it; while one has it open, others are refused.
+// The file has no name once it is mapped, so it is gone with the process, however that ends. A file of that name that is already
+// there is only taken if it is what was left of one like it: any other is refused and stays as it was.
 
 #pragma once
 
@@ -22,7 +22,6 @@ public:
 private:
     static constexpr size_t HEADER = 4096;
 
-    int    fd     = -1;
     void * base   = nullptr;
     size_t n_base = 0;
 };

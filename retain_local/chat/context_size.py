@@ -64,11 +64,6 @@ def change_context(llm: Llama, *, n_ctx: int | None = None, budget: int | None =
 
 
 def _change_context(llm: Llama, n_ctx: int | None, budget: int | None) -> None:
-    if llm.options.archive_file is not None:  # both contexts would write to it
-        raise UsageError(
-            "the context cannot change while the archive is in a file (--archive-file); save the chat, and load it in one"
-            " that was started with the other context or budget"
-        )
     n_ctx = llm.n_ctx() if n_ctx is None else n_ctx
     if not 1 <= n_ctx <= _LONGEST:
         raise UsageError(f"a context of {n_ctx} tokens is out of range: 1 to {_LONGEST}")

@@ -13,7 +13,7 @@ import pytest
 from chat.test_session import chat, say
 from conftest import TinyFiles
 from retain_local.chat.session_file import read_session
-from retain_local.errors import RetainError, UsageError
+from retain_local.errors import RetainError
 from support.llamas import DEFAULTS, text
 
 ARCHIVE = {"archive": "1MiB", "recall": 0.25}
@@ -104,18 +104,12 @@ session.save(path)
     assert archived(other) == cells
 
 
-def test_the_context_does_not_change_under_an_archive_in_a_file(tiny: TinyFiles, tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_longer_context_takes_the_archive_along(tiny: TinyFiles, tmp_path: Path, in_file: bool) -> None:
     from retain_local.chat.context_size import change_context
 
-    session = chat(tiny, **ARCHIVE, archive_file=tmp_path / "cells")
-    with pytest.raises(UsageError, match="the context cannot change while the archive is in a file"):
-        change_context(session.llm, n_ctx=2048)
-
-
-def test_a_longer_context_takes_the_archive_along(tiny: TinyFiles) -> None:
-    from retain_local.chat.context_size import change_context
-
-    session, other = chat(tiny, **ARCHIVE), chat(tiny, **ARCHIVE)
+    session = chat(tiny, **ARCHIVE, archive_file=tmp_path / "cells" if in_file else None)
+    other = chat(tiny, **ARCHIVE)
     for each in (session, other):
         say(each, text(300))
     cells = archived(session)
