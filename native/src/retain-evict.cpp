@@ -92,14 +92,13 @@ void retain_memory::evict_pool(retain_seq & seq, size_t pool) {
 
     score_pool(seq, pool);
     select_pool(seq, pool);
-
-    const int64_t t_selected = ggml_time_us();
     t_select_s += seconds_since(t_start);
 
     archive_cells(seq, pool);
-    drop_cells(seq, pool);
 
-    t_move_s += seconds_since(t_selected);
+    const int64_t t_archived = ggml_time_us();
+    drop_cells(seq, pool);
+    t_move_s += seconds_since(t_archived);
 }
 
 void retain_memory::select_pool(const retain_seq & seq, size_t pool) {

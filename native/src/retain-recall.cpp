@@ -32,7 +32,7 @@ void retain_memory::archive_cells(retain_seq & seq, size_t pool) {
         archive->append(*pools[pool], cell_list, gone, seq.archived[layer.list_first + h]);
         ++at;
     });
-    t_archive_s += (ggml_time_us() - t_start)*1e-6;
+    t_archive_s += (ggml_time_us() - t_start)*1e-6; // scores and moves of a full archive included
 }
 
 void retain_memory::thin_archive(retain_seq & seq, int64_t n) {
