@@ -72,6 +72,19 @@ def test_an_evaluation_with_and_without(home: Path, tiny: TinyFiles) -> None:
     assert shown.returncode == 0 and "| gate +25% recall | 1/4 |" in shown.stdout and "| archived |" in shown.stdout
 
 
+def test_keys_that_eviction_loses_are_found(home: Path) -> None:
+    """On the bundled model: one of 48 random keys is asked for, with a sixteenth of the cells."""
+    options = ["--tasks", "lookup", "--items", "24", "--policies", "gate", "--budgets", "1/16", "--sinks", "0"]
+    chunks = ["--ubatch", "16", "--buffer", "16", "--threads", "1", "--archive", "16MiB", "--json", "r.jsonl"]
+    done = run(home, "eval", "bundled", *options, *chunks)
+    assert done.returncode == 0, done.stderr
+    scores: dict[str, float] = {}
+    for line in (home / "r.jsonl").read_text().splitlines()[1:]:
+        record = json.loads(line)
+        scores[record["method"]] = scores.get(record["method"], 0) + sum(record["scores"])
+    assert scores["full"] >= 20 and scores["gate"] <= 8 and scores["gate +25% recall"] >= 16, scores
+
+
 def test_an_audit_says_what_recall_gains(home: Path, tiny: TinyFiles) -> None:
     options = [*SMALL, *ARCHIVE, "--text", "a.txt", "--budgets", "1/4", "--max-kl", "100", "--json", "a.json"]
     done = command(home, tiny, "audit", *options, "--report", "page.html")
