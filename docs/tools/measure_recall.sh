@@ -21,6 +21,8 @@ measure tasks bundled --tasks single,several,hops2,hops3,changes,decoys --items 
     --sinks 0 --ubatch 16 --buffer 16 --archive 64MiB
 measure keys bundled --tasks lookup,several --items "${KEYS:-192}" --seed 1 --budgets "$budgets" \
     --sinks 0 --ubatch 16 --buffer 16 --archive 64MiB
+measure keys-q8_0 bundled --tasks lookup --items "${KEYS:-192}" --seed 1 --budgets "$budgets" \
+    --sinks 0 --ubatch 16 --buffer 16 --archive 64MiB --archive-type q8_0
 python "$(dirname "$0")/measure_turns.py" --conversations 24 > "$out/turns.txt"
 if [ $# -ge 4 ]; then
     for type in q4_0 q8_0; do
