@@ -253,7 +253,11 @@ struct attn_worker {
                 const archive_list list(op, tile);
                 for (int64_t t = 0; t < tile.n_t; ++t) {
                     attn_state rows = whole.from(op, t*op.n_group);
-                    recall_token(op, tile, list, buffers(), t, rows);
+                    const recall_buffers buf = buffers();
+                    for (int64_t r = 0; r < op.n_group; ++r) {
+                        buf.ref[r] = rows.log_sum(r);
+                    }
+                    recall_token(op, tile, list, buf, t, rows);
                 }
             }
             for (int64_t r = 0; r < tile.n_rows; ++r) {
@@ -292,9 +296,7 @@ struct attn_worker {
         }, [&](int64_t at, const attn_tile & tile, int64_t first, int64_t n, const archive_list & list, int64_t t, int64_t i) {
             recall_buffers buf = buffers();
             buf.load_queries(op, tile, t);
-            for (int64_t r = 0; r < op.n_group; ++r) {
-                buf.ref[r] = log_sum(first, n, t*op.n_group + r);
-            }
+            set_ref(buf, first, n, t);
             best_cells best(buf.best, list.n_recall);
             scan_archive(op, list, buf, i*archive.chunk, std::min((i + 1)*archive.chunk, list.n_cells), best);
             best.prune();
@@ -304,6 +306,13 @@ struct attn_worker {
             std::copy_n(best.scores, best.size, dst.scores);
             std::copy_n(best.cells,  best.size, dst.cells);
         });
+    }
+
+    // the same to the bit whether lists are cut, which depends on the threads, or not
+    void set_ref(const recall_buffers & buf, int64_t first, int64_t n, int64_t t) const {
+        for (int64_t r = 0; r < op.n_group; ++r) {
+            buf.ref[r] = log_sum(first, n, t*op.n_group + r);
+        }
     }
 
     // log of the sum of exp(logits) of row r over n partial states
@@ -329,6 +338,9 @@ struct attn_worker {
                 at += n_found;
                 if (unit%params->nth != params->ith) {
                     continue;
+                }
+                if (archive) {
+                    set_ref(buffers(), first, n, t); // of the parts, before they are added up
                 }
                 attn_state sum = partial(first).from(op, t*op.n_group);
                 for (int64_t i = 1; i < n; ++i) {

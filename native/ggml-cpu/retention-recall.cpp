@@ -24,8 +24,8 @@ archive_list::archive_list(const attn_op & op, const attn_tile & tile) {
 
 // best_cells
 
-// The n-th largest of size numbers; spare has room for all. They are counted in buckets first, as a sort of them all costs
-// half of what finding them does.
+// The n-th largest of size numbers; spare has room for all. They are counted in buckets first: std::nth_element over all of them
+// took two thirds of the time that finding their scores takes.
 static float nth_largest(const float * x, int64_t size, int64_t n, float * spare) {
     constexpr int N_BUCKETS = 256;
 
@@ -210,10 +210,6 @@ void add_recalled(const attn_op & op, const archive_list & list, const recall_bu
 void recall_token(const attn_op & op, const attn_tile & tile, const archive_list & list, const recall_buffers & buf, int64_t t,
         attn_state & state) {
     recall_buffers(buf).load_queries(op, tile, t);
-    for (int64_t r = 0; r < op.n_group; ++r) {
-        buf.ref[r] = state.log_sum(r);
-    }
-
     best_cells best(buf.best, list.n_recall);
     scan_archive(op, list, buf, 0, list.n_cells, best);
     best.prune();

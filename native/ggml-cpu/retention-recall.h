@@ -80,7 +80,7 @@ void scan_archive(const attn_op & op, const archive_list & list, const recall_bu
 // attend to cells of the archive: state is that of the token's rows
 void add_recalled(const attn_op & op, const archive_list & list, const recall_buffers & buf, const best_cells & best, attn_state & state);
 
-// all of it for token t of a tile
+// all of it for token t of a tile, whose ref is set
 void recall_token(const attn_op & op, const attn_tile & tile, const archive_list & list, const recall_buffers & buf, int64_t t,
         attn_state & state);
 

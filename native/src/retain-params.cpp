@@ -52,6 +52,10 @@ retain_config::retain_config(const retain_params & params) :
     if (archive_bytes > 0 && archive_type != GGML_TYPE_Q4_0 && archive_type != GGML_TYPE_Q8_0) {
         throw retain_error("the archive's cells can be q4_0 or q8_0");
     }
+    if (archive_bytes > 0 && recalled(budget) < 1) {
+        throw retain_error(retain_format("%g%% of a budget of %d is not one cell to recall; raise the budget or recall, or leave the archive out",
+                    100.0*recall, budget));
+    }
     if (page_size != 0) {
         check_range("page_size", page_size, 8, 256);
         if ((page_size & (page_size - 1)) != 0) {

@@ -276,6 +276,11 @@ void test_refusals(llama_model * model, const wide_files & files) {
     CHECK(refused(rp, model, "q4_0 or q8_0"));
 
     rp = recall_params(files.wide_gates);
+    rp.n_sink = 0;
+    rp.budget = 3;
+    CHECK(refused(rp, model, "not one cell to recall"));
+
+    rp = recall_params(files.wide_gates);
     rp.n_recent = 20;
     CHECK(refused(rp, model, "less the 6 for recalled cells"));
 
