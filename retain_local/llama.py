@@ -242,8 +242,9 @@ class Llama(GuardedLlama):
             )
         elif self.options.gates is not None:
             logger.info("policy '%s', gates from %s", self.options.policy, self.options.gates)
-        if self.options.recall_share and not self.retention.stats().bytes_archive:
-            logger.info("nothing is evicted from this cache, so there is no archive")
+        if self.options.archive and not self.retention.stats().bytes_archive:
+            what = "evicted from this cache" if self.options.recall_share else "recalled"
+            logger.info("nothing is %s, so there is no archive", what)
 
     # chat
 

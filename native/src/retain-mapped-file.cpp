@@ -35,7 +35,11 @@ retain_mapped_file::retain_mapped_file(const std::string & path, size_t n_bytes)
         throw retain_error(retain_format("%s: %s: %s", path.c_str(), what, strerror(error)));
     };
 
-    open_file file = { open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600) };
+    // of a link only the link's name would be taken off
+    open_file file = { open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) };
+    if (file.fd < 0 && errno == ELOOP) {
+        throw retain_error(retain_format("%s: a symbolic link; an archive needs the name of the file itself", path.c_str()));
+    }
     if (file.fd < 0) {
         fail("cannot open the archive", errno);
     }

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ..archive import residents, share_text
 from ..budget import DEFAULT_BUDGET
 from ..errors import RetainError, UsageError
 from .sequence_state import restore_sequence, save_sequence
@@ -27,7 +28,7 @@ def longer_context(llm: Llama, n_tokens: int) -> int:
     """Tokens of a context to go on in: twice the present one, but no more than the model was trained for while a text of
     `n_tokens` and a reply fit that."""
     needed = n_tokens + _LEAST_ROOM
-    n_ctx = max(2 * llm.n_ctx(), -(-needed // _STEP) * _STEP)
+    n_ctx = max(2 * llm.n_ctx(), _rounded(needed))
     n_train = llm.model_file.n_ctx_train
     return n_train if max(llm.n_ctx(), needed) < n_train < n_ctx else n_ctx
 
@@ -72,24 +73,31 @@ def _change_context(llm: Llama, n_ctx: int | None, budget: int | None) -> None:
     if budget is None:
         budget = _budget_in(llm, n_ctx)
         # the one in use can be less than what the pool is made for
-        in_use = min(llm.retention.budget, budget) if llm.retention.budget < _budget_of(llm) else budget
+        in_use = min(llm.retention.budget, budget) if llm.retention.budget < _budget_of(llm.options) else budget
     else:
         in_use = budget
-    options = replace(llm.options, budget=budget)
+    options = replace(llm.options, budget=_budget_with_room(llm, budget, n_ctx))
     params = type(llm.context_params).from_buffer_copy(llm.context_params)
     params.n_ctx = n_ctx
     tokens, history = llm.input_ids[: llm.n_tokens].tolist(), llm._history
-    cells = save_sequence(llm) if tokens else None
-    old, new = llm._ctx, _make(llm, params, options)
-    _use(llm, new)
+    old, new, budget_before = llm._ctx, _make(llm, params, options), llm.retention.budget
     try:
-        if cells is not None:
+        if tokens:
+            # cells take the budget of their sequence along; lowered no further than this it evicts nothing
+            lowered = max(_budget_of(options), _held(llm))
+            if lowered < budget_before:
+                llm.retention.set_budget(lowered)
+            cells = save_sequence(llm)
+            _use(llm, new)
             restore_sequence(llm, cells, tokens)
+        else:
+            _use(llm, new)
         llm.adopt_tokens(tokens, history)
         if llm.retention.budget != in_use:  # to set one evicts at once
             llm.retention.set_budget(in_use)
     except BaseException:
         _use(llm, old)
+        llm.retention.set_budget(budget_before)
         llm.adopt_tokens(tokens, history)
         new.close()
         raise
@@ -98,19 +106,62 @@ def _change_context(llm: Llama, n_ctx: int | None, budget: int | None) -> None:
     llm.context_params, llm.options = params, options
 
 
-def _budget_of(llm: Llama) -> int:
-    """The budget that the pool is made for."""
-    assert isinstance(llm.options.budget, int)  # resolved
-    return llm.options.budget
+def _budget_of(options: RetentionOptions) -> int:
+    """The budget that a pool is made for."""
+    assert isinstance(options.budget, int)  # resolved
+    return options.budget
+
+
+def _held(llm: Llama) -> int:
+    """Cells held now per (layer, KV head) on average."""
+    stats = llm.retention.stats()
+    return -(-stats.cells_kept // stats.cell_lists)
 
 
 def _budget_in(llm: Llama, n_ctx: int) -> int:
     """The budget that suits a context of another length."""
     if llm.options.policy == "none":
         return n_ctx
-    budget = _budget_of(llm)
+    budget = _budget_of(llm.options)
     covers_all = budget >= llm.context_params.n_ctx
     return min(max(budget, DEFAULT_BUDGET) if covers_all else budget, n_ctx)
+
+
+def _budget_with_room(llm: Llama, budget: int, n_ctx: int) -> int:
+    """The budget to make a pool for, so that it has room for the cells held now: at least `budget`, more where some of it is
+    for recalled cells and the cells held come from a cache without an archive.
+
+    Raises
+    ------
+    UsageError : the context would have no archive for the archived cells, or is too short for such a budget.
+    """
+    options, n_ctx = llm.options, _rounded(n_ctx)
+    if not options.recall_share or options.policy == "none":
+        return budget
+    if budget >= n_ctx:
+        if llm.retention.stats().cells_archived:
+            raise UsageError(
+                f"a budget of {budget:,} cells covers the context of {n_ctx:,} tokens, and such a cache has no archive,"
+                " while this conversation has archived cells; use a smaller budget, or a longer context"
+            )
+        return budget
+    assert options.buffer is not None and options.n_ubatch is not None  # resolved
+    held = _held(llm)
+    roomy = max(budget, held) if budget < llm.retention.budget else budget
+    while residents(roomy, options.recall_share) + max(options.buffer, options.n_ubatch) < held:
+        roomy += 1
+    if roomy >= n_ctx:
+        longer = _rounded(roomy + 1)
+        raise UsageError(
+            f"with {share_text(options.recall_share)} recall a context of {n_ctx:,} tokens has no room for the cells of this"
+            f" conversation; /ctx {longer} has"
+        )
+    return roomy
+
+
+def _rounded(n_ctx: int) -> int:
+    """A context as llama.cpp makes it."""
+    return -(-n_ctx // _STEP) * _STEP
 
 
 def _make(llm: Llama, params: Any, options: RetentionOptions) -> Any:

@@ -42,6 +42,12 @@ def describe_archive(llm: Llama) -> dict[str, str]:
     }
 
 
+def lacks_archive(llm: Llama) -> bool:
+    """Whether an archive was asked for, and the cache has none, as its budget covered the context when it was made."""
+    options = llm.options
+    return bool(options.recall_share) and options.policy != "none" and not llm.retention.stats().bytes_archive
+
+
 def save_sequence(llm: Llama) -> bytes:
     """The cells of the conversation in the cache.
 

@@ -15,7 +15,14 @@ from ..terminal.safe_text import safe_line
 from ..vision.projector import ReadImage
 from ..vision.source import read_image_file
 from .generation import Generation, Sampling
-from .sequence_state import check_tokens, describe_archive, describe_cache, restore_sequence, save_sequence
+from .sequence_state import (
+    check_tokens,
+    describe_archive,
+    describe_cache,
+    lacks_archive,
+    restore_sequence,
+    save_sequence,
+)
 from .session_file import SavedSession, read_session, write_session
 from .template import ChatTemplate, RewrittenHistory
 
@@ -205,9 +212,12 @@ class Session:
                 raise RetainError(f"{path} was saved with {key} {_shown(there)}; this chat has {here}")
         if "archive" in saved.cache and not self.llm.retention.stats().bytes_archive:
             flags = " ".join(f"--{name} {_shown(saved.cache.get(name, ''))}" for name in ("archive", "recall"))
-            raise RetainError(
-                f"{path} holds an archive of evicted cells, and this chat has none; start it with {flags}"
+            missing = (
+                "this chat has none, as its budget covers the context; choose a smaller one with /budget"
+                if lacks_archive(self.llm)
+                else f"this chat has none; start it with {flags}"
             )
+            raise RetainError(f"{path} holds an archive of evicted cells, and {missing}")
         try:
             pictures = self._read_pictures(saved.pictures)  # held until they are those of this session
             check_tokens(self.llm, saved.tokens)

@@ -17,6 +17,7 @@ from ..kv_types import kv_type
 from ..terminal.byte_format import format_bytes
 from .cache_map import render_cache_map
 from .context_size import change_context, goes_beyond_training
+from .sequence_state import lacks_archive
 from .stats import stats_rows
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _budget(ui: ChatUI, argument: str) -> None:
         asked = replace(llm.options, budget=argument)  # a size covers the room for a ubatch as it was made
         budget = asked.resolve(llm.model_file, n_ctx=llm.n_ctx(), type_k=type_k, type_v=type_v).budget
         assert isinstance(budget, int) and isinstance(llm.options.budget, int)  # resolved
-        if budget > llm.options.budget:
+        if budget > llm.options.budget or (budget < llm.n_ctx() and lacks_archive(llm)):
             change_context(llm, budget=budget)
         else:
             llm.retention.set_budget(budget)

@@ -43,6 +43,7 @@ class Command(TyperCommand):
             title = "Options"
             if parameter.param_type_name == "argument":
                 title, record = "Arguments", (parameter.metavar or record[0], record[1])
+            record = (record[0].removeprefix(" / "), record[1])  # a switch that only turns off what is on by default
             if everything:
                 title = getattr(parameter, "rich_help_panel", None) or title
             sections.setdefault(title, []).append(record)

@@ -174,6 +174,7 @@ def _option(name: str, flag: str, said: Option, default: Any, part: Part) -> Any
         *names,
         help=text,
         rich_help_panel=said.group,
+        metavar="<path>" if said.kind == list[Path] else None,
         show_default=default is not None and default != "" and said.kind is not bool,
     )
 

@@ -155,6 +155,21 @@ def test_an_archive_in_a_file(tiny: TinyFiles, tmp_path: Path) -> None:
     with pytest.raises(RetainError, match="cells: not an archive, or a damaged one"):
         cache(tiny, archive_file=path)
     assert path.read_bytes() == b"a letter to a friend"
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RetainError, match="link: a symbolic link; an archive needs the name of the file itself"):
+        cache(tiny, archive_file=link)
+    assert link.is_symlink() and not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [({"recall": 0}, "recalled"), ({"budget": 512, "n_ctx": 512}, "evicted from this cache")]
+)
+def test_an_archive_that_would_stay_empty_is_not_made(tiny: TinyFiles, caplog, options: dict, said: str) -> None:
+    with caplog.at_level("INFO", logger="retain_local"):
+        llm = cache(tiny, **options)
+    assert f"nothing is {said}, so there is no archive" in caplog.text and not llm.retention.stats().bytes_archive
+    llm.close()
 
 
 def test_no_such_list(tiny: TinyFiles) -> None:

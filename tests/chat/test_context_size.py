@@ -142,3 +142,12 @@ def test_what_a_prompt_can_reuse_goes_along(tiny: TinyFiles) -> None:
     chat.llm.read(prompt)
     same.llm.read(prompt)
     assert kept(chat.llm) == kept(same.llm)
+
+
+def test_a_context_shorter_than_the_budget(tiny: TinyFiles) -> None:
+    chat = session(tiny, 1024, budget=900)
+    said = reply(chat, text(150)), reply(chat, "and now")
+    change_context(chat.llm, n_ctx=512)
+    assert (chat.llm.n_ctx(), chat.llm.retention.budget) == (512, 512)
+    other = session(tiny, 512, budget=512)
+    assert (reply(other, text(150)), reply(other, "and now")) == said and reply(chat, "more") == reply(other, "more")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 
 from chat.test_session import chat, say
 from conftest import TinyFiles
+from retain_local.chat.context_size import change_context
 from retain_local.chat.session_file import read_session
+from retain_local.chat.slash_commands import run_command
 from retain_local.errors import RetainError
 from support.llamas import DEFAULTS, text
 
@@ -23,6 +26,10 @@ def archived(session: Any) -> list[list[int]]:
     retention = session.llm.retention
     lists = [(layer, head) for layer in retention.layers for head in range(retention.heads(layer))]
     return [np.sort(retention.archived(*one).ordinals).tolist() for one in lists]
+
+
+def run_slash(session: Any, line: str) -> None:
+    run_command(SimpleNamespace(session=session, note=lambda said: None, warn=lambda said: None), line)  # type: ignore[arg-type]
 
 
 def test_saved_and_gone_on_with(tiny: TinyFiles, tmp_path: Path) -> None:
@@ -106,8 +113,6 @@ session.save(path)
 
 @pytest.mark.parametrize("in_file", [False, True])
 def test_a_longer_context_takes_the_archive_along(tiny: TinyFiles, tmp_path: Path, in_file: bool) -> None:
-    from retain_local.chat.context_size import change_context
-
     session = chat(tiny, **ARCHIVE, archive_file=tmp_path / "cells" if in_file else None)
     other = chat(tiny, **ARCHIVE)
     for each in (session, other):
@@ -115,3 +120,42 @@ def test_a_longer_context_takes_the_archive_along(tiny: TinyFiles, tmp_path: Pat
     cells = archived(session)
     change_context(session.llm, n_ctx=2048)
     assert archived(session) == cells and say(session, "and now") == say(other, "and now")
+
+
+def test_a_budget_lowered_below_the_context_has_the_archive_that_was_asked_for(tiny: TinyFiles) -> None:
+    """While the budget covers the context nothing is evicted, and no archive is made."""
+    session = chat(tiny, **ARCHIVE, n_ctx=512, budget=512)
+    say(session, text(300))
+    assert not session.llm.retention.stats().bytes_archive
+    run_slash(session, "/budget 64")
+    stats = session.llm.retention.stats()
+    assert (stats.budget, stats.recall) == (64, 16) and stats.cells_kept == 48 * stats.cell_lists
+    assert stats.cells_archived == stats.cells_seen - stats.cells_kept
+    say(session, "and now")
+    cells = archived(session)
+    for covering in ("/budget 512", "/ctx 64"):
+        with pytest.raises(RetainError, match="covers the context|too short"):
+            run_slash(session, covering)
+    assert archived(session) == cells
+
+
+def test_a_longer_context_has_room_for_what_the_shorter_one_held(tiny: TinyFiles) -> None:
+    """The budget covered the shorter context whole; of the longer one half is for recalled cells."""
+    session = chat(tiny, archive="1MiB", recall=0.5, n_ctx=512, budget=512, n_ubatch=32)
+    say(session, text(450))
+    n_held = session.llm.retention.stats().cells_kept
+    change_context(session.llm, n_ctx=2048, budget=512)
+    stats = session.llm.retention.stats()
+    assert stats.budget == 512 and stats.cells_kept + stats.cells_archived == n_held
+    say(session, "and now")
+
+
+def test_a_session_with_an_archive_in_a_chat_that_has_none_yet(tiny: TinyFiles, tmp_path: Path) -> None:
+    session, other = chat(tiny, **ARCHIVE), chat(tiny, **ARCHIVE, budget=512, n_ctx=512)
+    say(session, text(300))
+    session.save(tmp_path / "s")
+    with pytest.raises(RetainError, match="as its budget covers the context; choose a smaller one with /budget"):
+        other.load(tmp_path / "s")
+    run_slash(other, "/budget 64")
+    other.load(tmp_path / "s")
+    assert archived(other) == archived(session)

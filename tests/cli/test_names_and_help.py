@@ -135,6 +135,7 @@ def test_help_is_a_screen(monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...]
         assert all(option in short for option in names)
         return
     everything = shown("--help-all")
+    assert not re.search(r"^ +/ --|<list\[", everything, re.M), "names are what is to be typed"
     assert all(option in everything for option in names)
     left_out = {option for option in names if option not in short}
     assert left_out and "--help-all" in short
