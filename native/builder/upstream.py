@@ -126,7 +126,5 @@ def read_directory(directory):
     if f"\nVersion: {VERSION}\n" not in info.read_text(encoding="utf-8"):
         raise BuildError(f"RETAIN_UPSTREAM_DIR={directory} is another version of {PACKAGE}: {VERSION} is needed.")
     root = directory / VENDORED
-    paths = [
-        path for part in PARTS for path in ([root / part] if (root / part).is_file() else (root / part).rglob("*"))
-    ]
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+    names = {path.relative_to(root).as_posix(): path for path in root.rglob("*")}
+    return {name: path.read_bytes() for name, path in names.items() if is_needed(name) and path.is_file()}

@@ -119,3 +119,25 @@ def test_the_cache_is_its_owners_alone(tmp_path: Path) -> None:
     assert cache.stat().st_mode & 0o777 == 0o700
     cache.chmod(0o775)
     assert f"warning: others may write to {cache}" in made_cache(cache)
+
+
+def test_an_unpacked_source_distribution_gives_what_its_archive_gives(tmp_path: Path) -> None:
+    script = """
+import pathlib, sys, tarfile
+sys.path.insert(0, sys.argv[1])
+import upstream
+folder = pathlib.Path(sys.argv[2], f"llama_cpp_python-{upstream.VERSION}")
+names = ["CMakeLists.txt", "ggml/src/ggml.c", "tests/test-mtmd-c-api.c", "tests/test-opt.cpp", "models/vocab.gguf"]
+for name in names:
+    path = folder / upstream.VENDORED / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(name)
+(folder / "PKG-INFO").write_text(f"Name: it\\nVersion: {upstream.VERSION}\\n")
+with tarfile.open(folder.with_suffix(".tar.gz"), "w:gz") as archive:
+    archive.add(folder, folder.name)
+files = upstream.read_directory(folder)
+print(*sorted(files), files == upstream.read_sdist(folder.with_suffix(".tar.gz")))
+"""
+    command = [sys.executable, "-c", script, str(BUILDER), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "CMakeLists.txt ggml/src/ggml.c tests/test-mtmd-c-api.c True\n", done.stderr
