@@ -62,7 +62,8 @@ static inline int32_t retention_metal_size(const int32_t * sizes, int32_t n_size
 static inline bool retention_metal_computes(const struct ggml_tensor * op) {
     if (op->op == GGML_OP_RETENTION_GATE) {
         const enum ggml_type type = op->src[1]->type;
-        return type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0;
+        const bool is_whole = op->src[4] != NULL; // there is a kernel for the last layer of a gate alone
+        return !is_whole && (type == GGML_TYPE_F32 || type == GGML_TYPE_F16 || type == GGML_TYPE_Q8_0);
     }
 
     const struct ggml_tensor * k = op->src[1];

@@ -125,7 +125,18 @@ static void run(ggml_context *, ggml_tensor * op, int way) {
     }
 }
 
+// There is no kernel for a gate as a whole. Its last layer looks like an op that there is one for.
+static void test_whole_gates_are_refused() {
+    const auto ctx = make_context();
+    const auto tensor = [&](int64_t ne0, int64_t ne1) { return ggml_new_tensor_2d(ctx.get(), GGML_TYPE_F32, ne0, ne1); };
+    const ggml_retention_gate_weights weights = { tensor(96, 64), tensor(64, 1), nullptr, nullptr, tensor(64, 3), tensor(3, 1) };
+    const ggml_retention_gate_params  params  = { GGML_RETENTION_GATE_LOG_BETA, GGML_RETENTION_SILU, 1 };
+    CHECK(!retention_metal_supports(ggml_retention_whole_gate(ctx.get(), tensor(3, 5), tensor(96, 5), nullptr, &weights, &params)));
+}
+
 int main() {
+    test_whole_gates_are_refused();
+
     const ggml_backend_ptr cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
 
     op_runner runner = {};
