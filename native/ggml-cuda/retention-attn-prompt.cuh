@@ -359,7 +359,7 @@ struct prompt_kernel {
 };
 
 template <ggml_type T, int D>
-static __global__ void __launch_bounds__(prompt_kernel<T, D>::WARPS*LANES) retention_attn_prompt(const attn_args args) {
+static __global__ void __launch_bounds__((prompt_kernel<T, D>::WARPS*LANES)) retention_attn_prompt(const attn_args args) {
     prompt_kernel<T, D>::run(args, (char *) dynamic_shared());
 }
 

@@ -52,9 +52,9 @@ static int device_of(ggml_backend_buffer_t buffer) {
     return -1;
 }
 
-bool ggml_cuda_retention_supported(const ggml_tensor * op) {
+bool ggml_cuda_retention_supported(int device, const ggml_tensor * op) {
     if (op->op == GGML_OP_RETENTION_GATE) {
-        return retention::gate_supported(op);
+        return retention::gate_supported(op, ampere_mma_available(ggml_cuda_info().devices[device].cc));
     }
     // Without a buffer it is a question about types alone. A pool in other memory would be copied here for every layer.
     // Recall is the CPU's alone.

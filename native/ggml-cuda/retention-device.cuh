@@ -33,6 +33,10 @@ static __device__ __forceinline__ float exp2_fast(float x) {
     return exp2f(x); // ex2.approx under -use_fast_math
 }
 
+static __device__ __forceinline__ float float_of(uint32_t bits) {
+    return __uint_as_float(bits);
+}
+
 template <half_type T>
 static __device__ __forceinline__ uint32_t pack(float lo, float hi) {
     union { uint32_t word; half2 f16; nv_bfloat162 bf16; } x;
@@ -50,7 +54,7 @@ static __device__ __forceinline__ float2 unpack(uint32_t word) {
         union { uint32_t word; half2 f16; } x = { word };
         return __half22float2(x.f16);
     } else {
-        return make_float2(__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000u));
+        return make_float2(float_of(word << 16), float_of(word & 0xffff0000u));
     }
 }
 
@@ -125,7 +129,10 @@ static __device__ __forceinline__ void mma_by_lanes(float (&c)[4], const uint32_
     const int lane = threadIdx.x % LANES;
     const int row  = lane/4;
     const int col  = lane%4*2;
+    // not unrolled: with all numbers of many products under way, registers would not suffice
+#pragma unroll 1
     for (int i = 0; i < 4; ++i) {
+#pragma unroll
         for (int half = 0; half < 2; ++half) {
             const float2 x0 = unpack<T>(__shfl_sync(0xffffffffu, a[2*half + 0], row*4 + i, LANES));
             const float2 x1 = unpack<T>(__shfl_sync(0xffffffffu, a[2*half + 1], row*4 + i, LANES));
@@ -146,7 +153,11 @@ static __device__ __forceinline__ void mma_by_lanes(float (&c)[4], const uint32_
 template <half_type T>
 static __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
 #if defined(RETENTION_EMULATION)
-    emulation::mma(c, a, b, T == half_type::f16);
+    if (emulation::has_matrix_units) {
+        emulation::mma(c, a, b, T == half_type::f16);
+    } else {
+        mma_by_lanes<T>(c, a, b);
+    }
 #elif defined(RETENTION_HAS_MMA)
 #if __CUDA_ARCH__ >= 800
     if constexpr (T == half_type::f16) {
@@ -174,16 +185,8 @@ static __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4]
 #endif
 }
 
-// Four matrices of 8 x 8 numbers of 16 bits in shared memory, transposed. Lane 8m + r says where row r of matrix m is, 16 bytes;
-// of each matrix a lane gets column g of rows 2t and 2t + 1, which is how mma() takes its second factor.
-static __device__ __forceinline__ void load_transposed(uint32_t (&x)[4], const char * row) {
-#if defined(RETENTION_EMULATION)
-    emulation::load_transposed(x, row);
-#elif defined(RETENTION_HAS_MMA)
-    const uint32_t from = (uint32_t) __cvta_generic_to_shared(row);
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-        : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(from) : "memory");
-#else
+// The same as load_transposed() below, for GPUs that lack the instruction.
+static __device__ __forceinline__ void load_transposed_by_lanes(uint32_t (&x)[4], const char * row) {
     const int g = threadIdx.x % LANES / 4;
     const int t = threadIdx.x % 4;
     for (int m = 0; m < 4; ++m) {
@@ -191,6 +194,23 @@ static __device__ __forceinline__ void load_transposed(uint32_t (&x)[4], const c
         const auto * hi = (const uint16_t *) __shfl_sync(0xffffffffu, (unsigned long long) row, 8*m + 2*t + 1, LANES);
         x[m] = lo[g] | (uint32_t) hi[g] << 16;
     }
+}
+
+// Four matrices of 8 x 8 numbers of 16 bits in shared memory, transposed. Lane 8m + r says where row r of matrix m is, 16 bytes;
+// of each matrix a lane gets column g of rows 2t and 2t + 1, which is how mma() takes its second factor.
+static __device__ __forceinline__ void load_transposed(uint32_t (&x)[4], const char * row) {
+#if defined(RETENTION_EMULATION)
+    if (emulation::has_matrix_units) {
+        emulation::load_transposed(x, row);
+    } else {
+        load_transposed_by_lanes(x, row);
+    }
+#elif defined(RETENTION_HAS_MMA)
+    const uint32_t from = (uint32_t) __cvta_generic_to_shared(row);
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+        : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(from) : "memory");
+#else
+    load_transposed_by_lanes(x, row);
 #endif
 }
 

@@ -3,39 +3,16 @@
 // Whole gates are three products, of all layers together: their weights are read at the rate of the memory, where kernels
 // of each layer would mostly wait for one another.
 
-#include "retention-ops.cuh"
+#include "retention-gate-prompt.cuh"
 
 #include <cstring>
 #include <vector>
 
 namespace retention {
 
-constexpr int GATE_WARPS  = 4;  // of a block
-constexpr int GATE_ROWS   = 4;  // of the weights, for each warp
-constexpr int GATE_TOKENS = 4;  // that a warp multiplies its rows with at once
-constexpr int GATE_LAYERS = 64; // of one launch: kernels take 4 KB of arguments
-
-// y = fn(w*x + b) of one layer
-struct dense_layer {
-    const float * x;
-    const char  * w;
-    const float * b;
-    float       * y;
-    int64_t       x_row; // floats from token to token
-    int64_t       y_row;
-    int32_t       n_out;
-};
-
-enum class dense_fn { silu, gelu, gelu_erf, relu, logsigmoid, none };
-
-struct dense_args {
-    dense_layer layers[GATE_LAYERS];
-    int32_t     n_in;
-    int32_t     n_tokens;
-    int32_t     n_row_blocks;
-    int64_t     w_row; // bytes
-    dense_fn    fn;
-};
+constexpr int GATE_WARPS  = 4; // of a block
+constexpr int GATE_ROWS   = 4; // of the weights, for each warp
+constexpr int GATE_TOKENS = 4; // that a warp multiplies its rows with at once
 
 // numbers i0 to i0 + 7 of a row, zeros from n on
 template <ggml_type T>
@@ -52,36 +29,14 @@ static __device__ __forceinline__ void load_weights(const char * row, int i0, in
         }
     } else {
         static_assert(T == GGML_TYPE_Q8_0, "no reader for this type");
-        const char * block = row + i0/32*34;
-        const float  scale = unpack<half_type::f16>(*(const uint16_t *) block).x;
-        // every second block is 2 bytes off the words of 4
-        const char   * from  = block + 2 + i0%32;
-        const bool     odd   = ((uintptr_t) from & 2) != 0;
-        const uint32_t first = odd ? *(const uint16_t *) from : 0;
-        const uint32_t * at  = (const uint32_t *) (from + (odd ? 2 : 0));
-        const uint32_t low   = at[0];
-        const uint32_t high  = odd ? *(const uint16_t *) (at + 1) : at[1];
-        const uint32_t bytes[2] = { odd ? pick_bytes(first, low, 0x5410) : low, odd ? pick_bytes(low, high, 0x5432) : high };
+        const float scale = unpack<half_type::f16>(load_q8_scale(row, i0)).x;
+        uint32_t bytes[2];
+        load_q8_bytes(row, i0, bytes);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
             res[i] = scale*(float) (int8_t) (bytes[i/4] >> i%4*8 & 0xff);
         }
     }
-}
-
-static __device__ __forceinline__ float apply(dense_fn fn, float x) {
-    switch (fn) {
-        case dense_fn::silu:     return x/(1.0f + exp2_fast(-x*1.442695041f));
-        // tanh by its definition: the approximate instruction is off by 5e-4
-        case dense_fn::gelu:     return x/(1.0f + exp2_fast(-x*(1.0f + 0.044715f*x*x)*2.302208198f));
-        case dense_fn::gelu_erf: return 0.5f*x*(1.0f + erff(x*0.707106781f));
-        case dense_fn::relu:     return fmaxf(x, 0.0f);
-        // log(1/(1 + e^-x)), in double so that -use_fast_math does not round small results away; there are few of them
-        case dense_fn::logsigmoid:
-            return (float) ((x < 0.0f ? (double) x : 0.0) - log1p(exp(-fabs((double) x))));
-        case dense_fn::none:     return x;
-    }
-    return x;
 }
 
 // 8 numbers of a row of x, zeros from n on
@@ -162,24 +117,31 @@ static bool is_weight(const ggml_tensor * w) {
     return w->type == GGML_TYPE_F32 || w->type == GGML_TYPE_F16 || w->type == GGML_TYPE_Q8_0;
 }
 
-static void launch(dense_args & args, ggml_type type, int n_layers, cudaStream_t stream) {
+// with few tokens the weights are read once for all of them; with many, products on matrix units are what is fast
+constexpr int MOST_FEW_TOKENS = 8;
+
+template <ggml_type T>
+static void launch(dense_args & args, int n_layers, bool is_many, cudaStream_t stream) {
+    using prompt = dense_prompt<T>;
+    const auto ceil_div = [](int x, int by) { return (x + by - 1)/by; };
+
     int n_out = 0;
     for (int i = 0; i < n_layers; ++i) {
         n_out = args.layers[i].n_out > n_out ? args.layers[i].n_out : n_out;
     }
-    args.n_row_blocks = (n_out + GATE_WARPS*GATE_ROWS - 1)/(GATE_WARPS*GATE_ROWS);
-    const dim3 grid(args.n_row_blocks*((args.n_tokens + GATE_TOKENS - 1)/GATE_TOKENS), n_layers);
-    const dim3 block(GATE_WARPS*LANES);
-    switch (type) {
-        case GGML_TYPE_F32:  RETENTION_LAUNCH((retention_dense<GGML_TYPE_F32>),  grid, block, 0, stream, args); break;
-        case GGML_TYPE_F16:  RETENTION_LAUNCH((retention_dense<GGML_TYPE_F16>),  grid, block, 0, stream, args); break;
-        case GGML_TYPE_Q8_0: RETENTION_LAUNCH((retention_dense<GGML_TYPE_Q8_0>), grid, block, 0, stream, args); break;
-        default:             GGML_ABORT("gate_supported() refuses this type");
+    args.n_row_blocks = ceil_div(n_out, is_many ? prompt::ROWS : GATE_WARPS*GATE_ROWS);
+    const dim3 grid(args.n_row_blocks*ceil_div(args.n_tokens, is_many ? prompt::TOKENS : GATE_TOKENS), n_layers);
+    if (is_many) {
+        RETENTION_LAUNCH((retention_dense_prompt<T>), grid, dim3(prompt::WARPS*LANES), 0, stream, args);
+    } else {
+        RETENTION_LAUNCH((retention_dense<T>), grid, dim3(GATE_WARPS*LANES), 0, stream, args);
     }
 }
 
 // one product of all gates of a chain
 static void run_dense(const std::vector<dense_layer> & layers, const ggml_tensor * w, int n_tokens, dense_fn fn, cudaStream_t stream) {
+    // the last product of a gate has few rows, and its results are logarithms of numbers near 1: it is computed in f32
+    const bool is_many = n_tokens > MOST_FEW_TOKENS && fn != dense_fn::logsigmoid && fn != dense_fn::none;
     for (size_t first = 0; first < layers.size(); first += GATE_LAYERS) {
         dense_args args = {};
         args.n_in     = w->ne[0];
@@ -188,7 +150,12 @@ static void run_dense(const std::vector<dense_layer> & layers, const ggml_tensor
         args.fn       = fn;
         const size_t n = layers.size() - first < GATE_LAYERS ? layers.size() - first : GATE_LAYERS;
         memcpy(args.layers, layers.data() + first, n*sizeof(dense_layer));
-        launch(args, w->type, n, stream);
+        switch (w->type) {
+            case GGML_TYPE_F32:  launch<GGML_TYPE_F32> (args, n, is_many, stream); break;
+            case GGML_TYPE_F16:  launch<GGML_TYPE_F16> (args, n, is_many, stream); break;
+            case GGML_TYPE_Q8_0: launch<GGML_TYPE_Q8_0>(args, n, is_many, stream); break;
+            default:             GGML_ABORT("gate_supported() refuses this type");
+        }
     }
 }
 
@@ -206,9 +173,13 @@ static dense_layer make_layer(const float * x, int64_t x_row, const ggml_tensor 
     return { x, (const char *) w->data, (const float *) b->data, y, x_row, y_row, (int32_t) w->ne[1] };
 }
 
-bool gate_supported(const ggml_tensor * dst) {
+bool gate_supported(const ggml_tensor * dst, bool has_bf16_units) {
     const ggml_tensor * in  = dst->src[4];
     const ggml_tensor * mid = dst->src[6];
+    // whole gates of many tokens: their rows are read 8 numbers at a time
+    if (in && dst->ne[1] > MOST_FEW_TOKENS && (!has_bf16_units || in->ne[0] % 8 != 0 || in->ne[1] % 8 != 0)) {
+        return false;
+    }
     return is_weight(dst->src[1]) && (!in || is_weight(in)) && (!mid || is_weight(mid));
 }
 

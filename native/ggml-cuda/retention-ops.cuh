@@ -12,7 +12,8 @@
 namespace retention {
 
 // whether there are kernels for these types and sizes
-bool gate_supported(const ggml_tensor * dst);
+//   has_bf16_units  the device multiplies matrices of bf16 itself
+bool gate_supported(const ggml_tensor * dst, bool has_bf16_units);
 bool attn_supported(const ggml_tensor * dst);
 
 // memory that the kernels need while they run

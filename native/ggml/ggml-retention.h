@@ -68,9 +68,10 @@ struct ggml_retention_gate_params {
     int32_t is_last;    // of whole gates: compute this one and all before it
 };
 
-// A whole gate, for a few tokens on a device where the number of kernels is what costs time: the gates of a model's layers
-// form a chain and are computed together at its last one, in three kernels. Until then h must keep its data, and every gate's
-// dst is written. All layers have the same types and sizes but for n_head_kv. Not on the CPU.
+// A whole gate in three kernels, where a graph of products, biases and functions would take ten. With few tokens the number
+// of kernels is what costs time: then the gates of a model's layers form a chain and are computed together at its last one. Until
+// then h must keep its data, and every gate's dst is written. All layers have the same types and sizes but for n_head_kv. Not
+// on the CPU.
 //   dst      f32 [n_head_kv, n_tokens]  written; the result is a view of it
 //   h        f32 [n_embd, n_tokens]
 //   weights  in_w [n_embd, n_ff], in_b [n_ff], mid_w [n_ff, n_ff] and mid_b [n_ff] or NULL, score_w [n_ff, n_head_kv],

@@ -51,7 +51,8 @@ public:
     // of dst
     ggml_tensor * build(ggml_context * ctx, int32_t il, ggml_tensor * h, ggml_tensor * dst) const;
 
-    // The same by one op of a chain, which is computed at its last one (ggml_retention_whole_gate); null for gates of another form
+    // The same by one op of a chain, which is computed at its last one (ggml_retention_whole_gate) and may be that one alone; null for gates
+    // of another form
     ggml_tensor * build_chained(ggml_context * ctx, int32_t il, ggml_tensor * h, ggml_tensor * dst, ggml_tensor * previous, bool is_last) const;
 
 private:

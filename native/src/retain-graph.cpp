@@ -66,27 +66,30 @@ int64_t retain_graph_input::n_table() const {
     return mem().get_archive() ? 2*n_lists + mem().n_seqs() : n_lists;
 }
 
-// With few tokens on a GPU the kernels of a gate wait for one another longer than they compute; then those of all layers of a
-// pool are computed together. Null where they are not.
+// A gate as one op, whose products on a GPU take in its biases and functions. With few tokens the kernels wait for one another longer
+// than they compute; then those of all layers of a pool are computed together. Null where neither is.
 ggml_tensor * retain_graph_input::build_chained_gate(
         const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * h, ggml_tensor * dst) {
     ggml_backend_buffer_type_t buft = mem().pool_of(layer).get_buft();
-    if (llm.n_tokens > MAX_CHAINED_TOKENS || !retain_pool::copy_function(buft)) {
+    if (!retain_pool::copy_function(buft)) {
         return nullptr;
     }
 
+    const bool is_alone = llm.n_tokens > MAX_CHAINED_TOKENS; // to keep the inputs of all gates would take much memory
     bool is_last = true;
     for (const auto & other : mem().get_layers()) {
         is_last = is_last && !(other.il > layer.il && other.pool == layer.pool && mem().get_gates()->has_layer(other.il));
     }
     gate_chains.resize(mem().get_layers().size(), nullptr);
     ggml_tensor *& previous = gate_chains[layer.pool];
-    ggml_tensor * cur = mem().get_gates()->build_chained(llm.ctx0, layer.il, h, dst, previous, is_last);
+    ggml_tensor * cur = mem().get_gates()->build_chained(llm.ctx0, layer.il, h, dst, previous, is_alone || is_last);
     if (!cur || !ggml_backend_dev_supports_op(ggml_backend_buft_get_device(buft), cur)) {
         return nullptr;
     }
-    ggml_set_output(h->view_src ? h->view_src : h); // so that its memory is not used again before the last gate
-    previous = cur;
+    if (!is_alone) {
+        ggml_set_output(h->view_src ? h->view_src : h); // so that its memory is not used again before the last gate
+        previous = cur;
+    }
     return cur;
 }
 

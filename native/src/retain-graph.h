@@ -78,7 +78,7 @@ private:
 
     ggml_tensor * query_tokens = nullptr; // i32 [n_query_rows], null when no queries are kept
 
-    // more tokens than this are as fast layer by layer; not measured
+    // with more tokens each layer's gate is computed by itself; where the border should be was not measured
     static constexpr int64_t MAX_CHAINED_TOKENS = 8;
 
     ggml_tensor * build_chained_gate(const llm_graph_context & llm, const retain_layer & layer, ggml_tensor * h, ggml_tensor * dst);

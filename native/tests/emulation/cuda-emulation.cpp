@@ -17,6 +17,7 @@ namespace emulation {
 dim3 block_index;
 dim3 thread_index;
 bool descending = false;
+bool has_matrix_units = true;
 
 namespace {
 

@@ -44,6 +44,7 @@ namespace emulation {
 extern dim3 block_index;
 extern dim3 thread_index;
 extern bool descending; // the order of the threads
+extern bool has_matrix_units; // or the lanes hand each other their numbers, as on GPUs without them
 
 constexpr int WARP = 32;
 
@@ -120,6 +121,12 @@ inline void * dynamic_shared() { return emulation::shared_memory(); }
 inline float exp2_fast(float x) { return exp2f(x); }
 
 template <typename T> T load_written(const T * src) { return *src; }
+
+inline float float_of(uint32_t bits) {
+    float res;
+    memcpy(&res, &bits, sizeof(res));
+    return res;
+}
 
 template <half_type T> uint32_t pack(float lo, float hi) {
     return emulation::round(lo, T == half_type(0)) | (uint32_t) emulation::round(hi, T == half_type(0)) << 16;
