@@ -57,10 +57,12 @@ struct attn_cut {
     }
 };
 
-// How the archive's cell lists are cut, where there are too few (token, KV head) for the threads. What is found does not depend on
-// it, and each chunk has to find as many cells as all of the list, so they are as few as may be.
+// How tiles that are cut share the archive out. Where there are too few (token, KV head) for the threads, its cell lists are cut
+// too; each chunk has to find as many cells as all of the list, so they are as few as may be. Otherwise several tokens go through a
+// list at once. What is found does not depend on it.
 struct archive_cut {
-    int64_t chunk = INT64_MAX; // cells
+    int64_t chunk     = INT64_MAX; // cells
+    int64_t n_at_once = 1;         // tokens
 
     archive_cut(const attn_op & op, int nth) {
         int64_t n_units = 0;
@@ -71,6 +73,8 @@ struct archive_cut {
         });
         if (n_units < 2*nth) {
             chunk = std::max(LEAST, round_up((n_cells + 4*nth - 1)/(4*nth), CHUNK_UNIT));
+        } else {
+            n_at_once = std::min(std::max<int64_t>(1, n_units/(4*nth)), recall_buffers::TOKENS);
         }
     }
 
@@ -249,16 +253,14 @@ struct attn_worker {
                 return;
             }
             run_tile(op, tile, scratch, whole, 0, tile.n_cells);
-            if (op.archive_k) {
-                const archive_list list(op, tile);
-                for (int64_t t = 0; t < tile.n_t; ++t) {
-                    attn_state rows = whole.from(op, t*op.n_group);
-                    const recall_buffers buf = buffers();
-                    for (int64_t r = 0; r < op.n_group; ++r) {
-                        buf.ref[r] = rows.log_sum(r);
-                    }
-                    recall_token(op, tile, list, buf, t, rows);
+            for (int64_t t = 0; op.archive_k && t < tile.n_t; t += recall_buffers::TOKENS) {
+                const int64_t n_t = std::min(recall_buffers::TOKENS, tile.n_t - t);
+                attn_state rows = whole.from(op, t*op.n_group);
+                const recall_buffers buf = buffers();
+                for (int64_t r = 0; r < n_t*op.n_group; ++r) {
+                    buf.ref[r] = rows.log_sum(r);
                 }
+                recall_tokens(op, tile, t, n_t, buf).recall(rows);
             }
             for (int64_t r = 0; r < tile.n_rows; ++r) {
                 store_row(op, tile, whole, r, dst);
@@ -294,12 +296,10 @@ struct attn_worker {
                 }
             });
         }, [&](int64_t at, const attn_tile & tile, int64_t first, int64_t n, const archive_list & list, int64_t t, int64_t i) {
-            recall_buffers buf = buffers();
-            buf.load_queries(op, tile, t);
-            set_ref(buf, first, n, t);
-            best_cells best(buf.best, list.n_recall);
-            scan_archive(op, list, buf, i*archive.chunk, std::min((i + 1)*archive.chunk, list.n_cells), best);
-            best.prune();
+            const recall_buffers buf = buffers();
+            set_ref(buf, first, n, t, 1);
+            best_cells best;
+            recall_tokens(op, tile, t, 1, buf).find(i*archive.chunk, std::min((i + 1)*archive.chunk, list.n_cells), &best);
 
             const found_cells dst = found(at);
             *dst.n = (int32_t) best.size;
@@ -309,8 +309,8 @@ struct attn_worker {
     }
 
     // the same to the bit whether lists are cut, which depends on the threads, or not
-    void set_ref(const recall_buffers & buf, int64_t first, int64_t n, int64_t t) const {
-        for (int64_t r = 0; r < op.n_group; ++r) {
+    void set_ref(const recall_buffers & buf, int64_t first, int64_t n, int64_t t, int64_t n_t) const {
+        for (int64_t r = 0; r < n_t*op.n_group; ++r) {
             buf.ref[r] = log_sum(first, n, t*op.n_group + r);
         }
     }
@@ -333,40 +333,40 @@ struct attn_worker {
         int64_t unit = 0;
         int64_t at   = 0; // in what find() found
         for_each_merged([&](const attn_tile & tile, int64_t first, int64_t n) {
-            for (int64_t t = 0; t < tile.n_t; ++t, ++unit) {
+            const int64_t step = archive ? archive->n_at_once : 1;
+            for (int64_t t = 0; t < tile.n_t; t += step, ++unit) {
+                const int64_t n_t     = std::min(step, tile.n_t - t);
                 const int64_t n_found = archive && archive->cuts() ? archive->n_chunks(archive_list(op, tile)) : 0;
                 at += n_found;
                 if (unit%params->nth != params->ith) {
                     continue;
                 }
+                const recall_buffers buf = buffers();
                 if (archive) {
-                    set_ref(buffers(), first, n, t); // of the parts, before they are added up
+                    set_ref(buf, first, n, t, n_t); // of the parts, before they are added up
                 }
                 attn_state sum = partial(first).from(op, t*op.n_group);
                 for (int64_t i = 1; i < n; ++i) {
-                    merge_rows(op, sum, partial(first + i).from(op, t*op.n_group), op.n_group);
+                    merge_rows(op, sum, partial(first + i).from(op, t*op.n_group), n_t*op.n_group);
                 }
                 if (archive) {
-                    recall(*archive, tile, t, at - n_found, n_found, sum);
+                    const recall_tokens tokens(op, tile, t, n_t, buf);
+                    if (archive->cuts()) {
+                        add_found(tokens, at - n_found, n_found, sum);
+                    } else {
+                        tokens.recall(sum);
+                    }
                 }
-                for (int64_t r = 0; r < op.n_group; ++r) {
-                    store_row(op, tile, partial(first), t*op.n_group + r, dst);
+                for (int64_t r = t*op.n_group; r < (t + n_t)*op.n_group; ++r) {
+                    store_row(op, tile, partial(first), r, dst);
                 }
             }
         });
     }
 
-    void recall(const archive_cut & archive, const attn_tile & tile, int64_t t, int64_t first, int64_t n, attn_state & state) {
-        const archive_list list(op, tile);
-
-        recall_buffers buf = buffers();
-        if (!archive.cuts()) {
-            recall_token(op, tile, list, buf, t, state);
-            return;
-        }
-        buf.load_queries(op, tile, t);
-
-        best_cells best(buf.best, list.n_recall);
+    // attend a token to the best of what was found for it in the chunks of a list
+    void add_found(const recall_tokens & token, int64_t first, int64_t n, attn_state & state) const {
+        best_cells best(token.buf.best, token.list.n_recall);
         for (int64_t i = 0; i < n; ++i) {
             const found_cells part = found(first + i);
             for (int32_t c = 0; c < *part.n; ++c) {
@@ -374,7 +374,7 @@ struct attn_worker {
             }
         }
         best.prune();
-        add_recalled(op, list, buf, best, state);
+        token.add(0, best, state);
     }
 };
 

@@ -1,7 +1,8 @@
 // retention-simd.h - a vector of floats, and loads of f32, f16, bf16 and 8-bit integers into it
 //
 // VF lanes; every function has a portable form, so that the kernels are written once. vf_load_q4_0 loads the 32 values of
-// a block before they are scaled.
+// a block before they are scaled; vf_above has a bit for each lane where a > b, and vf_pack stores the lanes of some bits together,
+// and anything after them, VF floats in all.
 
 #pragma once
 
@@ -48,6 +49,9 @@ static inline vf32  vf_sub  (vf32 a, vf32 b)           { return _mm512_sub_ps(a,
 static inline vf32  vf_mul  (vf32 a, vf32 b)           { return _mm512_mul_ps(a, b); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { return _mm512_fmadd_ps(a, b, acc); }
 static inline vf32  vf_max  (vf32 a, vf32 b)           { return _mm512_max_ps(a, b); }
+static inline vf32  vf_min  (vf32 a, vf32 b)           { return _mm512_min_ps(a, b); }
+static inline uint32_t vf_above(vf32 a, vf32 b)        { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+static inline void  vf_pack (float * p, vf32 x, uint32_t bits) { _mm512_storeu_ps(p, _mm512_maskz_compress_ps((__mmask16) bits, x)); }
 static inline vf32  vf_exp  (vf32 x)                   { return ggml_v_expf(x); }
 static inline float vf_sum  (vf32 x)                   { return _mm512_reduce_add_ps(x); }
 static inline __m256 vf_halves(vf32 x) {
@@ -86,6 +90,8 @@ static inline vf32  vf_sub  (vf32 a, vf32 b)           { return _mm256_sub_ps(a,
 static inline vf32  vf_mul  (vf32 a, vf32 b)           { return _mm256_mul_ps(a, b); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { return _mm256_fmadd_ps(a, b, acc); }
 static inline vf32  vf_max  (vf32 a, vf32 b)           { return _mm256_max_ps(a, b); }
+static inline vf32  vf_min  (vf32 a, vf32 b)           { return _mm256_min_ps(a, b); }
+static inline uint32_t vf_above(vf32 a, vf32 b)        { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)); }
 static inline vf32  vf_exp  (vf32 x)                   { return ggml_v_expf(x); }
 static inline float vf_sum  (vf32 x) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -137,6 +143,11 @@ static inline vf32  vf_sub  (vf32 a, vf32 b)           { return vsubq_f32(a, b);
 static inline vf32  vf_mul  (vf32 a, vf32 b)           { return vmulq_f32(a, b); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { return vfmaq_f32(acc, a, b); }
 static inline vf32  vf_max  (vf32 a, vf32 b)           { return vmaxq_f32(a, b); }
+static inline vf32  vf_min  (vf32 a, vf32 b)           { return vminq_f32(a, b); }
+static inline uint32_t vf_above(vf32 a, vf32 b)        {
+    static const uint32_t bits[VF] = { 1, 2, 4, 8 };
+    return vaddvq_u32(vandq_u32(vcgtq_f32(a, b), vld1q_u32(bits)));
+}
 static inline float vf_sum  (vf32 x)                   { return vaddvq_f32(x); }
 static inline void  vf_sum4 (float * p, vf32 a, vf32 b, vf32 c, vf32 d) { vst1q_f32(p, vpaddq_f32(vpaddq_f32(a, b), vpaddq_f32(c, d))); }
 static inline vf32  vf_exp  (vf32 x) {
@@ -182,6 +193,14 @@ static inline vf32  vf_sub  (vf32 a, vf32 b)           { VF_EACH(a.v[i] - b.v[i]
 static inline vf32  vf_mul  (vf32 a, vf32 b)           { VF_EACH(a.v[i]*b.v[i]); }
 static inline vf32  vf_fma  (vf32 a, vf32 b, vf32 acc) { VF_EACH(acc.v[i] + a.v[i]*b.v[i]); }
 static inline vf32  vf_max  (vf32 a, vf32 b)           { VF_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+static inline vf32  vf_min  (vf32 a, vf32 b)           { VF_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+static inline uint32_t vf_above(vf32 a, vf32 b)        {
+    uint32_t res = 0;
+    for (int i = 0; i < VF; ++i) {
+        res |= (uint32_t) (a.v[i] > b.v[i]) << i;
+    }
+    return res;
+}
 static inline vf32  vf_exp  (vf32 x)                   { VF_EACH(expf(x.v[i])); }
 static inline float vf_sum  (vf32 x)                   { return (x.v[0] + x.v[1]) + (x.v[2] + x.v[3]); }
 static inline void  vf_sum4 (float * p, vf32 a, vf32 b, vf32 c, vf32 d) {
@@ -212,6 +231,39 @@ static inline vf32 vf_hold(vf32 x) {
 #endif
     return x;
 }
+
+static constexpr uint32_t VF_BITS = (1u << VF) - 1; // all lanes
+
+// of bits of lanes: the first, of which there must be one, and how many there are
+static inline int vf_first(uint32_t bits) {
+#if defined(__GNUC__) || defined(__clang__)
+    return __builtin_ctz(bits);
+#else
+    int i = 0;
+    for (; !(bits >> i & 1); ++i) {}
+    return i;
+#endif
+}
+
+static inline int vf_count(uint32_t bits) {
+#if defined(__GNUC__) || defined(__clang__)
+    return __builtin_popcount(bits);
+#else
+    int n = 0;
+    for (; bits; bits &= bits - 1) { ++n; }
+    return n;
+#endif
+}
+
+#if defined(VF_PORTABLE) || VF != 16
+static inline void vf_pack(float * p, vf32 x, uint32_t bits) {
+    float lanes[VF];
+    vf_store(lanes, x);
+    for (; bits; bits &= bits - 1) {
+        *p++ = lanes[vf_first(bits)];
+    }
+}
+#endif
 
 // ask for the cache line at p in the second cache, which has more misses under way than the first; any address will do
 static inline void vf_prefetch(const void * p) {
