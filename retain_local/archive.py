@@ -12,20 +12,27 @@ from .budget import BYTES_OF, LONGEST, QUANTITY, UNITS
 from .errors import UsageError
 
 ARCHIVE_TYPES = ("q4_0", "q8_0")
+AUTO_ARCHIVE, NO_ARCHIVE = "auto", 0
+AUTO_BYTES = 512 << 20  # of which only what is archived is used
 DEFAULT_RECALL = 0.25
 MOST_RECALL = 0.9
 
 _MOST_BYTES = 2**62  # of the 64-bit counts of the native library
-_SIZE, _SHARE = "a size (512MiB), or 0 for none", f"a share of the budget (25%, 1/4) of at most {MOST_RECALL:.0%}"
+_BLOCK = 32  # numbers of a row that are rounded together
+_PAGE = 128  # cells of a page of the archive
+_SIZE, _SHARE = "a size (512MiB), auto, or 0 for none", f"a share of the budget (25%, 1/4) of at most {MOST_RECALL:.0%}"
 
 
-def parse_archive(value: object) -> int:
-    """Bytes of K and V that the archive may take: an int is bytes, a text has a unit, as in ``512MiB``; 0 is none.
+def parse_archive(value: object) -> int | str:
+    """Bytes of K and V that the archive may take: an int is bytes, a text has a unit, as in ``512MiB``; 0 is none, and
+    ``auto`` what `automatic_archive` says.
 
     Raises
     ------
     UsageError : it is no size.
     """
+    if value == AUTO_ARCHIVE:
+        return AUTO_ARCHIVE
     if isinstance(value, str):
         match = QUANTITY.fullmatch(value.strip()) if len(value) <= LONGEST else None
         if match is None or match[2] is not None or match[3] == "%":
@@ -46,6 +53,22 @@ def parse_archive(value: object) -> int:
     if not 0 <= n_bytes <= _MOST_BYTES:
         raise UsageError(f"archive {_shortened(value)} is out of range; it is {_SIZE}")
     return n_bytes
+
+
+def automatic_archive(n_head_kv: int, head_k: int, head_v: int, cells: int, n_room: int) -> int:
+    """Bytes of an archive that nobody gave a size: `AUTO_BYTES`, or 0 where the native library would refuse them.
+
+    Parameters
+    ----------
+    n_head_kv : KV heads of all layers.
+    head_k, head_v : numbers in a K row and a V row of one head.
+    cells, n_room : the budget, and the tokens that may come in over it.
+    """
+    if head_k % _BLOCK or head_v % _BLOCK:
+        return NO_ARCHIVE
+    page = _PAGE * (head_k + head_v) * 9 // 16  # q4_0: 18 bytes for 32 numbers
+    least = n_head_kv + math.ceil(8 * (cells + n_room) / _PAGE)  # as in native/src/retain-archive.cpp
+    return AUTO_BYTES if least * page <= AUTO_BYTES else NO_ARCHIVE
 
 
 def parse_recall(value: object) -> float:
@@ -73,8 +96,10 @@ def residents(budget: int, recall: float) -> int:
     return budget - math.floor(recall * budget)
 
 
-def size_text(n_bytes: int) -> str:
+def size_text(n_bytes: int | str) -> str:
     """A size as `parse_archive` reads it: "512MiB"."""
+    if isinstance(n_bytes, str):
+        return n_bytes
     for unit in ("GiB", "MiB", "KiB"):
         if n_bytes % UNITS[unit] == 0 and n_bytes:
             return f"{n_bytes // UNITS[unit]}{unit}"

@@ -25,7 +25,7 @@ from .decoding.guards import GuardedLlama, with_followable_schemas
 from .decoding.history import CacheHistory, Eviction
 from .errors import RetainError, UsageError
 from .kv_types import kv_type
-from .model_checks import check_vectors, described
+from .model_checks import check_vectors, described, uses_gpu
 from .model_options import ModelOptions
 from .models.model_file import read_model_file
 from .option_table import options_of
@@ -124,7 +124,7 @@ class Llama(GuardedLlama):
             if embedding:
                 raise UsageError("embeddings have no cache to keep in a budget; use llama_cpp.Llama for them")
             self.model_file = described(read_model_file(model_path), kwargs.get("kv_overrides"))
-            check_vectors(self.model_file, kwargs.get("n_gpu_layers", 0))
+            check_vectors(self.model_file, model.n_gpu_layers)
             context = n_ctx or self.model_file.n_ctx_train
             resolve = partial(
                 RetentionOptions.resolve,
@@ -133,6 +133,7 @@ class Llama(GuardedLlama):
                 n_batch=n_batch,
                 type_k=types[0],
                 type_v=types[1],
+                on_host=not uses_gpu(model.n_gpu_layers) or kwargs.get("offload_kqv") is False,
             )
             self.options = resolve(options)
             at_once = min(self._tokens_at_once(), n_batch, context)
@@ -235,10 +236,11 @@ class Llama(GuardedLlama):
             )
         if asked.policy == "auto" and self.options.gates is None:
             logger.warning(
-                "%s: using the policy 'window', which keeps the first %d and the most recent tokens;"
+                "%s: using the policy 'window', which keeps the first %d and the most recent tokens%s;"
                 " retain-local gates calibrate makes gates",
                 "without gates" if asked.gates is None else f"no gates at {self.model_file.sidecar_path()}",
                 self.options.sinks,
+                ", and looks others up in the archive" if self.options.archive else "",
             )
         elif self.options.gates is not None:
             logger.info("policy '%s', gates from %s", self.options.policy, self.options.gates)

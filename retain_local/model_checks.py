@@ -12,9 +12,14 @@ from .models.model_file import ModelFile
 from .option_table import whole_number
 
 
+def uses_gpu(n_gpu_layers: int) -> bool:
+    """Whether any layers go to a GPU, of so many that are to."""
+    return n_gpu_layers != 0 and llama_cpp.llama_supports_gpu_offload()
+
+
 def check_vectors(file: ModelFile, n_gpu_layers: int) -> None:
     """llama.cpp ends the process when its CPU code meets a norm or a bias in half precision."""
-    if file.half_vector and (n_gpu_layers == 0 or not llama_cpp.llama_supports_gpu_offload()):
+    if file.half_vector and not uses_gpu(n_gpu_layers):
         raise RetainError(
             f"{file.path}: '{file.half_vector}' is in half precision, which only GPUs compute with; convert the model anew"
         )

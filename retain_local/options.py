@@ -7,7 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .archive import ARCHIVE_TYPES, DEFAULT_RECALL, parse_archive, parse_recall, residents, share_text, size_text
+from .archive import (
+    ARCHIVE_TYPES,
+    AUTO_ARCHIVE,
+    AUTO_BYTES,
+    DEFAULT_RECALL,
+    NO_ARCHIVE,
+    automatic_archive,
+    parse_archive,
+    parse_recall,
+    residents,
+    share_text,
+    size_text,
+)
 from .budget import AUTO_BUDGET, Budget, parse_budget
 from .errors import RetainError, UsageError
 from .option_table import check, option
@@ -101,7 +113,8 @@ class RetentionOptions:
     )
     archive: int | str = option(
         "0",
-        "How many bytes of evicted cells to keep (512MiB), of which each token recalls what it asks for; 0: none.",
+        "How many bytes of evicted cells to keep (512MiB), of which each token recalls what it asks for; 0: none. auto: up"
+        " to 512MiB, none where the cells are on a GPU, the model's heads do not allow it or the budget is auto.",
         _CACHE,
         str,
     )
@@ -184,13 +197,21 @@ class RetentionOptions:
         return budget if budget >= n_ctx or self.policy == "none" else residents(budget, self.recall_share)
 
     def resolve(
-        self, model: ModelFile, *, n_ctx: int, type_k: KVType, type_v: KVType, n_batch: int = _UBATCHES[0]
+        self,
+        model: ModelFile,
+        *,
+        n_ctx: int,
+        type_k: KVType,
+        type_v: KVType,
+        n_batch: int = _UBATCHES[0],
+        on_host: bool = True,
     ) -> RetentionOptions:
         """The same options with everything decided: the numbers, the sidecar's path or None, the policy.
 
         Parameters
         ----------
         n_batch : tokens of the largest ubatch, where none is given.
+        on_host : whether the cells are in the memory of the CPU.
 
         Raises
         ------
@@ -219,7 +240,10 @@ class RetentionOptions:
                 if n_ubatch == least:
                     raise
                 continue
-            kept = self.residents(cells, n_ctx)
+            if self.archive == AUTO_ARCHIVE:
+                archive = self._automatic(model, cells, n_ubatch, n_ctx, on_host)
+                decided = replace(decided, archive=archive, recall=self.recall if archive else None)
+            kept = decided.residents(cells, n_ctx)
             if kept >= min(n_ubatch * _UBATCH_SHARE, n_ctx):  # one that covers the context needs no room beside it
                 break
         room = (
@@ -230,7 +254,18 @@ class RetentionOptions:
         if self.min_per_head > kept:
             raise UsageError(f"min-per-head ({self.min_per_head}) is more than {room}")
         buffer = n_ubatch if self.buffer is None else self.buffer
-        return replace(decided, budget=cells, buffer=buffer, n_ubatch=n_ubatch, recall=self.recall_share)
+        return replace(decided, budget=cells, buffer=buffer, n_ubatch=n_ubatch, recall=decided.recall_share)
+
+    def _automatic(self, model: ModelFile, cells: int, n_ubatch: int, n_ctx: int, on_host: bool) -> int:
+        """Bytes of an archive that nobody gave a size."""
+        kept = self.residents(cells, n_ctx)
+        if self.recall or self.archive_file:  # one is asked for; if there can be none, that is said
+            return AUTO_BYTES
+        # a recommended budget was measured without
+        if not on_host or self.budget == AUTO_BUDGET or kept == cells:
+            return NO_ARCHIVE
+        n_room = max(n_ubatch, self.buffer or 0)
+        return automatic_archive(sum(model.n_head_kv), model.head_k, model.head_v, kept, n_room)
 
     def _ubatches(self, n_batch: int, n_ctx: int) -> list[int]:
         """The ubatches to choose from, the largest first."""
@@ -276,7 +311,7 @@ def settings_of(options: RetentionOptions, type_k: KVType, type_v: KVType) -> di
     if options.recall_share:
         found |= {
             "recall": share_text(options.recall_share),
-            "archive": size_text(parse_archive(options.archive)),
+            "archive": size_text(options.archive),
             "archive_type": options.archive_type,
         }
     return found

@@ -17,7 +17,7 @@ _CACHE, _MODEL = Part(RetentionOptions), Part(ModelOptions, texts={"n_threads": 
 # the batch follows, nobody types messages, and texts have no pictures
 _MEASURED = _MODEL.but("n_batch", "control_tokens_in_messages", "mmproj")
 
-CHAT = {"cache": _CACHE, "loading": _MODEL, "sampling": Part(Sampling)}
+CHAT = {"cache": _CACHE.but(archive="auto"), "loading": _MODEL, "sampling": Part(Sampling)}
 
 SERVE = {
     "cache": _CACHE.but(

@@ -38,6 +38,9 @@ OPTIONS = [
 PROMPT = r">\x08\x1b\[2C|> "
 
 
+NO_ARCHIVE = ("--archive", "0")
+
+
 def model_options(tiny: TinyFiles) -> list[str]:
     return [str(tiny.model("llama")), "--gates", str(tiny.gates("llama")), *OPTIONS]
 
@@ -51,7 +54,7 @@ def notes(done) -> list[str]:
 
 
 def test_lines_in_replies_out(tmp_path: Path, tiny: TinyFiles) -> None:
-    done = chat(tmp_path, tiny, "hello", "", "and now")
+    done = chat(tmp_path, tiny, "hello", "", "and now", options=NO_ARCHIVE)
     assert done.returncode == 0
     assert [len(line) for line in done.stdout.splitlines()] == [12, 12]
     stats = [line for line in notes(done) if line.startswith("prompt ")]
@@ -97,7 +100,9 @@ def test_system_and_clear(tmp_path: Path, tiny: TinyFiles) -> None:
 
 
 def test_budget(tmp_path: Path, tiny: TinyFiles) -> None:
-    done = chat(tmp_path, tiny, text(150), "/budget 16", "/budget", "/budget 1000", "/budget no", "/stats")
+    done = chat(
+        tmp_path, tiny, text(150), "/budget 16", "/budget", "/budget 1000", "/budget no", "/stats", options=NO_ARCHIVE
+    )
     assert done.returncode == 1
     assert notes(done).count("budget: 16 cells for each (layer, KV head)") == 2
     assert notes(done).count("budget: 1,000 cells for each (layer, KV head)") == 1
@@ -117,7 +122,7 @@ def test_a_budget_in_every_form(tmp_path: Path, tiny: TinyFiles) -> None:
 
 
 def test_the_map_of_the_cache(tmp_path: Path, tiny: TinyFiles) -> None:
-    done = chat(tmp_path, tiny, "/cache", text(150), "/cache")
+    done = chat(tmp_path, tiny, "/cache", text(150), "/cache", options=NO_ARCHIVE)
     lines = done.stdout.splitlines()
     assert lines[0] == "the cache is empty"
     rows = [line for line in lines if re.match(r" ?\d\.\d ", line)]

@@ -47,8 +47,22 @@ def test_a_chat_shows_its_archive(home: Path, tiny: TinyFiles) -> None:
     shown = " ".join(done.stdout.split())  # cells of a table are on several lines
     assert "32 of them in the cache and 32 recalled" in shown and "evicted cells, room for" in shown
     assert "archived only" in shown and "archive in use" in shown
-    done = command(home, tiny, "chat", *FAST, "--budget", "64", "--ubatch", "16", stdin="/load s\n")
+    done = command(home, tiny, "chat", *FAST, "--budget", "64", "--ubatch", "16", "--archive", "0", stdin="/load s\n")
     assert "s holds an archive of evicted cells, and this chat has none; start it with --archive 1MiB" in done.stderr
+
+
+def test_a_chat_and_a_run_have_an_archive(home: Path, tiny: TinyFiles) -> None:
+    options = [*FAST, "--budget", "64", "--ubatch", "16", "--max-tokens", "4", "--temp", "0"]
+    for gates in ((), ("--gates", "none")):  # the last of an option given twice counts
+        done = command(home, tiny, "run", "-f", "a.txt", "--json", *options, *gates)
+        found = json.loads(done.stdout)["retention"]
+        assert (found["residents"], found["recall"]) == (48, 16), done.stderr
+        assert 2**29 - 2**20 < found["bytes_archive"] <= 2**29  # whole pages
+        assert ("looks others up in the archive" in done.stderr) == bool(gates)
+    done = command(home, tiny, "chat", *options, stdin=f"{text(300)}\n")
+    assert " archived" in done.stderr
+    done = command(home, tiny, "run", "-f", "a.txt", "--json", *options, "--ctx", "600", "--budget", "600")
+    assert json.loads(done.stdout)["retention"]["bytes_archive"] == 0
 
 
 def test_an_evaluation_with_and_without(home: Path, tiny: TinyFiles) -> None:
@@ -146,7 +160,7 @@ def test_the_benchmark_counts_the_archive(home: Path, tiny: TinyFiles) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["run", "-p", "a", "--recall", "25%"], 2, "recall 25% needs an archive"),
+        (["run", "-p", "a", "--archive", "0", "--recall", "25%"], 2, "recall 25% needs an archive"),
         (["run", "-p", "a", "--archive", "512"], 2, "archive '512' has no unit; write 512MiB"),
         (["run", "-p", "a", *ARCHIVE, "--recall", "95%"], 2, "recall '95%' is not a share of the budget"),
         (["run", "-p", "a", *ARCHIVE, "--archive-file", "absent/a"], 2, "there is no folder absent"),

@@ -40,7 +40,8 @@ def test_every_source_of_a_prompt_is_the_same(tmp_path: Path, tiny: TinyFiles) -
 
 
 def test_json(tmp_path: Path, tiny: TinyFiles) -> None:
-    done = run(tmp_path, "run", *model_options(tiny), "-p", text(300), "--budget", "64", "--buffer", "16", "--json")
+    cache = ["--budget", "64", "--buffer", "16", "--archive", "0"]
+    done = run(tmp_path, "run", *model_options(tiny), "-p", text(300), *cache, "--json")
     found = json.loads(done.stdout)
     assert done.stdout.count("\n") == 1
     assert len(found["text"]) == 20 and found["finish_reason"] == "length"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import TinyFiles
-from retain_local.archive import parse_archive, parse_recall, share_text, size_text
+from retain_local.archive import AUTO_BYTES, parse_archive, parse_recall, share_text, size_text
 from retain_local.errors import UsageError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import read_model_file
@@ -22,7 +23,7 @@ F16 = kv_type("f16")
 @pytest.mark.parametrize(
     ("value", "expected"),
     [("0", 0), (0, 0), ("512MiB", 512 * MIB), ("512 mib", 512 * MIB), ("0.5GiB", 512 * MIB), ("1GB", 10**9),
-     (4096, 4096), (np.int64(7), 7), ("7B", 7)],
+     (4096, 4096), (np.int64(7), 7), ("7B", 7), ("auto", "auto")],
 )  # fmt: skip
 def test_sizes(value: object, expected: int) -> None:
     assert parse_archive(value) == expected
@@ -74,6 +75,31 @@ def test_what_does_not_go_together(options: dict[str, Any], message: str) -> Non
 
 def resolve(path: Path, **options: Any) -> RetentionOptions:
     return RetentionOptions(**options).resolve(read_model_file(path), n_ctx=1024, type_k=F16, type_v=F16)
+
+
+def test_an_archive_that_nobody_gave_a_size(tiny: TinyFiles) -> None:
+    path = tiny.model("llama")
+    given = resolve(path, budget=128, archive="auto")
+    assert (given.archive, given.recall) == (AUTO_BYTES, 0.25)
+    assert resolve(path, budget=128, archive="auto", recall="1/2").recall == 0.5
+    # nothing to recall, or nowhere to keep it
+    file = read_model_file(path)
+    auto = RetentionOptions(archive="auto", budget=128)
+    for options, more in (
+        (replace(auto, budget=1024), {}),
+        (replace(auto, budget=3, sinks=0), {}),
+        (replace(auto, policy="none"), {}),
+        (replace(auto, recall=0), {}),
+        (auto, {"on_host": False}),
+        (auto, {"model": replace(file, head_k=80)}),
+        (auto, {"model": replace(file, n_head_kv=(1,) * 10**6)}),
+    ):
+        found = options.resolve(**{"model": file, "n_ctx": 1024, "type_k": F16, "type_v": F16} | more)
+        assert (found.archive, found.recall) == (0, 0), (options, more)
+        assert found.residents(found.budget, 1024) == found.budget
+    # one that is asked for is tried, so that the reason against it is said
+    asked = replace(auto, recall="1/2").resolve(file, n_ctx=1024, type_k=F16, type_v=F16, on_host=False)
+    assert asked.archive == AUTO_BYTES
 
 
 def test_an_archive_recalls_a_quarter_unless_told_otherwise(tiny: TinyFiles) -> None:
