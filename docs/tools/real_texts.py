@@ -6,7 +6,7 @@ BOOK is a book as plain text, GSM8K the file test.jsonl of GSM8K, BABI a file of
 LongBench's multi_news.jsonl, RULER a file of RULER (niah_multikey_3). Code is taken from the Python that runs this.
 
 OUT gets prose, chat, unseen (other chats), code, news and ruler as .txt, and babi-CHARACTERS.jsonl, in the form of RULER's files:
-questions about one of two facts that stand within so many characters of the book.
+questions about one of two facts that stand within so many characters of the book. keys-N.jsonl is RULER with N keys in a text.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from random import Random
+from typing import Any
 
 _LENGTH = 60_000  # characters of each text, four windows of 4,096 tokens and less
 _PASSAGE = 300  # characters of a book around each fact of a chat
 _LATER = 3  # stories of a chat that come between facts and the question about them
 _QUESTIONS = 100
 _LENGTHS = (300, 600, 1200, 2400)  # characters of the book that facts stand in
+_KEYS = (4, 8, 16)  # of a question of RULER, which has 51
+_KEY_LENGTH = 13  # characters of a key that are asked for: not all of its 36 fit the 32 tokens of a reply
 _MODULES = (argparse, tarfile, zipfile)
 
 Story = tuple[list[str], str, str]  # facts, a question, its answer
@@ -111,6 +114,17 @@ def questions(book: str, stories: list[Story], length: int) -> Iterator[dict[str
         }
 
 
+def with_fewer_keys(item: dict[str, Any], n_keys: int) -> dict[str, object]:
+    """RULER's question about a key among others, with so many keys in place of all."""
+    first, *keys, question = item["input"].splitlines()
+    asked = next(line for line in keys if item["outputs"][0] in line)
+    others = [line for line in keys if line is not asked][: n_keys - 1]
+    others.insert(min(keys.index(asked) * n_keys // len(keys), len(others)), asked)
+    question, prefix = question.split("? ")
+    answer = item["outputs"][0][:_KEY_LENGTH]
+    return {"input": "\n".join([first, *others, f"{question}?"]), "outputs": [answer], "answer_prefix": prefix}
+
+
 def main() -> None:
     *files, out = map(Path, sys.argv[1:])
     book, gsm8k, babi, news, ruler = (file.read_text("utf-8") for file in files)
@@ -132,6 +146,9 @@ def main() -> None:
     for length in _LENGTHS:
         lines = (json.dumps(line) + "\n" for line in questions(book, list(read_stories(babi, 1)), length))
         (out / f"babi-{length}.jsonl").write_text("".join(lines), "utf-8")
+    for n_keys in _KEYS:
+        lines = (json.dumps(with_fewer_keys(item, n_keys)) + "\n" for item in needles[:_QUESTIONS])
+        (out / f"keys-{n_keys}.jsonl").write_text("".join(lines), "utf-8")
 
 
 if __name__ == "__main__":
