@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .archive import AUTO_ARCHIVE
 from .arguments import check_names, checked_numbers, split
 from .bindings import llama_cpp, log, mends, retain_h
 from .bindings.context import aborts_as_errors, armed
@@ -234,17 +235,18 @@ class Llama(GuardedLlama):
                 n_ctx,
                 self.model_file.n_ctx_train,
             )
+        has_archive = self.retention.stats().bytes_archive > 0
         if asked.policy == "auto" and self.options.gates is None:
             logger.warning(
                 "%s: using the policy 'window', which keeps the first %d and the most recent tokens%s;"
                 " retain-local gates calibrate makes gates",
                 "without gates" if asked.gates is None else f"no gates at {self.model_file.sidecar_path()}",
                 self.options.sinks,
-                ", and looks others up in the archive" if self.options.archive else "",
+                ", and looks others up in the archive" if has_archive else "",
             )
         elif self.options.gates is not None:
             logger.info("policy '%s', gates from %s", self.options.policy, self.options.gates)
-        if self.options.archive and not self.retention.stats().bytes_archive:
+        if self.options.archive and asked.archive != AUTO_ARCHIVE and not has_archive:
             what = "evicted from this cache" if self.options.recall_share else "recalled"
             logger.info("nothing is %s, so there is no archive", what)
 

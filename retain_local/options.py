@@ -241,7 +241,7 @@ class RetentionOptions:
                     raise
                 continue
             if self.archive == AUTO_ARCHIVE:
-                archive = self._automatic(model, cells, n_ubatch, n_ctx, on_host)
+                archive = self._automatic(model, cells, n_ubatch, on_host)
                 decided = replace(decided, archive=archive, recall=self.recall if archive else None)
             kept = decided.residents(cells, n_ctx)
             if kept >= min(n_ubatch * _UBATCH_SHARE, n_ctx):  # one that covers the context needs no room beside it
@@ -256,13 +256,13 @@ class RetentionOptions:
         buffer = n_ubatch if self.buffer is None else self.buffer
         return replace(decided, budget=cells, buffer=buffer, n_ubatch=n_ubatch, recall=decided.recall_share)
 
-    def _automatic(self, model: ModelFile, cells: int, n_ubatch: int, n_ctx: int, on_host: bool) -> int:
+    def _automatic(self, model: ModelFile, cells: int, n_ubatch: int, on_host: bool) -> int:
         """Bytes of an archive that nobody gave a size."""
-        kept = self.residents(cells, n_ctx)
         if self.recall or self.archive_file:  # one is asked for; if there can be none, that is said
             return AUTO_BYTES
+        kept = residents(cells, self.recall_share)
         # a recommended budget was measured without
-        if not on_host or self.budget == AUTO_BUDGET or kept == cells:
+        if not on_host or self.budget == AUTO_BUDGET or self.policy == "none" or kept == cells:
             return NO_ARCHIVE
         n_room = max(n_ubatch, self.buffer or 0)
         return automatic_archive(sum(model.n_head_kv), model.head_k, model.head_v, kept, n_room)

@@ -82,11 +82,11 @@ def test_an_archive_that_nobody_gave_a_size(tiny: TinyFiles) -> None:
     given = resolve(path, budget=128, archive="auto")
     assert (given.archive, given.recall) == (AUTO_BYTES, 0.25)
     assert resolve(path, budget=128, archive="auto", recall="1/2").recall == 0.5
+    assert resolve(path, budget=1024, archive="auto").archive == AUTO_BYTES  # for when the context becomes longer
     # nothing to recall, or nowhere to keep it
     file = read_model_file(path)
     auto = RetentionOptions(archive="auto", budget=128)
     for options, more in (
-        (replace(auto, budget=1024), {}),
         (replace(auto, budget=3, sinks=0), {}),
         (replace(auto, policy="none"), {}),
         (replace(auto, recall=0), {}),
