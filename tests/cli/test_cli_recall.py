@@ -61,7 +61,7 @@ def test_a_chat_and_a_run_have_an_archive(home: Path, tiny: TinyFiles) -> None:
         assert ("looks others up in the archive" in done.stderr) == bool(gates)
     done = command(home, tiny, "chat", *options, stdin=f"{text(300)}\n")
     assert " archived" in done.stderr
-    done = command(home, tiny, "run", "-f", "a.txt", "--json", *options, "--ctx", "600", "--budget", "600")
+    done = command(home, tiny, "run", "-f", "a.txt", "--json", *options, "--ctx", "768", "--budget", "768")
     assert json.loads(done.stdout)["retention"]["bytes_archive"] == 0
 
 
