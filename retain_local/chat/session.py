@@ -211,7 +211,10 @@ class Session:
             if there != here:
                 raise RetainError(f"{path} was saved with {key} {_shown(there)}; this chat has {here}")
         if "archive" in saved.cache and not self.llm.retention.stats().bytes_archive:
-            flags = " ".join(f"--{name} {_shown(saved.cache.get(name, ''))}" for name in ("archive", "recall"))
+            flags = " ".join(
+                f"--{name.replace(' ', '-')} {_shown(saved.cache.get(name, ''))}"
+                for name in ("archive", "archive type", "recall")
+            )
             missing = (
                 "this chat has none, as its budget covers the context; choose a smaller one with /budget"
                 if lacks_archive(self.llm)

@@ -53,11 +53,12 @@ def test_the_file_names_how_it_recalls(tiny: TinyFiles, tmp_path: Path) -> None:
 
 
 def test_where_there_is_no_archive_it_is_refused(tiny: TinyFiles, tmp_path: Path) -> None:
-    session, other = chat(tiny, **ARCHIVE), chat(tiny)
+    session, other = chat(tiny, **ARCHIVE, archive_type="q8_0"), chat(tiny)
     say(session, text(300))
     session.save(tmp_path / "s")
     before = say(other, "abc"), other.tokens
-    message = "holds an archive of evicted cells, and this chat has none; start it with --archive 1MiB --recall 25%"
+    flags = "--archive 1MiB --archive-type q8_0 --recall 25%"
+    message = f"holds an archive of evicted cells, and this chat has none; start it with {flags}"
     with pytest.raises(RetainError, match=message):
         other.load(tmp_path / "s")
     assert other.tokens == before[1]
