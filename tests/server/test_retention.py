@@ -191,3 +191,4 @@ def test_the_archive_is_told_apart() -> None:
         assert 0 < total["bytes_archived"] <= total["bytes_archive"] <= 2**22
         _, metrics = ask(server, "GET", "/metrics")
         assert f"llamacpp:retention_archived_bytes {total['bytes_archived']}" in metrics
+        assert "archive of all slots" in ask(server, "GET", "/")[1]
