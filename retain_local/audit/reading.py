@@ -92,9 +92,11 @@ def options_for(
     n_read = max(1, len(text.tokens) - 1)
     type_k, type_v = _types(llm)
     n_ubatch = llm.context_params.n_ubatch
-    return replace(options, budget=min(budget.of(len(text.tokens)), n_read), n_ubatch=n_ubatch).resolve(
-        llm.model_file, n_ctx=llm.n_ctx(), type_k=type_k, type_v=type_v
-    )
+    own = replace(options, budget=min(budget.of(len(text.tokens)), n_read), n_ubatch=n_ubatch)
+    try:
+        return own.resolve(llm.model_file, n_ctx=llm.n_ctx(), type_k=type_k, type_v=type_v)
+    except UsageError as error:
+        raise UsageError(f"{text.file} has {len(text.tokens):,} tokens; at the budget {budget} {error}") from None
 
 
 def _types(llm: Llama) -> tuple[KVType, KVType]:

@@ -145,6 +145,7 @@ def test_progress_at_a_terminal(home: Path, tiny: TinyFiles) -> None:
         (["--text", "a.txt", "--budgets", "3/2"], 2, "budget '3/2' is not"),
         (["--text", "a.txt", "--budgets", "1/0"], 2, "divides by zero"),
         (["--text", "a.txt", "--budgets", ""], 2, "budget '' is not"),
+        (["--text", "short.txt", "--budgets", "1/2"], 2, "short.txt has 4 tokens; at the budget 1/2 sinks (4)"),
         (["--text", "a.txt", "--budgets", "2"], 2, "sinks (4) and recent (0) together are more than the budget of 2"),
         (["--text", "a.txt", "--max-kl", "-1"], 2, "max-kl is -1.0; it must be"),
         (["--text", "a.txt", "--min-agreement", "95"], 2, "min-agreement is 95.0; it must be a share"),
@@ -159,6 +160,7 @@ def test_progress_at_a_terminal(home: Path, tiny: TinyFiles) -> None:
 def test_mistakes(home: Path, tiny: TinyFiles, arguments: list[str], status: int, message: str) -> None:
     (home / "latin1.txt").write_bytes(b"h\xe9llo")
     (home / "empty.txt").write_bytes(b"")
+    (home / "short.txt").write_text(text(3))
     done = audit(home, tiny, *arguments)
     assert done.returncode == status, done.stderr
     assert done.stdout == "" and done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
