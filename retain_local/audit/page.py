@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..archive import share_text
 from ..divergence.text_cache import TextCache, chunks
 from ..divergence.texts import AuditText, token_text
 from ..options import RetentionOptions
@@ -83,6 +84,8 @@ def _read_again(llm: Llama, audit: Audit, shown: BudgetAudit, number: int, optio
     trace, recalls = _record(llm, text, options_for(llm, options, shown.budget, shown.recall, text))
     kl = np.concatenate([[0.0], shown.divergences[number].kl])
     title = name_budget(shown.budget, trace.budget)
+    if shown.recall:
+        title += f", {share_text(shown.recall)} of them recalled"
     of_picture = np.array(text.tokens[:-1]) < 0
     return make_kept_text("kept", title, trace, text.pieces[:-1], kl[:-1], of_picture, recalls)
 

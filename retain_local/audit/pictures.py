@@ -44,7 +44,8 @@ def _over_budget(budgets: list[BudgetAudit], bound: Bound) -> Picture:
         add_legend(figure, left)
     caption = (
         "How far the next-token distributions are from those of the full cache: the mean over all tokens, and what 95"
-        " and 99 of 100 tokens stay below; and how often both hold the same token likeliest. Dashed: your bound."
+        " and 99 of 100 tokens stay below; and how often both hold the same token likeliest. The level dashed line is your"
+        " bound."
     )
     if len(budgets[0].files) > 1:
         caption += " Small dots are the single files, every one of which the bound must hold for."

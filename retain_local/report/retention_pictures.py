@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _RESOLUTION = 256  # columns and rows of the map over time
 _AGES = 60
 _NUMBERED = 64  # most cells of the heat map that have their number written in
+_LABELLED = 16  # most layers that have their number below the heat map
 _NAMED = 6  # most layers that a legend names; more get a scale
 
 
@@ -55,7 +56,7 @@ def _budget_shares(trace: Trace, name: str) -> Picture:
 
 
 def _whole_numbers(axes: Axes, trace: Trace, n_heads: int) -> None:
-    step = max(1, len(trace.layers) // 16)
+    step = -(-len(trace.layers) // _LABELLED)
     axes.set_xticks(range(0, len(trace.layers), step), list(map(str, trace.layers[::step])))
     axes.set_yticks(range(0, n_heads, max(1, n_heads // 8)))
     axes.set(xlabel="layer", ylabel="KV head")

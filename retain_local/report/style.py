@@ -94,14 +94,19 @@ def new_figure(width: float = 6.4, height: float = 3.8) -> Figure:
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    """Name the labelled lines of some axes below the figure, row by row."""
+    """Name the labelled lines of some axes below the figure, row by row, in as many columns as its width holds."""
     handles, labels = axes.get_legend_handles_labels()
     n_rows = -(-len(labels) // _LEGEND_COLUMNS)
-    columns = -(-len(labels) // n_rows)
-    order = [at for column in range(columns) for at in range(column, len(labels), columns)]  # it is filled by column
-    figure.legend(
-        [handles[at] for at in order], [labels[at] for at in order], loc="outside lower center", ncols=columns
-    )
+    for columns in range(-(-len(labels) // n_rows), 0, -1):
+        order = [
+            at for column in range(columns) for at in range(column, len(labels), columns)
+        ]  # it is filled by column
+        legend = figure.legend(
+            [handles[at] for at in order], [labels[at] for at in order], loc="outside lower center", ncols=columns
+        )
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def series(number: int, dash: int = 0) -> dict[str, Any]:

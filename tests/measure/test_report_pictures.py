@@ -104,6 +104,19 @@ def test_divergence_over_budget() -> None:
     assert divergence_pictures(make_audit({128: 0.0}, covered=(128,)), Bound(0.3, None)) == []
 
 
+def test_names_below_a_picture_are_not_cut_off() -> None:
+    audit = make_audit({16: 0.5, 32: 0.25})
+    recalled = [replace(one, recall=0.25) for one in audit.budgets]
+    for picture in divergence_pictures(replace(audit, budgets=(*audit.budgets, *recalled)), Bound(0.3, None)):
+        (legend,) = picture.figure.legends
+        assert len(legend.get_texts()) in (7, 4) and legend.get_window_extent().width <= picture.figure.bbox.width
+
+
+def test_not_every_one_of_many_layers_is_numbered() -> None:
+    shares = retention_pictures(make_trace(30, 3, 40), "kept")[0].figure.axes[0]
+    assert [label.get_text() for label in shares.get_xticklabels()] == [str(layer) for layer in range(0, 30, 2)]
+
+
 def test_divergence_along_texts() -> None:
     kl = np.arange(480) % 7 / 7
     audit = make_audit({16: 0.0})
