@@ -76,6 +76,11 @@ ggml_tensor * retain_graph_input::build_chained_gate(
     }
 
     const bool is_alone = llm.n_tokens > MAX_CHAINED_TOKENS; // to keep the inputs of all gates would take much memory
+    if (is_alone) {
+        // ggml takes where tensors lie from the last graph with as many nodes. Of a prompt's graph it must not: there the memory of
+        // h is used again. So that graph gets a node more, which computes nothing.
+        h = ggml_view_2d(llm.ctx0, h, h->ne[0], h->ne[1], h->nb[1], 0);
+    }
     bool is_last = true;
     for (const auto & other : mem().get_layers()) {
         is_last = is_last && !(other.il > layer.il && other.pool == layer.pool && mem().get_gates()->has_layer(other.il));

@@ -3,8 +3,13 @@
 
 #pragma once
 
+#include "retention-reference.h"
+#include "testing.h"
+
 #include "ggml-backend-impl.h"
+#include "ggml-cpp.h"
 #include "ggml-cpu.h"
+#include "ggml-impl.h"
 #include "ggml-retention.h"
 
 #include <cstring>
@@ -16,7 +21,9 @@
 // transfers between host and device by the name of the tensor, and copies within the device
 struct far_transfers {
     std::map<std::string, int> to, from, from_ahead; // ahead: while the host goes on
-    int n_cell_copies = 0; // calls
+    int n_cell_copies   = 0; // calls
+    int n_gates_chained = 0;
+    int n_gates_alone   = 0;
 
     // those of tensors whose name has this in it
     static int count(const std::map<std::string, int> & of, const char * part) {
@@ -47,9 +54,69 @@ inline std::vector<std::function<void()>> & far_arrivals() {
     return arrivals;
 }
 
+// a whole gate, for which the CPU has no kernel: of f32 weights with SiLU
+inline void far_compute_gate(const ggml_tensor * gate) {
+    ggml_retention_gate_params params;
+    memcpy(&params, gate->op_params, sizeof(params));
+    CHECK(params.activation == GGML_RETENTION_SILU && params.output == GGML_RETENTION_GATE_LOG_BETA);
+
+    const int64_t n_tokens = gate->ne[1];
+    std::vector<float> x;
+    for (int64_t t = 0; t < n_tokens; ++t) {
+        const float * row = (const float *) ((const char *) gate->src[0]->data + t*gate->src[0]->nb[1]);
+        x.insert(x.end(), row, row + gate->src[0]->ne[0]);
+    }
+    const auto data = [](const ggml_tensor * t) {
+        CHECK(t->type == GGML_TYPE_F32);
+        return (const float *) t->data;
+    };
+    for (const int i : { 4, 6 }) {
+        if (const ggml_tensor * w = gate->src[i]) {
+            x = reference::score(w->ne[0], w->ne[1], n_tokens, x.data(), data(w), data(gate->src[i + 1]), GGML_RETENTION_GATE_SCORE);
+            for (float & u : x) {
+                u = u/(1.0f + std::exp(-u));
+            }
+        }
+    }
+    const ggml_tensor * w = gate->src[1];
+    x = reference::score(w->ne[0], w->ne[1], n_tokens, x.data(), data(w), data(gate->src[2]), GGML_RETENTION_GATE_LOG_BETA);
+    for (int64_t t = 0; t < n_tokens; ++t) {
+        memcpy((char *) gate->data + t*gate->nb[1], &x[t*w->ne[1]], w->ne[1]*sizeof(float));
+    }
+}
+
+// what runs a graph on the CPU, with whole gates computed at the last one of their chain, as on a GPU
+inline ggml_status far_compute(ggml_backend_t backend, ggml_cgraph * graph) {
+    static const auto compute = ggml_backend_ptr(ggml_backend_cpu_init())->iface.graph_compute;
+
+    int first = 0;
+    for (int i = 0; i <= graph->n_nodes; ++i) {
+        const ggml_tensor * gate = i < graph->n_nodes ? graph->nodes[i] : nullptr;
+        if (gate && !(gate->op == GGML_OP_RETENTION_GATE && gate->src[4])) {
+            continue;
+        }
+        ggml_cgraph part = ggml_graph_view(graph, first, i);
+        const ggml_status status = first < i ? compute(backend, &part) : GGML_STATUS_SUCCESS;
+        if (status != GGML_STATUS_SUCCESS) {
+            return status;
+        }
+        ggml_retention_gate_params params = {};
+        if (gate) {
+            memcpy(&params, gate->op_params, sizeof(params));
+        }
+        for (; params.is_last && gate; gate = gate->src[8]) {
+            ++(gate->ne[1] > 8 ? far_counts().n_gates_alone : far_counts().n_gates_chained);
+            far_compute_gate(gate);
+        }
+        first = i + 1;
+    }
+    return GGML_STATUS_SUCCESS;
+}
+
 inline ggml_backend_t far_backend(ggml_backend_dev_t dev) {
     ggml_backend_t res = ggml_backend_cpu_init();
     res->device = dev;
+    res->iface.graph_compute = far_compute;
     res->iface.synchronize = [](ggml_backend_t) {
         for (const auto & arrive : far_arrivals()) {
             arrive();
@@ -80,9 +147,8 @@ inline ggml_backend_dev_t far_device() {
     device.iface.get_buffer_type = [](ggml_backend_dev_t) { return &buft; };
     device.iface.supports_buft   = [](ggml_backend_dev_t, ggml_backend_buffer_type_t other) { return other == &buft; };
     device.iface.supports_op     = [](ggml_backend_dev_t, const ggml_tensor * op) {
-        const bool is_elsewhere  = op->op == GGML_OP_RETENTION_ATTN && op->src[1]->buffer && op->src[1]->buffer->buft != &buft;
-        const bool is_whole_gate = op->op == GGML_OP_RETENTION_GATE && op->src[4]; // the CPU has no kernel for it
-        return !is_elsewhere && !is_whole_gate && ggml_backend_dev_supports_op(cpu, op);
+        const bool is_elsewhere = op->op == GGML_OP_RETENTION_ATTN && op->src[1]->buffer && op->src[1]->buffer->buft != &buft;
+        return !is_elsewhere && ggml_backend_dev_supports_op(cpu, op);
     };
     device.iface.init_backend    = [](ggml_backend_dev_t dev, const char *) { return far_backend(dev); };
     device.iface.get_host_buffer_type = [](ggml_backend_dev_t) { return ggml_backend_cpu_buffer_type(); };

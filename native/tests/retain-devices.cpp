@@ -109,6 +109,7 @@ void test_sequences(const device_files & files, llama_model * cpu, llama_model *
     llama_context * b = make(gpu, &rp, context_params(2, 64));
 
     double worst = 0.0;
+    far_counts() = {};
     for (llama_context * ctx : { a, b }) {
         for (int i = 0; i < 3; ++i) {
             decode(ctx, 0, 40*i, random_tokens(i, 40));
@@ -122,6 +123,12 @@ void test_sequences(const device_files & files, llama_model * cpu, llama_model *
     worst = std::max(worst, nmse(decode(b, 1, 120, { 3 }), decode(a, 1, 120, { 3 })));
     printf("  %-24s logits differ by NMSE %.1e at most, prompts in TF32\n", "prompts, copies", worst);
     CHECK(worst < 1e-3);
+    if (files.devices[0]) {
+        // each layer's gate by itself for a prompt, all of them together for a token; each of them once
+        const int n_layers = llama_model_n_layer(gpu);
+        CHECK(far_counts().n_gates_alone == 3*n_layers && far_counts().n_gates_chained == 42*n_layers);
+        CHECK(missing(a, b).first == 0);
+    }
 
     llama_free(a);
     llama_free(b);
