@@ -11,9 +11,11 @@ from .archive import (
     ARCHIVE_TYPES,
     AUTO_ARCHIVE,
     AUTO_BYTES,
+    AUTO_TYPE,
     DEFAULT_RECALL,
     NO_ARCHIVE,
     automatic_archive,
+    automatic_type,
     parse_archive,
     parse_recall,
     residents,
@@ -127,11 +129,12 @@ class RetentionOptions:
         rare=True,
     )
     archive_type: str = option(
-        "q4_0",
-        "The type that archived K and V are stored in: q4_0, or q8_0, which takes twice the bytes.",
+        AUTO_TYPE,
+        "The type that archived K and V are stored in: q4_0, or q8_0, which takes twice the bytes. auto: q8_0 for heads of"
+        " less than 64 numbers, else q4_0.",
         _CACHE,
         str,
-        choices=lambda: ARCHIVE_TYPES,
+        choices=lambda: (AUTO_TYPE, *ARCHIVE_TYPES),
         rare=True,
     )
     archive_file: str | os.PathLike[str] | None = option(
@@ -219,13 +222,15 @@ class RetentionOptions:
         RetainError : a sidecar that is missing, the policy "gate" without one, or "auto" without a recommendation.
         """
         decided = self._decide_policy(model)
+        if self.archive_type == AUTO_TYPE:
+            decided = replace(decided, archive_type=automatic_type(model.head_k, model.head_v))
         budget = self.budget
         if self.policy == "none" and budget in (None, AUTO_BUDGET):
             budget = n_ctx
         elif budget == AUTO_BUDGET:
             from .recommendation import recommended_budget
 
-            budget = recommended_budget(model, decided, n_ctx=n_ctx, settings=settings_of(self, type_k, type_v))
+            budget = recommended_budget(model, decided, n_ctx=n_ctx, settings=settings_of(decided, type_k, type_v))
         bytes_per_token = _bytes_per_token(model, budget, type_k, type_v)
         *larger, least = self._ubatches(n_batch, n_ctx)
         for n_ubatch in (*larger, least):

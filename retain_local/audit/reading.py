@@ -71,12 +71,12 @@ def audit_texts(
         n_chunk=llm.context_params.n_ubatch,
         texts=tuple(texts),
         budgets=tuple(sorted(by_arm, key=lambda one: (-one.cells, one.recall))),
-        archive=_archive(options) if any(recalls) else {},
+        archive=_archive(options, resolved.archive_type) if any(recalls) else {},
     )
 
 
-def _archive(options: RetentionOptions) -> dict[str, int | str]:
-    return {"archive": size_text(parse_archive(options.archive)), "archive_type": options.archive_type}
+def _archive(options: RetentionOptions, archive_type: str) -> dict[str, int | str]:
+    return {"archive": size_text(parse_archive(options.archive)), "archive_type": archive_type}
 
 
 def without_archive(options: RetentionOptions) -> RetentionOptions:

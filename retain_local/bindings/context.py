@@ -38,9 +38,10 @@ def armed(options: RetentionOptions) -> Iterator[None]:
     params.seed = options.policy_seed
     params.policy = options.policy.encode()
     params.gates = os.fsencode(options.gates) if options.gates is not None else None
-    params.recall, params.archive_bytes = options.recall_share, options.archive
-    params.archive_type = kv_type(options.archive_type).ggml
-    params.archive_file = os.fsencode(options.archive_file) if options.archive_file is not None else None
+    if options.archive:
+        params.recall, params.archive_bytes = options.recall_share, options.archive
+        params.archive_type = kv_type(options.archive_type).ggml
+        params.archive_file = os.fsencode(options.archive_file) if options.archive_file is not None else None
     retain_h.check(retain_h.set_params(ctypes.byref(params)))
     try:
         yield

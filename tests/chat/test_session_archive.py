@@ -49,7 +49,7 @@ def test_the_file_names_how_it_recalls(tiny: TinyFiles, tmp_path: Path) -> None:
     say(session, text(300))
     session.save(tmp_path / "s")
     named = read_session(tmp_path / "s").cache
-    assert (named["archive"], named["archive type"], named["recall"]) == ("1MiB", "q4_0", "25%")
+    assert (named["archive"], named["archive type"], named["recall"]) == ("1MiB", "q8_0", "25%")
 
 
 def test_where_there_is_no_archive_it_is_refused(tiny: TinyFiles, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_what_is_no_share(value: object) -> None:
         ),
         ({"archive": "1MiB", "archive_file": "."}, r"archive-file \. is a folder"),
         ({"archive": "1MiB", "archive_file": 3}, "archive-file 3 is no path"),
-        ({"archive": "1MiB", "archive_type": "q5_0"}, "archive-type 'q5_0' is not one of q4_0, q8_0"),
+        ({"archive": "1MiB", "archive_type": "q5_0"}, "archive-type 'q5_0' is not one of auto, q4_0, q8_0"),
     ],
 )
 def test_what_does_not_go_together(options: dict[str, Any], message: str) -> None:
@@ -100,6 +100,14 @@ def test_an_archive_that_nobody_gave_a_size(tiny: TinyFiles) -> None:
     # one that is asked for is tried, so that the reason against it is said
     asked = replace(auto, recall="1/2").resolve(file, n_ctx=1024, type_k=F16, type_v=F16, on_host=False)
     assert asked.archive == AUTO_BYTES
+
+
+@pytest.mark.parametrize(("heads", "expected"), [((32, 32), "q8_0"), ((64, 64), "q4_0"), ((128, 32), "q8_0")])
+def test_small_heads_are_archived_in_8_bits(tiny: TinyFiles, heads: tuple[int, int], expected: str) -> None:
+    file = replace(read_model_file(tiny.model("llama")), head_k=heads[0], head_v=heads[1])
+    sizes = {"n_ctx": 1024, "type_k": F16, "type_v": F16}
+    assert RetentionOptions(archive="1MiB").resolve(file, **sizes).archive_type == expected
+    assert RetentionOptions(archive="1MiB", archive_type="q4_0").resolve(file, **sizes).archive_type == "q4_0"
 
 
 def test_an_archive_recalls_a_quarter_unless_told_otherwise(tiny: TinyFiles) -> None:
