@@ -25,12 +25,15 @@ def divergence_pictures(audit: Audit, bound: Bound) -> list[Picture]:
 
 
 def _over_budget(budgets: list[BudgetAudit], bound: Bound) -> Picture:
+    from matplotlib.ticker import LogLocator
+
     with styled():
         figure = new_figure(height=3.6)
         left, right = figure.subplots(1, 2)
         for dash, recall in enumerate(dict.fromkeys(one.recall for one in budgets)):
             _draw_budgets(left, right, [one for one in budgets if one.recall == recall], dash)
         left.set(yscale="log", title="KL from the full cache, nats")
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # powers of ten alone may all lie outside
         left.yaxis.set_major_formatter("{x:g}")
         least = 100 * min(one.summary.agreement for one in budgets)
         right.set(title="same likeliest token, %", ylim=(min(least - 5, 95), 100.5))

@@ -100,6 +100,8 @@ def test_divergence_over_budget() -> None:
     assert lines["mean"].get_xdata().tolist() == [16, 32] and lines["mean"].get_ydata().tolist() == [0.5, 0.25]
     assert set(lines["bound of the mean"].get_ydata()) == {0.3}
     assert right.get_lines()[0].get_ydata().tolist() == [100, 100]
+    low, high = left.get_ylim()
+    assert sum(low <= tick.get_position()[1] <= high and bool(tick.get_text()) for tick in left.get_yticklabels()) > 1
     assert [line.get_label() for line in along.figure.axes[0].get_lines()] == ["16 (16)", "32 (32)"]
     assert divergence_pictures(make_audit({128: 0.0}, covered=(128,)), Bound(0.3, None)) == []
 
