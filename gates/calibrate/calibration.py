@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import RetainError
+from ...errors import RetainError, UsageError
 from ...models.model_file import ModelFile
 from ..sidecar.file import Sidecar, write_sidecar
 from ..sidecar.fingerprint import base_fingerprint
@@ -89,6 +89,7 @@ def calibrate(
 
     Raises
     ------
+    UsageError : fewer tokens than one piece of text has.
     RetainError : the model cannot be loaded or watched, the texts are too short or of another vocabulary, or a file
         cannot be written.
     KeyboardInterrupt : Ctrl-C was pressed; the same call goes on from there.
@@ -129,6 +130,11 @@ def _material(reader: Reader, texts: Mapping[str, str], options: CalibrateOption
     else:
         streams = own_streams(llm, n_most)
     bos = [llm.token_bos()] if llm._model.add_bos_token() and llm.token_bos() >= 0 else []
+    if options.tokens <= plan.n_text - len(bos):
+        raise UsageError(
+            f"tokens is {options.tokens}, and a piece of text has {plan.n_text} at this window: give more, or a smaller"
+            " --window"
+        )
     # the end of each stream is held out
     n_own = held_plan.n_text - len(bos)
     held = [

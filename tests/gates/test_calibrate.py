@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import TinyFiles
-from retain_local.errors import RetainError
+from retain_local.errors import RetainError, UsageError
 from retain_local.gates import read_sidecar
 from retain_local.gates.calibrate.calibration import calibrate
 from retain_local.gates.calibrate.documents import Document, Plan, cut, take_turns
@@ -202,6 +202,16 @@ def test_a_state_of_something_else_is_not_used(tmp_path: Path, tiny: TinyFiles) 
 def test_a_text_that_is_too_short(tmp_path: Path, tiny: TinyFiles) -> None:
     with pytest.raises(RetainError, match="calibrating needs"):
         make(tiny, tmp_path / "out.gguf", {"notes.txt": "far too short"})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fewer_tokens_than_a_piece_of_text_has(tmp_path: Path, tiny: TinyFiles) -> None:
+    """Whatever the texts are: it is not they that are too short."""
+    for texts in ({}, {"notes.txt": "long enough " * 1000}):
+        with pytest.raises(
+            UsageError, match="tokens is 64, and a piece of text has .*: give more, or a smaller --window"
+        ):
+            make(tiny, tmp_path / "out.gguf", texts, tokens=64)
     assert list(tmp_path.iterdir()) == []
 
 
