@@ -13,9 +13,20 @@ best_cells::best_cells(float * base, int64_t n) :
 
 void best_cells::add_run(const float * x, int64_t n_scores, int32_t first) {
     for (int64_t i = 0; i < n_scores; i += VF) {
-        for (uint32_t above = vf_above(vf_load(x + i), vf_set1(floor)); above; above &= above - 1) {
-            const int64_t j = i + vf_first(above);
-            add(x[j], (int32_t) (first + j));
+        const vf32     s     = vf_load(x + i);
+        const uint32_t above = vf_above(s, vf_set1(floor));
+        if (!above) {
+            continue;
+        }
+        int32_t lanes[VF];
+        for (int j = 0; j < VF; ++j) {
+            lanes[j] = (int32_t) (first + i + j);
+        }
+        vf_pack(scores + size, s, above);
+        vf_pack((float *) cells + size, vf_load((const float *) lanes), above);
+        size += vf_count(above);
+        if (size >= n_room(n)) {
+            prune();
         }
     }
 }

@@ -22,7 +22,7 @@ public:
         }
         scores[size] = score;
         cells [size] = cell;
-        if (++size == n_room(n)) {
+        if (++size >= n_room(n)) {
             prune();
         }
     }
@@ -38,7 +38,7 @@ public:
     int32_t * cells  = nullptr;
 
 private:
-    static constexpr int64_t PADDING = 16; // for whole vectors
+    static constexpr int64_t PADDING = 32; // for whole vectors, one of them of cells that are added
 
     static int64_t n_room(int64_t n) { return 3*n > 512 ? 3*n : 512; }
 
