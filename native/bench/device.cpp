@@ -105,9 +105,10 @@ public:
     void print_memory() const {
         retain_stats stats;
         if (retain_get_stats(ctx, &stats)) {
-            printf("    pool %.1f MiB for %lld cells at most, %lld evictions, %lld cells moved, %.1f us a step in inputs\n",
-                    stats.bytes_pool/1048576.0, (long long) stats.n_cells_max, (long long) stats.n_evictions,
-                    (long long) stats.n_moved, n_decodes ? stats.t_input_s*1e6/n_decodes : 0.0);
+            const double n = std::max<int64_t>(1, stats.n_evictions);
+            printf("    pool %.1f MiB for %lld cells at most, %lld evictions of %.2f ms selection and %.2f ms moves, %lld cells moved, "
+                   "%.1f us a step in inputs\n", stats.bytes_pool/1048576.0, (long long) stats.n_cells_max, (long long) stats.n_evictions,
+                    stats.t_select_s*1e3/n, stats.t_move_s*1e3/n, (long long) stats.n_moved, n_decodes ? stats.t_input_s*1e6/n_decodes : 0.0);
         }
     }
 

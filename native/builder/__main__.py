@@ -33,7 +33,7 @@ from upstream_tests import run_upstream_tests
 from web_ui import build_web_ui
 
 # options in CMAKE_ARGS that are for this build, and not for another package's
-OURS = re.compile(r"-D(RETAIN|GGML|CMAKE_CUDA)_")
+OURS = re.compile(r"-D(RETAIN|GGML|CMAKE_CUDA|CMAKE_HIP)_")
 
 
 def parse_arguments():

@@ -1,9 +1,9 @@
 // retention-gate-prompt.cuh - a product of gates for many tokens, on matrix units
 //
-// A block has 32 tokens and 64 rows of the weights, and takes 64 numbers of each at a time; the next ones are on their way
-// meanwhile. Numbers are multiplied as bf16, whose range is that of f32: inputs, f16 and f32 weights as a head and a tail, which
-// have 16 bits together; those of q8_0 as their whole numbers, whose sum over a block of 32 is then scaled. Function and bias
-// follow in the same kernel.
+// A block has 32 tokens and 64 rows of the weights, and takes 64 or 128 numbers of each at a time; the next ones are on their way
+// meanwhile. There are hardly more blocks than multiprocessors, so what is on its way has to be much. Numbers are multiplied as
+// bf16, whose range is that of f32: inputs, f16 and f32 weights as a head and a tail, which have 16 bits together; those of q8_0 as
+// their whole numbers, whose sum over a block of 32 is then scaled. Bias and function follow in the same kernel.
 
 #pragma once
 
@@ -17,7 +17,7 @@ struct dense_prompt {
     static constexpr int WARPS  = 4;
     static constexpr int TOKENS = 32;
     static constexpr int ROWS   = 16*WARPS; // of the weights
-    static constexpr int STEP   = 64;       // numbers at a time
+    static constexpr int STEP   = T == GGML_TYPE_Q8_0 ? 128 : 64; // numbers at a time
     static constexpr int N_RUNS = STEP/8;   // of a row
     static constexpr int X_RUNS = TOKENS*N_RUNS/(WARPS*LANES); // of a thread
     static constexpr int W_RUNS = ROWS*N_RUNS/(WARPS*LANES);

@@ -14,8 +14,8 @@ targets=()
 for arch in 75 80 86 89 90 120; do
     targets+=(-gencode "arch=compute_$arch,code=sm_$arch")
 done
-# the kernels alone: what calls them from the backend needs cuBLAS's headers too, and is compiled by every build
-for source in "$native"/ggml-cuda/retention-{attn,gate,copy}*.cu; do
+# ggml's own headers include cuBLAS's: where those are elsewhere, NVCC_FLAGS="-I FOLDER" says so
+for source in "$native"/ggml-cuda/*.cu; do
     nvcc -std=c++17 -O3 -use_fast_math -extended-lambda -w "${targets[@]}" -I "$native/ggml-cuda" -I "$native/ggml" \
         -I "$tree/ggml/src/ggml-cuda" -I "$tree/ggml/src" -I "$tree/ggml/include" ${NVCC_FLAGS:-} -c "$source" -o "$out/object.o"
     echo "compiled $(basename "$source") for 6 architectures"
