@@ -64,6 +64,9 @@ static int64_t n_positions(retain_ranges ranges) {
 }
 
 int64_t retain_seq::n_tokens_in(const retain_ranges & ranges) const {
+    if (ranges.empty()) {
+        return 0; // without a look at every cell, as evictions ask
+    }
     int64_t n_more = 0; // cells that share a position with another one
     for (const auto & cell_list : cell_lists) {
         std::vector<int32_t> inside;
