@@ -230,6 +230,11 @@ class RetentionOptions:
         elif budget == AUTO_BUDGET:
             from .recommendation import recommended_budget
 
+            if (
+                self.archive == AUTO_ARCHIVE
+            ):  # before it is asked for: a budget is recommended for the archive that there is
+                archive = AUTO_BYTES if self._asks_for_archive else NO_ARCHIVE
+                decided = replace(decided, archive=archive, recall=self.recall if archive else None)
             budget = recommended_budget(model, decided, n_ctx=n_ctx, settings=settings_of(decided, type_k, type_v))
         bytes_per_token = _bytes_per_token(model, budget, type_k, type_v)
         *larger, least = self._ubatches(n_batch, n_ctx)
@@ -261,9 +266,14 @@ class RetentionOptions:
         buffer = n_ubatch if self.buffer is None else self.buffer
         return replace(decided, budget=cells, buffer=buffer, n_ubatch=n_ubatch, recall=decided.recall_share)
 
+    @property
+    def _asks_for_archive(self) -> bool:
+        """Whether there is to be an archive, though nobody gave its size."""
+        return bool(self.recall or self.archive_file)
+
     def _automatic(self, model: ModelFile, cells: int, n_ubatch: int, on_host: bool) -> int:
         """Bytes of an archive that nobody gave a size."""
-        if self.recall or self.archive_file:  # one is asked for; if there can be none, that is said
+        if self._asks_for_archive:  # if there can be none, that is said
             return AUTO_BYTES
         kept = residents(cells, self.recall_share)
         # a recommended budget was measured without

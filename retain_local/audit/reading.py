@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..archive import parse_archive, size_text
+from ..archive import AUTO_TYPE, parse_archive, size_text
 from ..budget import Budget
 from ..divergence.lockstep import diverge
 from ..divergence.texts import AuditText
@@ -71,12 +71,14 @@ def audit_texts(
         n_chunk=llm.context_params.n_ubatch,
         texts=tuple(texts),
         budgets=tuple(sorted(by_arm, key=lambda one: (-one.cells, one.recall))),
-        archive=_archive(options, resolved.archive_type) if any(recalls) else {},
+        archive=next((_archive(one) for one in caches[0] if one.recall_share), {}),
+        names_archive_type=options.archive_type != AUTO_TYPE,
     )
 
 
-def _archive(options: RetentionOptions, archive_type: str) -> dict[str, int | str]:
-    return {"archive": size_text(parse_archive(options.archive)), "archive_type": archive_type}
+def _archive(options: RetentionOptions) -> dict[str, int | str]:
+    """Size and type of the archive, of options that are resolved."""
+    return {"archive": size_text(parse_archive(options.archive)), "archive_type": options.archive_type}
 
 
 def without_archive(options: RetentionOptions) -> RetentionOptions:

@@ -91,6 +91,7 @@ class Audit:
     policy, scope : as resolved.
     settings : the other options that decide what is evicted, by name.
     archive : those of the archive, by name; empty without one.
+    names_archive_type : its type was asked for, so that a chat has to ask for it too.
     n_ctx, n_chunk : tokens of the context, and of the chunks that the texts were read in.
     """
 
@@ -104,6 +105,7 @@ class Audit:
     texts: tuple[AuditText, ...]
     budgets: tuple[BudgetAudit, ...]
     archive: dict[str, int | str] = field(default_factory=dict)
+    names_archive_type: bool = False
 
     @property
     def evicts(self) -> bool:

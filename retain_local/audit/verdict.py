@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..archive import ARCHIVE_TYPES, share_text
+from ..archive import share_text
 from ..divergence.summary import Summary
 from ..errors import UsageError
 from ..terminal.byte_format import format_bytes
@@ -115,7 +115,5 @@ def recall_flags(audit: Audit, one: BudgetAudit) -> str:
     """The options that recall as one of the audit's caches did; "" where it did not."""
     if not one.recall:
         return ""
-    of_type = (
-        "" if audit.archive["archive_type"] == ARCHIVE_TYPES[0] else f" --archive-type {audit.archive['archive_type']}"
-    )
+    of_type = f" --archive-type {audit.archive['archive_type']}" if audit.names_archive_type else ""
     return f" --archive {audit.archive['archive']} --recall {share_text(one.recall)}{of_type}"

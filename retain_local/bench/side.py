@@ -53,7 +53,7 @@ class Side:
             raise RetainError(f"the process of {self.name} died; is there memory enough for its cache?")
         answer = json.loads(line)
         if "error" in answer:
-            raise RetainError(f"{self.name}: {answer['error']}")
+            raise RetainError(f"measuring {self.name}: {answer['error']}")
         return answer["result"]
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..archive import residents
+from ..archive import residents, share_text
 from ..chat.template import ChatTemplate
 from ..errors import RetainError, UsageError
 from ..llama import Llama
@@ -127,9 +127,10 @@ def _check_budgets(plan: Plan, task: PreparedTask) -> None:
     n_prompt = min(len(script.shared) for script in task.scripts)
     for arm in plan.arms:
         if arm.budget is not None and residents(arm.budget.of(n_prompt), arm.recall) < must_keep:
+            recalled = f" less the {share_text(arm.recall)} of it that are recalled" if arm.recall else ""
             raise UsageError(
-                f"task {task.source.name}: a budget of {arm.budget} is less than the {must_keep} cells that --sinks,"
-                " --recent or --min-per-head always keep"
+                f"task {task.source.name}: a budget of {arm.budget}{recalled} is less than the {must_keep} cells that"
+                " --sinks, --recent or --min-per-head always keep"
             )
 
 

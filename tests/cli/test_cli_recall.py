@@ -172,6 +172,16 @@ def test_the_benchmark_counts_the_archive(home: Path, tiny: TinyFiles) -> None:
         (["run", "-p", "a", *ARCHIVE, "--archive-type", "f16"], 2, "f16"),
         (["eval", "--tasks", "single", "--recall", "0,25%"], 2, "recall 25% needs an archive"),
         (["eval", "--tasks", "single", *ARCHIVE, "--recall", "0,half"], 2, "recall 'half' is not a share"),
+        (
+            ["eval", "--tasks", "lookup", "--items", "1", "--ctx", "8192", *ARCHIVE, "--budgets", "4"],
+            2,
+            "a budget of 4 less the 25% of it that are recalled is less than the 4 cells that --sinks",
+        ),
+        (
+            ["bench", "--anyway", "--depths", "300", "--budget", "64", "--archive", "1KiB"],
+            1,
+            "measuring retain-local: no context of",
+        ),
         (["audit", "--text", "a.txt", "--recall", "25%"], 2, "recall 25% needs an archive"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from conftest import TinyFiles
+from retain_local.archive import AUTO_BYTES
 from retain_local.errors import RetainError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import file_fingerprint, read_model_file
@@ -110,6 +111,16 @@ def test_other_settings_are_pointed_out(model: Path, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.INFO, "retain_local"):
         resolve(model, sinks=0, recent=8)
     assert caplog.messages[0].endswith("; measured with sinks 4, recent 0")
+
+
+def test_a_recommendation_is_for_the_archive_that_there_is(model: Path) -> None:
+    """An archive that nobody asks for is not made beside a recommended budget, so that is not one for recall."""
+    shelf(model).put(FOUND)
+    shelf(model, archive="1MiB").put(replace(FOUND, cells=100))
+    found = resolve(model, archive="auto")
+    assert (found.budget, found.archive, found.recall) == (300, 0, 0)
+    found = resolve(model, archive="auto", recall=0.25)
+    assert (found.budget, found.archive, found.recall) == (100, AUTO_BYTES, 0.25)
 
 
 def test_a_context_that_is_shorter_bounds_it(model: Path) -> None:
