@@ -39,12 +39,13 @@ int main() {
     const ggml_backend_ptr cpu(ggml_backend_init_by_type(GGML_BACKEND_DEVICE_TYPE_CPU, nullptr));
 
     op_runner runner = {};
-    runner.backend    = cpu.get();
-    runner.run        = run;
-    runner.one_way    = true;
-    runner.max_work   = 6000000; // a fraction of a second
-    runner.copy_cells = copy_cells;
-    runner.supports   = [](const ggml_tensor * op) {
+    runner.backend         = cpu.get();
+    runner.run             = run;
+    runner.one_way         = true;
+    runner.max_work        = 6000000; // a fraction of a second
+    runner.copy_cells      = copy_cells;
+    runner.has_whole_gates = true;
+    runner.supports        = [](const ggml_tensor * op) {
         return op->op == GGML_OP_RETENTION_GATE ? retention::gate_supported(op, emulation::has_matrix_units) : retention::attn_supported(op);
     };
     const int n = test_retention_ops(runner);

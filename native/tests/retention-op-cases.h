@@ -50,6 +50,8 @@ struct op_runner {
 
     // null where the pool copies cells itself
     ggml_retention_copy_cells_t copy_cells;
+
+    bool has_whole_gates; // of few tokens at least
 };
 
 inline void run_on_backend(ggml_backend_t backend, ggml_context * ctx, ggml_tensor * op) {
@@ -403,7 +405,7 @@ inline int test_retention_ops(const op_runner & runner) {
 
     for (const ggml_type type : { GGML_TYPE_F32, GGML_TYPE_F16, GGML_TYPE_Q8_0 }) {
         for (const int64_t n_tokens : { 1, 3, 8, 37 }) {
-            for (int activation = 0; activation < 4 && runner.copy_cells; ++activation) {
+            for (int activation = 0; activation < 4 && runner.has_whole_gates; ++activation) {
                 const int64_t n_layers = activation == 0 && n_tokens <= 8 ? 70 : 2;
                 n_run += test_whole_gates(runner, type, n_layers, n_tokens, activation, activation != 1);
             }

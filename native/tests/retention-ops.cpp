@@ -23,6 +23,7 @@ static op_runner device_runner(ggml_backend_t backend) {
     res.run        = [backend](ggml_context * ctx, ggml_tensor * op, int) { run_on_backend(backend, ctx, op); };
     res.copy_cells = (ggml_retention_copy_cells_t) ggml_backend_reg_get_proc_address(reg, GGML_RETENTION_COPY_CELLS);
     CHECK(res.copy_cells);
+    res.has_whole_gates = strcmp(ggml_backend_reg_name(reg), "MTL") != 0; // Metal computes their last layer alone
     return res;
 }
 
