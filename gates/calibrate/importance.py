@@ -7,11 +7,11 @@ other weights grow by 1/(1 - a), and the output of the head, after the output pr
 
 with o the head's output. Its square is what is summed here. That is KVzip+'s weight (a times the size of W·v; arXiv
 2601.07891), but exact for the eviction of one cell, and squared, as errors of many cells add up by squares. `Reader` takes it
-relative to the residual stream that the layer leaves behind; KVzip+ takes the stream that the layer reads. Where a norm stands behind
-W, as in Gemma 3, the change is divided by the size that the norm divides W·o of all heads by, at each query. (The norm also takes away
-the part of a change that lies along its output; that is left out.)
+relative to the residual stream that the layer leaves behind, both as the next norm weights them; KVzip+ takes the stream that
+the layer reads. Where a norm stands behind W, as in Gemma 3, the change is divided by the size that the norm divides W·o of all
+heads by, at each query. (The norm also takes away the part of a change that lies along its output; that is left out.)
 KVzip (arXiv 2505.23416) takes the largest weight that any query of the text's repetition gives to a cell. A mean over
-the queries is what a regression can foresee better, and the text's own later tokens count as much as its repetition.
+the queries is what a regression can foresee better, and the text's own later tokens count much more than its repetition.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .watch import Attention, Floats
 
 BLOCK = 128  # queries at once
 MOST_WEIGHT = 0.95  # a cell that has all the weight would count without end
+TEXT_WEIGHT = 25  # of the mean over the text's own queries, beside that over its repetition
 
 
 class LayerImportance:
@@ -118,12 +119,11 @@ class LayerImportance:
         return x
 
     def _end_text(self) -> None:
-        """Make means of the sums over the text's queries, and give the repetition the same weight."""
+        """Make means of the sums over the text's queries, and weigh them beside the repetition."""
         self._is_repeating = True
         n_queries = self._n_text - self._least_age - np.arange(self._n_cells)
-        share = (self._n_cells / np.maximum(n_queries, 1)).astype(
-            np.float32
-        )  # as many queries repeat them as there are cells
+        # as many queries repeat them as there are cells
+        share = (TEXT_WEIGHT * self._n_cells / np.maximum(n_queries, 1)).astype(np.float32)
         self._weight *= share
         self._size *= share
         self._output *= share[:, None]
@@ -131,8 +131,8 @@ class LayerImportance:
     def result(self) -> tuple[Floats, npt.NDArray[np.float64]]:
         """Hidden states [n_cells, n_embd] float32 and importances [H_kv, n_cells] float64 of the cells.
 
-        An importance is the mean over the repetition's queries and that over the text's later ones, added up, of what an
-        eviction of the cell changes, squared; summed over the query heads of the KV head.
+        An importance is the mean over the repetition's queries, and `TEXT_WEIGHT` times that over the text's later ones, of what
+        an eviction of the cell changes, squared; summed over the query heads of the KV head.
         """
         v = np.concatenate(self._v).transpose(1, 0, 2).astype(np.float64)
         n_head, n_kv = len(self._metric.heads), len(v)

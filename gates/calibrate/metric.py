@@ -1,4 +1,4 @@
-"""How far a head's output moves the residual stream: products of the output projections, read from the GGUF."""
+"""How far a head's output moves what is read of the residual stream: products of the output projections, read from the GGUF."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OutputMetric:
     """How the outputs of a layer's heads become what is added to the residual stream.
 
     heads : [H, d_v, d_v], W^T·W of each query head's part W [n_embd, d_v] of the output projection; where a norm follows, W is
-        multiplied with the norm's weight. float32.
+        multiplied with the norm's weight, and always with that of the norm that reads the stream next (`reader`). float32.
     projection : [n_embd, H·d_v] where a norm follows (Gemma 2 and 3, OLMo 2, GLM 4), without its weight; None where none does.
     """
 
@@ -71,13 +71,25 @@ class OutputMetrics:
                 self._found[il] = OutputMetric(np.tile(np.eye(d_v, dtype=np.float32), (n_head, 1, 1)))
         return self._found[il]
 
+    def reader(self, il: int) -> Floats | None:
+        """Weight [n_embd] of the norm that reads the residual stream behind a layer: the next layer's, or the model's last one.
+
+        None where a layer reads the stream as it is (OLMo 2).
+        """
+        following = f"blk.{il + 1}."
+        is_last = not any(name.startswith(following) for name in self._places)
+        name = "output_norm.weight" if is_last else f"{following}attn_norm.weight"
+        return self._values(name) if self._is_readable(name) else None
+
     def _read(self, il: int, n_head: int) -> OutputMetric:
         weight = self._values(f"blk.{il}.attn_output.weight")
+        reader = self.reader(il)
+        seen = weight if reader is None else weight * reader[:, None]
         norm = f"blk.{il}.post_attention_norm.weight"
         # without the second of the pair the first is a norm of the residual stream, as in Qwen3-Next
         if norm not in self._places or f"blk.{il}.post_ffw_norm.weight" not in self._places:
-            return OutputMetric(_products(weight, n_head))
-        return OutputMetric(_products(weight * self._values(norm)[:, None], n_head), weight)
+            return OutputMetric(_products(seen, n_head))
+        return OutputMetric(_products(seen * self._values(norm)[:, None], n_head), weight)
 
     def _is_readable(self, name: str) -> bool:
         if name not in self._places:

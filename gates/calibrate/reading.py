@@ -52,6 +52,8 @@ class Reader:
         self.n_heads = [self.llm.retention.heads(il) for il in self.layers]
         self._separator = self._tokens(SEPARATOR)
         self._metrics = OutputMetrics(model, self.layers)
+        readers = ((il, self._metrics.reader(il)) for il in self.layers)
+        self._watch.readers = {il: weight for il, weight in readers if weight is not None}
 
     def __enter__(self) -> Reader:
         return self
@@ -106,8 +108,6 @@ class Reader:
         return [(hidden, importance / self._scale(il)) for il, hidden, importance in results]
 
     def _scale(self, il: int) -> float:
-        """The squared size of the residual stream behind a layer, in the middle of the tokens; 1 where it has no name."""
+        """The squared size of the residual stream behind a layer as it is read, in the middle of the tokens; 1 without a name."""
         sizes = self._watch.sizes.get(il, [])
-        if sum(map(len, sizes)) <= len(sizes):  # the last layer, computed for one token of each ubatch
-            sizes = self._watch.sizes.get(il - 1, [])
         return float(np.median(np.concatenate(sizes)) ** 2) if sizes else 1.0

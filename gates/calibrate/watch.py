@@ -49,13 +49,15 @@ class AttentionWatch:
     callback : for `WatchedLlama`.
     layers : the layers in order, as `Retention.layers` names them; set before anything is read.
     see : called with (layer, Attention) when a layer has attended; None: nothing is copied.
-    sizes : for each layer the norms of the residual stream that it left behind, an array [n] for each ubatch. llama.cpp
-        computes the last layer for the tokens alone whose logits are asked for.
+    readers : for each layer the weight [n_embd] of the norm that reads the residual stream behind it; without one, 1.
+    sizes : for each layer the sizes of the residual stream that it left behind, times that weight: an array [n] for each ubatch.
+        llama.cpp computes the last layer for the tokens alone whose logits are asked for.
     """
 
     def __init__(self) -> None:
         self.layers: tuple[int, ...] = ()
         self.see: Callable[[int, Attention], None] | None = None
+        self.readers: dict[int, Floats] = {}
         self.sizes: dict[int, list[Floats]] = {}
         self.callback = llama_cpp.ggml_backend_sched_eval_callback(self._look)
         self._error: BaseException | None = None
@@ -100,7 +102,8 @@ class AttentionWatch:
             rows = np.ascontiguousarray(values.reshape(-1, values.shape[-1]))
             base, _, layer = node.name.decode().rpartition("-")
             if base == _RESIDUAL:
-                self.sizes.setdefault(int(layer), []).append(np.linalg.norm(rows, axis=1))
+                il = int(layer)
+                self.sizes.setdefault(il, []).append(np.linalg.norm(rows * self.readers.get(il, np.float32(1)), axis=1))
             self._inputs[node.name.decode()] = rows
 
     def _attend(self, node: Node) -> None:

@@ -14,7 +14,7 @@ from retain_local.gates import read_sidecar
 from retain_local.gates.calibrate.calibration import calibrate
 from retain_local.gates.calibrate.documents import Document, Plan, cut, take_turns
 from retain_local.gates.calibrate.fit import Fit, Setting
-from retain_local.gates.calibrate.importance import LayerImportance
+from retain_local.gates.calibrate.importance import TEXT_WEIGHT, LayerImportance
 from retain_local.gates.calibrate.metric import OutputMetric, OutputMetrics
 from retain_local.gates.calibrate.options import CalibrateOptions
 from retain_local.gates.calibrate.reading import Reader
@@ -58,13 +58,13 @@ def test_importance_is_what_an_eviction_changes(piece: int, with_norm: bool) -> 
     expected = np.zeros((n_kv, n_cells))
     for i in range(n_cells):
         text = range(i + least_age, n_text)
-        for queries in (text, range(n_repeat_at, n)):
+        for queries, weight in ((text, TEXT_WEIGHT), (range(n_repeat_at, n), 1)):
             for t in queries:
                 moved = attend(q[t], k, v, t + 1, without=i) - out[t]
                 change = np.square(norm * np.einsum("hed,hd->he", output, moved)).sum(axis=1)
                 if with_norm:
                     change /= np.square(np.einsum("hed,hd->e", output, out[t])).mean()
-                expected[:, i] += change.reshape(n_kv, -1).sum(axis=1) / len(queries)
+                expected[:, i] += weight * change.reshape(n_kv, -1).sum(axis=1) / len(queries)
 
     weighted = output * norm[:, None]
     metric = OutputMetric(
@@ -93,6 +93,7 @@ def test_the_watch_sees_what_attention_computes(tiny: TinyFiles, arch: str) -> N
         layers, sizes = reader.layers, reader._watch.sizes
     assert list(seen) == list(layers)
     assert all(len(sizes[il][0]) == 32 and (sizes[il][0] > 0).all() for il in layers[:-1])
+    assert all(len(size) for size in sizes[layers[-1]])
     for ubatches in seen.values():
         k, v = (np.concatenate([getattr(one, name) for one in ubatches]) for name in ("k", "v"))
         for first, one in zip((0, 32), ubatches):
@@ -109,9 +110,20 @@ def values_of(path: Path, name: str) -> np.ndarray:
     return np.fromfile(path, np.float32, info.n_bytes // 4, offset=info.offset).reshape(info.shape[::-1])
 
 
-@pytest.mark.parametrize("arch, il, has_norm", [("qwen3", 1, False), ("olmo2", 1, True), ("glm4", 0, True)])
-def test_output_metrics_are_products_of_the_projections(tiny: TinyFiles, arch: str, il: int, has_norm: bool) -> None:
-    """With the norm that stands behind them, if there is one."""
+@pytest.mark.parametrize(
+    "arch, il, has_norm, reader",
+    [
+        ("qwen3", 0, False, "blk.1.attn_norm"),
+        ("qwen3", 1, False, "output_norm"),
+        ("olmo2", 0, True, None),
+        ("olmo2", 1, True, "output_norm"),
+        ("glm4", 0, True, "blk.1.attn_norm"),
+    ],
+)
+def test_output_metrics_are_products_of_the_projections(
+    tiny: TinyFiles, arch: str, il: int, has_norm: bool, reader: str | None
+) -> None:
+    """With the norm that stands behind them, if there is one, and with the norm that reads the stream next."""
     shape, path = TINY_MODELS[arch], tiny.model(arch)
     weight = values_of(path, f"blk.{il}.attn_output.weight").reshape(shape.n_embd, shape.n_head, -1)
     metric = OutputMetrics(path, (il,)).of(il, *weight.shape[1:])
@@ -120,6 +132,8 @@ def test_output_metrics_are_products_of_the_projections(tiny: TinyFiles, arch: s
     np.testing.assert_allclose(metric.divisor(out), divisor if has_norm else np.ones(5), rtol=1e-4)
     if has_norm:
         weight = weight * values_of(path, f"blk.{il}.post_attention_norm.weight").reshape(-1, 1, 1)
+    if reader is not None:
+        weight = weight * values_of(path, f"{reader}.weight").reshape(-1, 1, 1)
     np.testing.assert_allclose(metric.heads[2], weight[:, 2].T @ weight[:, 2], rtol=1e-4, atol=1e-5)
 
 
