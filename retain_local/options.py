@@ -230,9 +230,7 @@ class RetentionOptions:
         elif budget == AUTO_BUDGET:
             from .recommendation import recommended_budget
 
-            if (
-                self.archive == AUTO_ARCHIVE
-            ):  # before it is asked for: a budget is recommended for the archive that there is
+            if self.archive == AUTO_ARCHIVE:  # decided first: a budget is recommended for the archive that there is
                 archive = AUTO_BYTES if self._asks_for_archive else NO_ARCHIVE
                 decided = replace(decided, archive=archive, recall=self.recall if archive else None)
             budget = recommended_budget(model, decided, n_ctx=n_ctx, settings=settings_of(decided, type_k, type_v))
