@@ -84,10 +84,7 @@ def read_session(path: str | os.PathLike[str]) -> SavedSession:
     """
     path = Path(path)
     with opened(path) as file:
-        magic = file.read(len(MAGIC))
-        if magic not in (MAGIC, MAGIC_WITH_PICTURES):
-            newer = magic[:-1] == MAGIC[:-1] and len(magic) == len(MAGIC)
-            raise RetainError(f"{path} is a session of another version" if newer else f"{path} is not a saved session")
+        magic = _magic(file, path)
         try:
             blocks = _blocks(file, magic)
         except MemoryError:
@@ -99,6 +96,20 @@ def read_session(path: str | os.PathLike[str]) -> SavedSession:
         return SavedSession(**_checked(json.loads(header), path, len(pictures)), state=state, pictures=pictures)
     except (ValueError, RecursionError):  # no UTF-8, no JSON, or JSON nested without end
         raise _damaged(path) from None
+
+
+def check_session(path: Path) -> None:
+    """Raise RetainError for a file that cannot be opened, or does not begin as a session does."""
+    with opened(path) as file:
+        _magic(file, path)
+
+
+def _magic(file: IO[bytes], path: Path) -> bytes:
+    magic = file.read(len(MAGIC))
+    if magic not in (MAGIC, MAGIC_WITH_PICTURES):
+        newer = magic[:-1] == MAGIC[:-1] and len(magic) == len(MAGIC)
+        raise RetainError(f"{path} is a session of another version" if newer else f"{path} is not a saved session")
+    return magic
 
 
 def _damaged(path: Path) -> RetainError:

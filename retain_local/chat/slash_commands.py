@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from ..errors import RetainError
-from ..files import check_writable, opened
+from ..files import check_writable
 from ..kv_types import kv_type
 from ..terminal.byte_format import format_bytes
 from .cache_map import render_cache_map
 from .context_size import change_context, goes_beyond_training
 from .sequence_state import lacks_archive
+from .session_file import check_session
 from .stats import stats_rows
 
 if TYPE_CHECKING:
@@ -144,8 +145,7 @@ def _save(ui: ChatUI, argument: str) -> None:
 
 def _load(ui: ChatUI, argument: str) -> None:
     path = _file_name(argument, "/load")
-    with opened(path):  # before anybody is asked to drop a conversation for it
-        pass
+    check_session(path)  # before anybody is asked to drop a conversation for it
     if not ui.may_drop_conversation():
         return
     remark = ui.session.load(path)

@@ -8,12 +8,14 @@ import os
 import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from retain_local.chat.session_file import MAGIC, SavedSession, read_session, write_session
+from retain_local.chat.slash_commands import run_command
 from retain_local.errors import RetainError
 
 SESSION = SavedSession(
@@ -190,3 +192,10 @@ def test_a_large_file_that_is_no_session_is_not_read_whole(tmp_path: Path) -> No
         file.write(MAGIC + struct.pack("<Q", 1 << 43))
     with pytest.raises(RetainError, match="truncated or was altered"):
         read_session(path)
+
+
+def test_nobody_is_asked_to_drop_a_conversation_for_what_is_no_session(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("dear diary")
+    for name, message in (("notes.txt", "is not a saved session"), ("absent", "No such file")):
+        with pytest.raises(RetainError, match=message):
+            run_command(SimpleNamespace(), f"/load {tmp_path / name}")  # type: ignore[arg-type]
