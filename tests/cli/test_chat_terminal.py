@@ -10,6 +10,7 @@ import pexpect
 import pytest
 
 from conftest import TinyFiles
+from retain_local.chat.session_file import MAGIC
 from support.command_line import FAST
 from support.llamas import text
 from support.terminal import PROMPT, plain, spawn, spawn_shell
@@ -159,7 +160,9 @@ def test_a_conversation_is_not_dropped_unasked(chat: pexpect.spawn, tmp_path: Pa
     say(chat, "/system be a cat", "begins anew")  # there is none yet
     say(chat, "hello", "reply 30 tok")
     say(chat, "/load absent", "cannot be read: No such file")  # nothing to ask about
-    (tmp_path / "b.session").touch()
+    (tmp_path / "b.session").write_bytes(b"notes")
+    say(chat, "/load b.session", "is not a saved session")
+    (tmp_path / "b.session").write_bytes(MAGIC)
     for command in ("/system be a dog", "/load b.session"):
         chat.send(f"{command}\r")
         chat.expect(r"This drops the conversation. Go on\? \[y/N\]")
