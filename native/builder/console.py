@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+import threading
 import time
 
 PROGRESS = re.compile(r"^\[\s*(\d+/\d+|\d+%)\]")
 ERROR = re.compile(r"\berror\b(:| C\d)|CMake Error|undefined reference|ld: ")
 EXCERPT_LINES = 30
+WORTH_SAYING = 2  # seconds
 
 
 class BuildError(Exception):
@@ -25,7 +27,9 @@ def run_logged(command, what, log, env=None, cwd=None, rename=()):
     """
     started = time.monotonic()
     show_progress = sys.stderr.isatty()
-    say(what)
+    # not for what turns out to be done already
+    said = threading.Timer(WORTH_SAYING, say, (what,))
+    said.start()
     lines = []
     with open(log, "a", encoding="utf-8") as out:
         out.write(f"$ {' '.join(map(str, command))}\n")
@@ -48,6 +52,8 @@ def run_logged(command, what, log, env=None, cwd=None, rename=()):
             if step and show_progress:
                 print(f"\r  {step.group(0)} ", end="", file=sys.stderr, flush=True)
         code = process.wait()
+    said.cancel()
+    said.join()
     if show_progress:
         print("\r\033[K", end="", file=sys.stderr)
     if code:

@@ -36,7 +36,7 @@ server_http_res_ptr refuse(const std::string & message, error_type type = ERROR_
 
 int32_t whole_number(const json & value, const std::string & name, int32_t least, int32_t most) {
     const auto wrong = [&]() {
-        return std::invalid_argument("retention." + name + " must be a whole number from " + std::to_string(least) + " to " + std::to_string(most));
+        return std::invalid_argument(name + " must be a whole number from " + std::to_string(least) + " to " + std::to_string(most));
     };
     if (!value.is_number_integer()) {
         throw wrong();
@@ -59,7 +59,7 @@ retain_request parse(const json & object, int n_slots) {
     for (const auto & [name, value] : object.items()) {
         if (name == "budget") {
             const int32_t least = config.params.n_sink + config.params.n_recent + 1;
-            res.budget = whole_number(value, name, least, config.params.budget);
+            res.budget = whole_number(value, "retention." + name, least, config.params.budget);
         } else if (name == "policy") {
             if (!value.is_string()) {
                 throw std::invalid_argument("retention.policy must be the name of a policy");
@@ -89,8 +89,9 @@ retain_request parse(const json & object, int n_slots) {
                 if (pin.is_string() && pin.get<std::string>() == "system") {
                     res.pin_system = true;
                 } else if (pin.is_array() && pin.size() == 2) {
-                    const int32_t first = whole_number(pin.at((size_t) 0), "pins", 0, MAX_TOKENS);
-                    res.pins.emplace_back(first, whole_number(pin.at((size_t) 1), "pins", first + 1, MAX_TOKENS));
+                    const int32_t first = whole_number(pin.at((size_t) 0), "the first token of a range in retention.pins", 0, MAX_TOKENS);
+                    const int32_t end   = whole_number(pin.at((size_t) 1), "the end of a range in retention.pins", first + 1, MAX_TOKENS);
+                    res.pins.emplace_back(first, end);
                 } else {
                     throw std::invalid_argument("an entry of retention.pins is \"system\", or [first, end) in tokens");
                 }

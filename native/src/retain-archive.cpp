@@ -31,8 +31,8 @@ retain_archive::retain_archive(
     const int64_t n_pages = config.archive_bytes/n_page;
     const int64_t n_least = n_seqs*(n_cell_lists + (8*n_evicted + PAGE_SIZE - 1)/PAGE_SIZE);
     if (n_pages < n_least) {
-        throw retain_error(retain_format("an archive of %lld bytes is too small for this model; make it at least %lld MiB, or 0 to turn recall off",
-                    (long long) config.archive_bytes, (long long) ((n_least*n_page >> 20) + 1)));
+        throw retain_error(retain_format("an archive of %lld bytes is too small for this model; make it at least %lld KiB, or 0 to turn recall off",
+                    (long long) config.archive_bytes, (long long) ((n_least*n_page >> 10) + 1)));
     }
     if (n_pages*PAGE_SIZE > INT32_MAX) {
         throw retain_error(retain_format("an archive of %lld bytes has more cells than can be counted; make it at most %lld MiB",

@@ -58,6 +58,10 @@ def cells_kept(stats: RetentionStats) -> str:
     return f"kept {stats.cells_kept:,} of {stats.cells_seen:,} cells ({share:.0f}%)"
 
 
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}{'' if n == 1 else 's'}"
+
+
 def stats_rows(stats: RetentionStats, policy: str) -> list[tuple[str, str]]:
     """Everything about the cache, as (label, value) pairs."""
     fixed = [("beside it", f"{format_bytes(stats.bytes_fixed)} of sliding windows and recurrent states, a fixed size")]
@@ -67,7 +71,10 @@ def stats_rows(stats: RetentionStats, policy: str) -> list[tuple[str, str]]:
         ("budget", f"{stats.budget:,} cells for each of {stats.cell_lists:,} (layer, KV head) pairs{apart}"),
         ("tokens seen", f"{stats.tokens_seen:,}"),
         ("cells", f"{cells_kept(stats)}; most ever {stats.cells_peak:,}, never more than {stats.cells_limit:,}"),
-        ("evicted", f"{stats.cells_evicted:,} cells in {stats.evictions:,} evictions, {stats.cells_moved:,} moved"),
+        (
+            "evicted",
+            f"{stats.cells_evicted:,} cells in {_counted(stats.evictions, 'eviction')}, {stats.cells_moved:,} moved",
+        ),
         ("KV kept", f"{format_bytes(_bytes_kept(stats))}; a full cache would take {format_bytes(stats.bytes_full)}"),
         ("KV in use", f"{format_bytes(stats.bytes_used)}, part-filled pages included"),
         (
