@@ -105,6 +105,27 @@ def test_the_watch_sees_what_attention_computes(tiny: TinyFiles, arch: str) -> N
                 np.testing.assert_allclose(one.out[t], expected, atol=2e-3 * np.abs(expected).max())
 
 
+def test_the_stream_is_measured_as_the_next_norm_reads_it(tiny: TinyFiles) -> None:
+    path = tiny.model("qwen3")
+    with Reader(path, 96, **ONE_THREAD) as reader:
+        watch = reader._watch
+        watch.see = lambda il, attention: None
+        reader.llm.eval(list(range(20, 52)))
+        read = {il: np.concatenate(sizes) for il, sizes in watch.sizes.items()}
+        parts = []
+        for dimension in range(TINY_MODELS["qwen3"].n_embd):
+            watch.readers = {
+                il: np.eye(1, TINY_MODELS["qwen3"].n_embd, dimension, np.float32)[0] for il in reader.layers
+            }
+            watch.sizes.clear()
+            reader.llm.reset()
+            reader.llm.eval(list(range(20, 52)))
+            parts.append({il: np.concatenate(sizes) for il, sizes in watch.sizes.items()})
+    for il, norm in zip((0, 1), ("blk.1.attn_norm.weight", "output_norm.weight")):
+        stream = np.stack([part[il] for part in parts], axis=1)
+        np.testing.assert_allclose(read[il], np.linalg.norm(stream * values_of(path, norm), axis=1), rtol=1e-4)
+
+
 def values_of(path: Path, name: str) -> np.ndarray:
     info = read_header(path).tensors[name]
     return np.fromfile(path, np.float32, info.n_bytes // 4, offset=info.offset).reshape(info.shape[::-1])
