@@ -131,7 +131,7 @@ class RetentionOptions:
     archive_type: str = option(
         AUTO_TYPE,
         "The type that archived K and V are stored in: q4_0, or q8_0, which takes twice the bytes. auto: q8_0 for heads of"
-        " less than 64 numbers, else q4_0.",
+        " less than 128 numbers, else q4_0.",
         _CACHE,
         str,
         choices=lambda: (AUTO_TYPE, *ARCHIVE_TYPES),

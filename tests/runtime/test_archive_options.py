@@ -102,7 +102,7 @@ def test_an_archive_that_nobody_gave_a_size(tiny: TinyFiles) -> None:
     assert asked.archive == AUTO_BYTES
 
 
-@pytest.mark.parametrize(("heads", "expected"), [((32, 32), "q8_0"), ((64, 64), "q4_0"), ((128, 32), "q8_0")])
+@pytest.mark.parametrize(("heads", "expected"), [((64, 64), "q8_0"), ((128, 128), "q4_0"), ((256, 64), "q8_0")])
 def test_small_heads_are_archived_in_8_bits(tiny: TinyFiles, heads: tuple[int, int], expected: str) -> None:
     file = replace(read_model_file(tiny.model("llama")), head_k=heads[0], head_v=heads[1])
     sizes = {"n_ctx": 1024, "type_k": F16, "type_v": F16}
