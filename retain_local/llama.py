@@ -26,7 +26,7 @@ from .decoding.guards import GuardedLlama, with_followable_schemas
 from .decoding.history import CacheHistory, Eviction
 from .errors import RetainError, UsageError
 from .kv_types import kv_type
-from .model_checks import check_vectors, described, uses_gpu
+from .model_checks import check_vectors, described, uses_gpu, warn_of_context
 from .model_options import ModelOptions
 from .models.model_file import read_model_file
 from .option_table import options_of
@@ -229,12 +229,7 @@ class Llama(GuardedLlama):
             self.scores = np.empty((self._n_ctx, self._n_vocab), np.single)
 
     def _tell(self, n_ctx: int, asked: RetentionOptions) -> None:
-        if 0 < self.model_file.n_ctx_train < n_ctx:
-            logger.warning(
-                "the context of %d tokens is longer than the %d the model was trained for; expect worse text beyond",
-                n_ctx,
-                self.model_file.n_ctx_train,
-            )
+        warn_of_context(self.model_file, n_ctx)
         has_archive = self.retention.stats().bytes_archive > 0
         if asked.policy == "auto" and self.options.gates is None:
             logger.warning(

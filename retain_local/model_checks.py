@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +11,8 @@ from .bindings import llama_cpp
 from .errors import RetainError, UsageError
 from .models.model_file import ModelFile
 from .option_table import whole_number
+
+logger = logging.getLogger("retain_local")
 
 
 def uses_gpu(n_gpu_layers: int) -> bool:
@@ -22,6 +25,16 @@ def check_vectors(file: ModelFile, n_gpu_layers: int) -> None:
     if file.half_vector and not uses_gpu(n_gpu_layers):
         raise RetainError(
             f"{file.path}: '{file.half_vector}' is in half precision, which only GPUs compute with; convert the model anew"
+        )
+
+
+def warn_of_context(file: ModelFile, n_ctx: int) -> None:
+    """Say that a context of so many tokens is longer than the one of the training, where it is."""
+    if 0 < file.n_ctx_train < n_ctx:
+        logger.warning(
+            "the context of %d tokens is longer than the %d the model was trained for; expect worse text beyond",
+            n_ctx,
+            file.n_ctx_train,
         )
 
 

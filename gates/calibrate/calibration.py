@@ -23,6 +23,7 @@ from ..sidecar.gate_set import GateSet
 from ..sidecar.metadata import GateInfo
 from .documents import Document, Plan, cut, take_turns
 from .fit import Fit, Setting, log_importance
+from .importance import TEXT_WEIGHT
 from .options import CalibrateOptions
 from .own_texts import own_streams
 from .reading import Layer, Reader
@@ -191,6 +192,7 @@ def _key(model: ModelFile, material: Material, options: CalibrateOptions) -> str
     settings = {
         "model": model.fingerprint(),
         "plan": [material.plan.n_text, material.plan.n_pause],
+        "text_weight": TEXT_WEIGHT,
         "documents": [document.tokens for document in material.learned],
         "options": {name: value for name, value in options.as_dict().items() if name in ("kind", "features", "seed")},
     }

@@ -27,9 +27,6 @@ def run_logged(command, what, log, env=None, cwd=None, rename=()):
     """
     started = time.monotonic()
     show_progress = sys.stderr.isatty()
-    # not for what turns out to be done already
-    said = threading.Timer(WORTH_SAYING, say, (what,))
-    said.start()
     lines = []
     with open(log, "a", encoding="utf-8") as out:
         out.write(f"$ {' '.join(map(str, command))}\n")
@@ -43,6 +40,9 @@ def run_logged(command, what, log, env=None, cwd=None, rename=()):
             encoding="utf-8",
             errors="replace",
         )
+        said = threading.Timer(WORTH_SAYING, say, (what,))  # not for what turns out to be done already
+        said.daemon = True
+        said.start()
         for line in process.stdout:
             for old, new in rename:
                 line = line.replace(old, new)
