@@ -16,8 +16,8 @@ from retain_local.commands.gates import gates_app
 from retain_local.commands.help import Version, command, show_help_alone
 from retain_local.commands.options import takes
 from retain_local.evaluation.options import EvalOptions, TaskOptions
-from retain_local.model_options import ModelOptions
-from retain_local.options import RetentionOptions
+from retain_local.options.model_options import ModelOptions
+from retain_local.options.retention_options import RetentionOptions
 from retain_local.report.options import ReportOptions
 from retain_local.server.options import ServeOptions
 

@@ -17,14 +17,14 @@ from .errors import RetainError, UsageError
 
 if TYPE_CHECKING:
     from .llama import Llama
-    from .retention import Retention
-    from .retention_stats import RetentionStats
+    from .retention.retention import Retention
+    from .retention.stats import RetentionStats
 
 __all__ = ["Llama", "RetainError", "Retention", "RetentionStats", "UsageError"]
 
 library.offer()
 
-_HOMES = {"Llama": "llama", "Retention": "retention", "RetentionStats": "retention_stats"}
+_HOMES = {"Llama": "llama", "Retention": "retention.retention", "RetentionStats": "retention.stats"}
 
 
 def __getattr__(name: str) -> Any:

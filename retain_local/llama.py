@@ -15,8 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from .archive import AUTO_ARCHIVE
-from .arguments import check_names, checked_numbers, split
 from .bindings import llama_cpp, log, mends, retain_h
 from .bindings.context import aborts_as_errors, armed
 from .bindings.metadata import model_metadata
@@ -24,17 +22,19 @@ from .bindings.tokenizer import SafeTokenizer
 from .bindings.usage import in_step, in_turn
 from .decoding.guards import GuardedLlama, with_followable_schemas
 from .decoding.history import CacheHistory, Eviction
+from .decoding.retained_state import RetainedState
 from .errors import RetainError, UsageError
 from .kv_types import kv_type
-from .model_checks import check_vectors, described, uses_gpu, warn_of_context
-from .model_options import ModelOptions
 from .models.model_file import read_model_file
-from .option_table import options_of
-from .options import RetentionOptions
+from .options.archive import AUTO_ARCHIVE
+from .options.arguments import check_names, checked_numbers, split
+from .options.model_fit import check_vectors, described, uses_gpu, warn_of_context
+from .options.model_options import ModelOptions
+from .options.retention_options import RetentionOptions
+from .options.table import options_of
 from .prompts.chat_format import PromptTokenizer
 from .prompts.completion import DEFAULT_FORMAT, chat_handlers, complete_chat, complete_pictures, without_templates
-from .retained_state import RetainedState
-from .retention import Retention
+from .retention.retention import Retention
 from .vision import handlers
 from .vision.find import projector_beside, tokens_at_once
 from .vision.layout import Layout
@@ -67,8 +67,8 @@ class Llama(GuardedLlama):
     Parameters
     ----------
     model_path : a GGUF file.
-    budget, buffer, gates, policy and the other fields of `retain_local.options.RetentionOptions`.
-    n_ctx, n_threads, type_k and the other fields of `retain_local.model_options.ModelOptions`.
+    budget, buffer, gates, policy and the other fields of `retain_local.options.retention_options.RetentionOptions`.
+    n_ctx, n_threads, type_k and the other fields of `retain_local.options.model_options.ModelOptions`.
     on_load : called with the fraction loaded, 0 to 1, while the model is loaded.
     on_prompt : called with (tokens read, tokens to read) while more than one token is evaluated.
 

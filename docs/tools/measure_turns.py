@@ -19,11 +19,11 @@ from contextlib import closing
 from random import Random
 
 from retain_local import Llama
-from retain_local.archive import parse_recall, share_text
-from retain_local.budget import Budget
 from retain_local.chat.sampling import Sampling
 from retain_local.chat.session import Session
 from retain_local.commands.model_name import find_model
+from retain_local.options.archive import parse_recall, share_text
+from retain_local.options.budget import Budget
 from retain_local.tasks import TASKS
 from retain_local.tasks.compose import INSTRUCTION
 from retain_local.tasks.elements import ask

@@ -6,9 +6,9 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from retain_local.model_options import ModelOptions
-from retain_local.option_table import Option, options_of
-from retain_local.options import RetentionOptions
+from retain_local.options.model_options import ModelOptions
+from retain_local.options.retention_options import RetentionOptions
+from retain_local.options.table import Option, options_of
 
 PAGE = Path(__file__).parents[1] / "reference" / "python-options.md"
 INTRO = """# Arguments of `Llama`

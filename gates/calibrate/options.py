@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ...option_table import check, option
+from ...options.table import check, option
 
 KINDS = ("linear", "mlp")
 _TEXT, _GATES = "Text", "Gates"

@@ -26,7 +26,7 @@ FOLDER = Path(__file__).with_name("texts")
 _PACKAGE = Path(__file__).parents[2]
 _PROSE = FOLDER / "prose.txt", Path(__file__).parents[1] / "verify.txt"
 _CODE = (
-    "budget.py", "files.py", "terminal/progress.py", "chat/session_file.py", "gates/checkpoint/unpickle.py",
+    "options/budget.py", "files.py", "terminal/progress.py", "chat/session_file.py", "gates/checkpoint/unpickle.py",
     "tasks/registry.py", "prompts/control_tokens.py", "evaluation/benchmarks/metrics.py", "decoding/history.py",
     "report/style.py", "models/download.py", "chat/slash_commands.py",
 )  # fmt: skip

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ...errors import UsageError
-from ...option_table import check, option
+from ...options.table import check, option
 from ..sidecar.variants import RG, RG10, TRAINED_VARIANTS
 
 START_BIAS = {RG10: 18.0, RG: 10.0}  # beta near 1 everywhere: training starts from the full cache

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..archive import share_text
 from ..divergence.text_cache import TextCache, chunks
 from ..divergence.texts import AuditText, token_text
-from ..options import RetentionOptions
+from ..options.archive import share_text
+from ..options.retention_options import RetentionOptions
 from ..report.files import ReportFiles
 from ..report.kept_text import KeptText, make_kept_text, name_budget
 from ..report.page import render

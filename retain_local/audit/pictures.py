@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..archive import share_text
+from ..options.archive import share_text
 from ..report.budget_axis import label_budgets
 from ..report.style import FAINT, INK, Picture, add_legend, new_figure, series, styled
 from .result import Audit, BudgetAudit

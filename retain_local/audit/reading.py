@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..archive import AUTO_TYPE, parse_archive, size_text
-from ..budget import Budget
 from ..divergence.lockstep import diverge
 from ..divergence.texts import AuditText
 from ..errors import UsageError
 from ..kv_types import KVType, kv_type
-from ..options import RetentionOptions, settings_of
+from ..options.archive import AUTO_TYPE, parse_archive, size_text
+from ..options.budget import Budget
+from ..options.retention_options import RetentionOptions, settings_of
 from .result import Audit, BudgetAudit
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from ..archive import share_text
-from ..budget import Budget
 from ..divergence.divergence import Divergence
 from ..divergence.summary import Summary, summarize
 from ..divergence.texts import AuditText
+from ..options.archive import share_text
+from ..options.budget import Budget
 
 
 @dataclass(frozen=True)

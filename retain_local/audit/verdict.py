@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..archive import share_text
 from ..divergence.summary import Summary
 from ..errors import UsageError
+from ..options.archive import share_text
 from ..terminal.byte_format import format_bytes
 from .result import Audit, BudgetAudit
 

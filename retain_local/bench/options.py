@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..option_table import check, option
+from ..options.table import check, option
 
 _WHAT, _OUTPUT = "What is measured", "Output"
 

@@ -28,7 +28,7 @@ class Worker:
             return
         from ..bindings import retain_h  # loads our libraries, before the session imports the bindings
         from ..bindings.context import armed
-        from ..options import RetentionOptions
+        from ..options.retention_options import RetentionOptions
         from .context import BenchSession
 
         with armed(RetentionOptions(**retention)):

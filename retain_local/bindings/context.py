@@ -12,7 +12,7 @@ from ..kv_types import kv_type
 from . import retain_h
 
 if TYPE_CHECKING:
-    from ..options import RetentionOptions
+    from ..options.retention_options import RetentionOptions
 
 _SCOPES = {"global": retain_h.SCOPE_GLOBAL, "layer": retain_h.SCOPE_LAYER, "head": retain_h.SCOPE_HEAD}
 

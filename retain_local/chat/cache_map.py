@@ -11,7 +11,7 @@ import numpy.typing as npt
 from rich.console import Group
 from rich.text import Text
 
-from ..retention import Retention
+from ..retention.retention import Retention
 
 _SHADES = " ░▒▓█"  # from nothing kept to all kept
 _COUNTS, _ARCHIVED_COUNTS = "cells", "archived"

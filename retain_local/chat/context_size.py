@@ -10,14 +10,14 @@ from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ..archive import residents, share_text
-from ..budget import DEFAULT_BUDGET
 from ..errors import RetainError, UsageError
+from ..options.archive import residents, share_text
+from ..options.budget import DEFAULT_BUDGET
 from .sequence_state import restore_sequence, save_sequence
 
 if TYPE_CHECKING:
     from ..llama import Llama
-    from ..options import RetentionOptions
+    from ..options.retention_options import RetentionOptions
 
 _LONGEST = 2**31 - 1
 _STEP = 256  # llama.cpp rounds a context up to a multiple of it

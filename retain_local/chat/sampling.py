@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..option_table import check, option
+from ..options.table import check, option
 
 MAX_SEED = 2**32 - 1
 

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..archive import share_text, size_text
 from ..bindings import retain_h
 from ..errors import RetainError
 from ..kv_types import kv_type
-from ..retention import SEQUENCE
+from ..options.archive import share_text, size_text
+from ..retention.retention import SEQUENCE
 from ..vision.layout import Layout
 
 if TYPE_CHECKING:

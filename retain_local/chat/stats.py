@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from ..retention_stats import RetentionStats
+from ..retention.stats import RetentionStats
 from ..terminal.byte_format import format_bytes
 from .generation import Generation
 

@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from ..archive import share_text
 from ..audit.as_json import audit_as_dict
 from ..audit.options import AuditOptions
 from ..audit.result import Audit, BudgetAudit
 from ..audit.tables import print_audit
 from ..audit.verdict import Bound, conclusion, recall_flags, recommend
-from ..budget import Budget
 from ..divergence.texts import make_texts, read_files, token_text
 from ..files import check_writable, write_text
-from ..model_options import ModelOptions
 from ..models.model_file import ModelFile
-from ..options import NO_GATES, RetentionOptions
-from ..recommendation import Recommendation, Shelf
+from ..options.archive import share_text
+from ..options.budget import Budget
+from ..options.model_options import ModelOptions
+from ..options.recommendation import Recommendation, Shelf
+from ..options.retention_options import NO_GATES, RetentionOptions
 from ..report.files import ReportFiles
 from ..terminal.progress import AuditProgress
 from ..vision.source import read_image_file

@@ -13,7 +13,6 @@ import gguf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ..archive import share_text, size_text
 from ..bench.machine import check_idle, describe
 from ..bench.measure import OURS, PLAIN, SHALLOW, SHALLOW_DEPTH, STOCK, Depth, Measurement, sides_at
 from ..bench.options import BenchOptions
@@ -23,13 +22,14 @@ from ..bench.stock import stock_libraries
 from ..bench.summary import summarise
 from ..bench.table import print_tables
 from ..bindings import library
-from ..budget import Budget
 from ..errors import UsageError
 from ..files import check_writable, write_text
 from ..kv_types import kv_type
-from ..model_options import ModelOptions
 from ..models.model_file import read_model_file
-from ..options import RetentionOptions
+from ..options.archive import share_text, size_text
+from ..options.budget import Budget
+from ..options.model_options import ModelOptions
+from ..options.retention_options import RetentionOptions
 from ..terminal.stderr import BarConsole
 from .loading import gates_to_load
 from .model_name import find_model

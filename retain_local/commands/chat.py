@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 
 from ..chat.sampling import Sampling
-from ..model_options import ModelOptions
-from ..options import RetentionOptions
+from ..options.model_options import ModelOptions
+from ..options.retention_options import RetentionOptions
 from ..terminal.text_input import read_prompt
 from .gates_published import tell_published
 from .loading import load_model

@@ -21,9 +21,9 @@ from ..evaluation.records import RecordFile
 from ..evaluation.run import Unit, run_units, units_left
 from ..evaluation.source import find_sources
 from ..evaluation.table import print_results
-from ..model_options import ModelOptions
 from ..models.model_file import read_model_file
-from ..options import AUTO_GATES, RetentionOptions
+from ..options.model_options import ModelOptions
+from ..options.retention_options import AUTO_GATES, RetentionOptions
 from ..report.files import ReportFiles
 from ..report.kept_text import KeptText
 from ..tasks import TASKS

@@ -20,7 +20,7 @@ from ..gates.calibrate.options import CalibrateOptions
 from ..gates.calibrate.state import state_path
 from ..gates.sidecar.file import WEIGHT_TYPES
 from ..models.model_file import read_model_file
-from ..options import RetentionOptions
+from ..options.retention_options import RetentionOptions
 from ..terminal.progress import AuditProgress
 from .loading import usual_threads
 from .model_name import find_model

@@ -18,7 +18,7 @@ from ..gates.published.pull import choose_gates, gates_for, published_hint, pull
 from ..gates.published.registry import PublishedGates, published_gates
 from ..gates.sidecar.file import WEIGHT_TYPES
 from ..models.model_file import read_model_file
-from ..options import AUTO_GATES, RetentionOptions
+from ..options.retention_options import AUTO_GATES, RetentionOptions
 from ..terminal.safe_text import safe_line
 
 if TYPE_CHECKING:

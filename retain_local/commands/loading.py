@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..model_options import ModelOptions
-from ..options import AUTO_GATES, RetentionOptions
+from ..options.model_options import ModelOptions
+from ..options.retention_options import AUTO_GATES, RetentionOptions
 from ..terminal.progress import LoadProgress
 from .model_name import find_model
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..option_table import Option, flag_of, options_of
+from ..options.table import Option, flag_of, options_of
 
 # parameters whose help only the native library knows, and those that --help leaves out; by the name of the parameter
 LATE_HELP: dict[str, Callable[[], str]] = {}

@@ -6,8 +6,8 @@ from ..audit.options import AuditOptions
 from ..bench.options import BenchOptions
 from ..chat.sampling import Sampling
 from ..evaluation.options import EvalOptions, TaskOptions
-from ..model_options import ModelOptions
-from ..options import RetentionOptions
+from ..options.model_options import ModelOptions
+from ..options.retention_options import RetentionOptions
 from ..report.options import ReportOptions
 from ..server.options import ServeOptions
 from .options import Part

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..archive import DEFAULT_RECALL, parse_recall, share_text
 from ..errors import UsageError
-from ..options import RetentionOptions
+from ..options.archive import DEFAULT_RECALL, parse_recall, share_text
+from ..options.retention_options import RetentionOptions
 
 
 def recalls_of(text: str | None, retention: RetentionOptions) -> list[float]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import RetainError
-from ..options import RetentionOptions
+from ..options.retention_options import RetentionOptions
 from ..server.arguments import check_passed_on
 from ..server.options import ServeOptions
 from ..server.process import KEY_VARIABLE, Server

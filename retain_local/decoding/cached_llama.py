@@ -12,8 +12,8 @@ import numpy.typing as npt
 from ..bindings import llama_cpp, retain_h
 from ..bindings.interrupt import stoppable
 from ..errors import RetainError, UsageError
-from ..options import RetentionOptions
-from ..retention import SEQUENCE, Retention
+from ..options.retention_options import RetentionOptions
+from ..retention.retention import SEQUENCE, Retention
 from ..vision.layout import Layout
 from ..vision.picture import PictureBook
 from .exact_draft import ExactDraft

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..vision.layout import Layout
 
 if TYPE_CHECKING:
-    from ..retention_stats import Steering
+    from ..retention.stats import Steering
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from ..bindings import llama_cpp
-from ..retention import SEQUENCE
+from ..retention.retention import SEQUENCE
 from ..vision.layout import Placed
 
 

@@ -19,7 +19,7 @@ from .conversation import Conversation
 
 if TYPE_CHECKING:
     from ..evaluation.conversation import Replies
-    from ..retention_stats import RetentionStats
+    from ..retention.stats import RetentionStats
 
 _FACT, _DECOY, _NOISE = "green", "yellow", "dim"
 _SMALL_TALK = {said for said, _ in SMALL_TALK}

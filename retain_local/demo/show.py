@@ -8,12 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from ..budget import Budget
 from ..chat.cache_map import render_cache_map
 from ..chat.template import ChatTemplate
 from ..errors import RetainError, UsageError
 from ..evaluation.conversation import ask_all, write_script
 from ..llama import Llama
+from ..options.budget import Budget
 from ..paths import BUNDLED_MODEL
 from .conversation import Conversation, make_conversation
 from .screen import ArmResult, show_conversation, show_results

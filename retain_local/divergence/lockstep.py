@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import UsageError
-from ..options import RetentionOptions
+from ..options.retention_options import RetentionOptions
 from ..vision.layout import Layout
 from .distributions import kl_divergence, log_softmax, row_blocks
 from .divergence import Divergence, Reading

@@ -15,8 +15,8 @@ from ..bindings.context import armed
 from ..bindings.interrupt import stoppable
 from ..decoding.picture_batch import PictureBatch
 from ..errors import RetainError
-from ..options import RetentionOptions
-from ..retention import Retention
+from ..options.retention_options import RetentionOptions
+from ..retention.retention import Retention
 from ..vision.layout import Layout
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..archive import share_text
-from ..budget import Budget
-from ..option_table import check_choice
-from ..options import SCOPES, policies
+from ..options.archive import share_text
+from ..options.budget import Budget
+from ..options.retention_options import SCOPES, policies
+from ..options.table import check_choice
 
 FULL = "full"
 

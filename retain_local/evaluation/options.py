@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..option_table import check, option
+from ..options.table import check, option
 
 _WHAT, _TASKS, _OUTPUT, _RUN = "What is compared", "Generated tasks", "Output", "Run"
 _OWN = "the task's own"

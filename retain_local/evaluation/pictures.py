@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..options import SCOPES
+from ..options.retention_options import SCOPES
 from ..report.budget_axis import label_budgets
 from ..report.style import FAINT, INK, Picture, add_legend, new_figure, series, styled
 from .arms import compared

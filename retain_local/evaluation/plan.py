@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..archive import residents, share_text
 from ..chat.template import ChatTemplate
 from ..errors import RetainError, UsageError
 from ..llama import Llama
 from ..models.model_file import ModelFile, read_model_file
+from ..options.archive import residents, share_text
 from .arms import Arm
 from .conversation import Script, write_script
 from .source import Source

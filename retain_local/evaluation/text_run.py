@@ -14,8 +14,8 @@ from ..divergence.lockstep import diverge
 from ..divergence.texts import AuditText
 from ..errors import UsageError
 from ..kv_types import kv_type
-from ..option_table import options_of
-from ..options import RetentionOptions
+from ..options.retention_options import RetentionOptions
+from ..options.table import options_of
 from .arms import FULL, Arm
 from .records import Record
 

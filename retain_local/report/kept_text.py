@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..budget import Budget
+from ..options.budget import Budget
 from . import measures
 from .coloured_text import ColouredText, text_picture
 from .recall_pictures import recall_picture

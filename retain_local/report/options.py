@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..option_table import check, option
+from ..options.table import check, option
 
 if TYPE_CHECKING:
     from .files import ReportFiles

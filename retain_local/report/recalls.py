@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..retention import Retention
+from ..retention.retention import Retention
 
 MOST_NAMED = 40  # tokens that are named of a step, those that were recalled most
 _BUCKETS = 256  # stretches of the text that a map tells apart

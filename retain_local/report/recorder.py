@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..retention import Retention
+from ..retention.retention import Retention
 
 HELD = np.iinfo(np.int32).max
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..budget import Budget
 from ..errors import UsageError
 from ..kv_types import KVType, kv_type
 from ..models.model_file import ModelFile, read_model_file
-from ..options import RetentionOptions
+from ..options.budget import Budget
+from ..options.retention_options import RetentionOptions
 from .options import ServeOptions
 
 PAGE = Path(__file__).parent / "page"

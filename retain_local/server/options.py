@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..option_table import check, option
+from ..options.table import check, option
 
 _SERVER = "Server"
 

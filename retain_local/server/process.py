@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..arguments import check_names, split
 from ..errors import RetainError
-from ..options import RetentionOptions
+from ..options.arguments import check_names, split
+from ..options.retention_options import RetentionOptions
 from .arguments import ServerCommand, server_command
 from .binary import server_program
 from .options import ServeOptions
@@ -35,8 +35,8 @@ class Server:
     Parameters
     ----------
     model : a GGUF file.
-    budget, gates, policy and the other fields of `retain_local.options.RetentionOptions` : of each slot; a size in bytes
-        is that of all slots together.
+    budget, gates, policy and the other fields of `retain_local.options.retention_options.RetentionOptions` : of each
+        slot; a size in bytes is that of all slots together.
     port : 0, the default here, takes a free one.
     host, api_key, parallel, ctx_size : see `retain_local.server.options.ServeOptions`.
     arguments : options of llama.cpp's server.

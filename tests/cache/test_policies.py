@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from retain_local.bindings import retain_h
 from retain_local.bindings.capture import Capture
 from retain_local.errors import RetainError
-from retain_local.options import policies
+from retain_local.options.retention_options import policies
 from support.llama_session import Session
 from support.reference import Options
 from support.retained import RetainedSession, assert_same_cells, retain_fields

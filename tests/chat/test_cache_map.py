@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from retain_local.chat.cache_map import kept_share, render_cache_map
-from retain_local.retention import Retention
-from retain_local.retention_stats import ArchivedCells
+from retain_local.retention.retention import Retention
+from retain_local.retention.stats import ArchivedCells
 
 
 class Streams:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from retain_local.chat.generation import Generation, Sampling
 from retain_local.errors import RetainError, UsageError
-from retain_local.options import RetentionOptions
+from retain_local.options.retention_options import RetentionOptions
 
 END = 1000
 

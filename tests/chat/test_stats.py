@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from types import SimpleNamespace
 
 from retain_local.chat.stats import stats_line, stats_rows
-from retain_local.retention_stats import RetentionStats
+from retain_local.retention.stats import RetentionStats
 
 REPLY = SimpleNamespace(n_prompt=1234, prompt_rate=512.3, tokens=[1] * 56, generation_rate=20.04)
 ZEROS = RetentionStats(**{field.name: 0 for field in fields(RetentionStats)} | {"device": "CPU"})

@@ -16,10 +16,10 @@ from retain_local.audit.as_json import audit_as_dict
 from retain_local.audit.reading import audit_texts
 from retain_local.audit.verdict import DEFAULT_MAX_KL, Bound, conclusion, recommend
 from retain_local.audit.worst import APART, BEFORE, worst_places
-from retain_local.budget import Budget
 from retain_local.divergence.texts import make_texts, read_files, token_text
 from retain_local.errors import RetainError, UsageError
-from retain_local.options import RetentionOptions
+from retain_local.options.budget import Budget
+from retain_local.options.retention_options import RetentionOptions
 from retain_local.report.style import shown
 from runtime.test_safe_tokenizer import write_vocabulary
 from support.audits import letter, make_audit, make_budget

@@ -15,7 +15,7 @@ from retain_local.divergence.text_cache import chunks
 from retain_local.divergence.texts import PICTURE_PIECE, make_texts
 from retain_local.errors import RetainError, UsageError
 from retain_local.kv_types import kv_type
-from retain_local.options import RetentionOptions
+from retain_local.options.retention_options import RetentionOptions
 from retain_local.vision.source import read_image_file
 from support.command_line import FAST, run
 from support.llamas import load, text

@@ -21,7 +21,7 @@ from retain_local.divergence.distributions import kl_divergence, log_softmax, ro
 from retain_local.divergence.lockstep import diverge
 from retain_local.divergence.summary import summarize
 from retain_local.errors import RetainError, UsageError
-from retain_local.options import RetentionOptions
+from retain_local.options.retention_options import RetentionOptions
 from support.divergences import N_UBATCH, kl_of_logits, made_up, nll_of_logits, saved_logits
 from support.llamas import load, prompt
 

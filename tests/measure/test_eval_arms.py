@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from retain_local.budget import Budget
 from retain_local.errors import UsageError
 from retain_local.evaluation.arms import Arm, make_arms
+from retain_local.options.budget import Budget
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ from retain_local.evaluation.plan import Plan, prepare_tasks
 from retain_local.evaluation.records import Record, RecordFile
 from retain_local.evaluation.run import run_units, units_left
 from retain_local.evaluation.source import find_sources
-from retain_local.model_options import ModelOptions
-from retain_local.options import RetentionOptions
+from retain_local.options.model_options import ModelOptions
+from retain_local.options.retention_options import RetentionOptions
 from retain_local.report.files import ReportFiles
 from retain_local.tasks import TASKS
 from support.llamas import DEFAULTS, load, text

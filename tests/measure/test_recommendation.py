@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from conftest import TinyFiles
-from retain_local.archive import AUTO_BYTES
 from retain_local.errors import RetainError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import file_fingerprint, read_model_file
-from retain_local.options import RetentionOptions, settings_of
-from retain_local.recommendation import Recommendation, Shelf
+from retain_local.options.archive import AUTO_BYTES
+from retain_local.options.recommendation import Recommendation, Shelf
+from retain_local.options.retention_options import RetentionOptions, settings_of
 
 F16 = kv_type("f16")
 WINDOW = RetentionOptions(gates=None, policy="window")

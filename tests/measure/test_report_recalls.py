@@ -6,7 +6,7 @@ import numpy as np
 
 from retain_local.report.recall_pictures import recall_picture
 from retain_local.report.recalls import MOST_NAMED, RecallRecorder
-from retain_local.retention_stats import ArchivedCells
+from retain_local.retention.stats import ArchivedCells
 
 
 class Archive:

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from conftest import TinyFiles
-from retain_local.archive import AUTO_BYTES, parse_archive, parse_recall, share_text, size_text
 from retain_local.errors import UsageError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import read_model_file
-from retain_local.options import RetentionOptions, settings_of
+from retain_local.options.archive import AUTO_BYTES, parse_archive, parse_recall, share_text, size_text
+from retain_local.options.retention_options import RetentionOptions, settings_of
 
 MIB = 2**20
 F16 = kv_type("f16")

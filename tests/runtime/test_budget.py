@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retain_local.budget import parse_budget
 from retain_local.errors import UsageError
+from retain_local.options.budget import parse_budget
 
 N_CTX, BYTES_PER_TOKEN, N_ROOM = 4096, 1000, 128
 

@@ -7,7 +7,7 @@ import pytest
 
 from conftest import TinyFiles
 from retain_local.errors import RetainError, UsageError
-from retain_local.options import policies
+from retain_local.options.retention_options import policies
 from support.llamas import greedy, kept, load, prompt
 
 

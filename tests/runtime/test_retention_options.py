@@ -12,7 +12,7 @@ from conftest import TinyFiles
 from retain_local.errors import RetainError, UsageError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import read_model_file
-from retain_local.options import RetentionOptions
+from retain_local.options.retention_options import RetentionOptions
 
 
 @pytest.fixture

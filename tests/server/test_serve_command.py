@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from retain_local.errors import RetainError, UsageError
-from retain_local.options import RetentionOptions
+from retain_local.options.retention_options import RetentionOptions
 from retain_local.paths import BUNDLED_MODEL
 from retain_local.server import Server
 from retain_local.server.arguments import ServerCommand, server_command

@@ -24,7 +24,7 @@ def make_text(file: str, n_tokens: int, line: int = 1) -> Any:
 def make_budget(budget: str, divergences: list[Any], files: list[str] | None = None) -> Any:
     """A budget's part of an audit, with texts that fit the divergences."""
     from retain_local.audit.result import BudgetAudit
-    from retain_local.budget import Budget
+    from retain_local.options.budget import Budget
 
     files = files or [f"{i}.txt" for i in range(len(divergences))]
     texts = tuple(make_text(file, len(one.kl) + 1) for file, one in zip(files, divergences))

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import RetainError
+from ..files import private_folder, write_text
+from ..models.model_file import ModelFile, file_fingerprint
+from ..paths import data_dir
 from .archive import share_text
-from .errors import RetainError
-from .files import private_folder, write_text
-from .models.model_file import ModelFile, file_fingerprint
-from .paths import data_dir
 
 if TYPE_CHECKING:
-    from .options import RetentionOptions
+    from .retention_options import RetentionOptions
 
 logger = logging.getLogger("retain_local")
 
@@ -34,7 +34,7 @@ class Recommendation:
     bound : in words.
     kl_mean, agreement : over all texts.
     texts, longest : how many files, and the tokens of the longest text.
-    settings : see `options.settings_of`.
+    settings : see `retention_options.settings_of`.
     model : name of the file.
     """
 
@@ -123,7 +123,7 @@ def recommended_budget(
     Parameters
     ----------
     options : with policy and gates resolved.
-    settings : what the cache is to have, from `options.settings_of`.
+    settings : what the cache is to have, from `retention_options.settings_of`.
 
     Raises
     ------

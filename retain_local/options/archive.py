@@ -8,8 +8,8 @@ from contextlib import suppress
 from fractions import Fraction
 from typing import SupportsIndex
 
+from ..errors import UsageError
 from .budget import BYTES_OF, LONGEST, QUANTITY, UNITS
-from .errors import UsageError
 
 ARCHIVE_TYPES = ("q4_0", "q8_0")
 AUTO_ARCHIVE, NO_ARCHIVE = "auto", 0

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from .bindings import llama_cpp
-from .errors import RetainError, UsageError
-from .models.model_file import ModelFile
-from .option_table import whole_number
+from ..bindings import llama_cpp
+from ..errors import RetainError, UsageError
+from ..models.model_file import ModelFile
+from .table import whole_number
 
 logger = logging.getLogger("retain_local")
 

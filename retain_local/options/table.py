@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, SupportsIndex
 
-from .errors import UsageError
+from ..errors import UsageError
 
 MOST = 2**24 - 1  # of tokens and cells: more would overflow the 32-bit counts of cells
 

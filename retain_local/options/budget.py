@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import SupportsIndex
 
-from .errors import UsageError
+from ..errors import UsageError
 
 DEFAULT_BUDGET = 2048
 AUTO_BUDGET = "auto"  # what an audit recommended; see `recommendation.py`

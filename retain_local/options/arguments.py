@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
-from .errors import UsageError
-from .option_table import Option, options_of, real_number, whole_number
+from ..errors import UsageError
+from .table import Option, options_of, real_number, whole_number
 
 T = TypeVar("T")
 

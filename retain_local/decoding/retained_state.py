@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from .bindings import llama_cpp
-from .decoding.history import CacheHistory
-from .vision.picture import Picture
+from ..bindings import llama_cpp
+from ..vision.picture import Picture
+from .history import CacheHistory
 
 
 class RetainedState(llama_cpp.llama.LlamaState):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import RetainError, UsageError
 from .archive import (
     ARCHIVE_TYPES,
     AUTO_ARCHIVE,
@@ -23,12 +24,11 @@ from .archive import (
     size_text,
 )
 from .budget import AUTO_BUDGET, Budget, parse_budget
-from .errors import RetainError, UsageError
-from .option_table import check, option
+from .table import check, option
 
 if TYPE_CHECKING:
-    from .kv_types import KVType
-    from .models.model_file import ModelFile
+    from ..kv_types import KVType
+    from ..models.model_file import ModelFile
 
 SCOPES = ("global", "layer", "head")
 PREFILLS = ("bounded", "full")
@@ -47,13 +47,13 @@ _CACHE, _MACHINE = "Cache", "Machine"
 
 def policies() -> tuple[str, ...]:
     """What the option `policy` may be: auto, and the policies of the native library."""
-    from .bindings import retain_h  # reading options must not load the library
+    from ..bindings import retain_h  # reading options must not load the library
 
     return ("auto", *retain_h.policies())
 
 
 def _policy_help() -> str:
-    from .bindings import retain_h
+    from ..bindings import retain_h
 
     kept = ", ".join(f"{name} ({description})" for name, description in retain_h.policies().items())
     return f"Which cells are kept: {kept}, or auto (gate if there are gates, else window)."
@@ -336,6 +336,6 @@ def _bytes_per_token(model: ModelFile, budget: object, type_k: KVType, type_v: K
         return model.bytes_per_token(type_k, type_v)
     if budget is None or not Budget.parse(budget, sizes=True).size:
         return 1  # which nobody reads
-    from .bindings.pool_size import pool_bytes_per_token
+    from ..bindings.pool_size import pool_bytes_per_token
 
     return pool_bytes_per_token(model.path, type_k, type_v)

@@ -1,4 +1,4 @@
-"""What the cache of a model keeps: reading it, and steering it while the model runs."""
+"""`Retention`: the cache of one model, to read and to steer while the model runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .bindings import retain_h
-from .bindings.usage import Usage, in_step
-from .errors import RetainError, UsageError
-from .option_table import whole_number
-from .retention_stats import ArchivedCells, PinnedRange, RetentionStats, Steering
+from ..bindings import retain_h
+from ..bindings.usage import Usage, in_step
+from ..errors import RetainError, UsageError
+from ..options.table import whole_number
+from .stats import ArchivedCells, PinnedRange, RetentionStats, Steering
 
 _INT = 2**31 - 1
 

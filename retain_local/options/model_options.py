@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from .errors import UsageError
-from .kv_types import KV_TYPES
-from .option_table import check, option
+from ..errors import UsageError
+from ..kv_types import KV_TYPES
+from .table import check, option
 
 _CACHE, _MACHINE, _CHAT = "Cache", "Machine", "Chat"
 _BATCH = 512  # tokens
