@@ -16,6 +16,8 @@ the queries is what a regression can foresee better, and the text's own later to
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +25,7 @@ from .metric import OutputMetric
 from .watch import Attention, Floats
 
 BLOCK = 128  # queries at once
+Each = Callable[[Callable[[int], None], Iterable[int]], Iterable[None]]
 MOST_WEIGHT = 0.95  # a cell that has all the weight would count without end
 TEXT_WEIGHT = 25  # of the mean over the text's own queries, beside that over its repetition
 
@@ -39,20 +42,27 @@ class LayerImportance:
     least_age : a query of the text counts for cells that are as old at least: what is newer is kept by any policy. Of a block of queries
         it is the first one that must be as far away.
     block : queries that are worked on at once.
+    each : as `map`, and may call the function for several heads at once.
     """
 
     def __init__(
-        self, metric: OutputMetric, n_cells: int, n_text: int, n_repeat: int, least_age: int, block: int = BLOCK
+        self,
+        metric: OutputMetric,
+        n_cells: int,
+        n_text: int,
+        n_repeat: int,
+        least_age: int,
+        block: int = BLOCK,
+        each: Each = map,
     ) -> None:
         self._metric = metric
         self._n_cells, self._n_text, self._n_repeat, self._least_age = n_cells, n_text, n_repeat, least_age
-        self._block, self._n_read = block, 0
+        self._block, self._each, self._n_read = block, each, 0
         self._k: Floats | None = None
         self._v: list[Floats] = []
         n_head, d_v, _ = metric.heads.shape
-        self._weight = np.zeros((n_head, n_cells), np.float32)  # sums over queries of w, w·|W·o|² and w·o, where
-        self._size = np.zeros((n_head, n_cells), np.float32)  # w = (a / (1 - a))², over the norm's divisor
-        self._output = np.zeros((n_head, n_cells, d_v), np.float32)
+        # sums over queries of w·o, w and w·|W·o|², where w = (a / (1 - a))², over the norm's divisor
+        self._sums = np.zeros((n_head, n_cells, d_v + 2), np.float32)
         self._hidden: list[Floats] = []
         self._is_repeating = False
 
@@ -82,22 +92,26 @@ class LayerImportance:
         if first >= self._n_repeat and not self._is_repeating:
             self._end_text()
         group = attention.q.shape[1] // attention.k.shape[1]
-        divisor = self._metric.divisor(attention.out[rows])
-        for head in range(attention.q.shape[1]):
-            weights = self._softmax(attention, rows, head, head // group, last)[:, :n_counted]
-            np.minimum(weights, MOST_WEIGHT, out=weights)
-            np.divide(weights, 1 - weights, out=weights)
-            np.square(weights, out=weights)
-            weights /= divisor[:, None]
-            weights[~is_counted] = 0
-            out = np.ascontiguousarray(attention.out[rows, head])
-            size = ((out @ self._metric.heads[head]) * out).sum(axis=1)
-            self._weight[head, :n_counted] += weights.sum(axis=0)
-            self._size[head, :n_counted] += size @ weights
-            self._output[head, :n_counted] += weights.T @ out
+        factor = is_counted / self._metric.divisor(attention.out[rows])
 
-    def _softmax(self, attention: Attention, rows: slice, head: int, kv_head: int, n_keys: int) -> Floats:
-        """Softmax weights of one head, [queries, n_keys]."""
+        def add_head(head: int) -> None:
+            weights, total = self._exponentials(attention, rows, head, head // group, last)
+            weights = weights[:, :n_counted]
+            np.minimum(weights, MOST_WEIGHT * total, out=weights)
+            weights /= total - weights
+            np.square(weights, out=weights)
+            out = attention.out[rows, head]
+            size = ((out @ self._metric.heads[head]) * out).sum(axis=1)
+            terms = np.column_stack([out, np.ones_like(size), size]) * factor[:, None]
+            self._sums[head, :n_counted] += weights.T @ terms
+
+        for _ in self._each(add_head, range(attention.q.shape[1])):
+            pass
+
+    def _exponentials(
+        self, attention: Attention, rows: slice, head: int, kv_head: int, n_keys: int
+    ) -> tuple[Floats, Floats]:
+        """Of one head's softmax the numerators, [queries, n_keys], and the denominators, [queries, 1]."""
         assert self._k is not None
         n = rows.stop - rows.start
         q = attention.q[rows, head] * np.float32(attention.scale)
@@ -115,8 +129,7 @@ class LayerImportance:
         total = x.sum(axis=1, keepdims=True)
         if attention.sinks is not None:
             total += np.exp(attention.sinks[head] - top)
-        x /= total
-        return x
+        return x, total
 
     def _end_text(self) -> None:
         """Make means of the sums over the text's queries, and weigh them beside the repetition."""
@@ -124,9 +137,7 @@ class LayerImportance:
         n_queries = self._n_text - self._least_age - np.arange(self._n_cells)
         # as many queries repeat them as there are cells
         share = (TEXT_WEIGHT * self._n_cells / np.maximum(n_queries, 1)).astype(np.float32)
-        self._weight *= share
-        self._size *= share
-        self._output *= share[:, None]
+        self._sums *= share[:, None]
 
     def result(self) -> tuple[Floats, npt.NDArray[np.float64]]:
         """Hidden states [n_cells, n_embd] float32 and importances [H_kv, n_cells] float64 of the cells.
@@ -140,10 +151,8 @@ class LayerImportance:
         for head in range(n_head):
             own = v[head * n_kv // n_head]
             moved = own @ self._metric.heads[head]
+            output, (weight, size) = self._sums[head, :, :-2], self._sums[head, :, -2:].T
             importance[head * n_kv // n_head] += np.maximum(
-                self._weight[head] * (moved * own).sum(axis=1)
-                + self._size[head]
-                - 2 * (moved * self._output[head]).sum(axis=1),
-                0,
+                weight * (moved * own).sum(axis=1) + size - 2 * (moved * output).sum(axis=1), 0
             )
         return np.concatenate(self._hidden), importance / self._n_cells

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from ...errors import RetainError
 from ..watched import WatchedLlama
 from .documents import Document, Plan
-from .importance import LayerImportance
+from .importance import Each, LayerImportance
 from .metric import OutputMetrics
 from .watch import Attention, AttentionWatch, Floats
 
@@ -44,6 +46,7 @@ class Reader:
 
     def __init__(self, model: Path, n_ctx: int, **options: Any) -> None:
         self._watch = AttentionWatch()
+        self._n_threads: int | None = options.get("n_threads")
         self.llm = WatchedLlama(
             model, self._watch.callback, policy="none", gates=None, sinks=0, budget=n_ctx, n_ctx=n_ctx,
             n_ubatch=min(N_UBATCH, n_ctx), **options,
@@ -80,13 +83,20 @@ class Reader:
         RetainError : the model names or computes something that gates cannot be made from.
         KeyboardInterrupt : Ctrl-C was pressed.
         """
+        # NumPy's own threads would wait for work in a loop, on the cores that the model computes on
+        with ThreadPoolExecutor(self._n_threads) as threads, threadpool_limits(1, "blas"):
+            return self._read(document, plan, on_progress, threads.map)
+
+    def _read(
+        self, document: Document, plan: Plan, on_progress: Callable[[int], None] | None, each: Each
+    ) -> list[Layer]:
         sums: dict[int, LayerImportance] = {}
 
         def see(il: int, attention: Attention) -> None:
             if il not in sums:
                 metric = self._metrics.of(il, *attention.out.shape[1:])
                 sums[il] = LayerImportance(
-                    metric, plan.n_repeat, plan.n_text, plan.n_text + plan.n_pause, plan.least_age
+                    metric, plan.n_repeat, plan.n_text, plan.n_text + plan.n_pause, plan.least_age, each=each
                 )
             sums[il].add(attention)
 
