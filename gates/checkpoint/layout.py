@@ -31,7 +31,9 @@ SAFETENSORS_FILE = "gates.safetensors"  # what our own training writes
 
 DEFAULT_PREFIX = "model."
 MODULE = "retention_gate"  # in the name of every tensor of a gate
-_NAME = re.compile(rf"(?P<prefix>|.+\.)layers\.(?P<layer>\d{{1,4}})\.self_attn\.{MODULE}\.(?P<part>.+)", re.DOTALL)
+_NAME = re.compile(
+    rf"(?P<prefix>|.+\.)layers\.(?P<layer>0|[1-9][0-9]{{0,3}})\.self_attn\.{MODULE}\.(?P<part>.+)", re.DOTALL
+)
 
 # tensors of gates, of whatever kind, among those of a base model
 _GATE_TENSOR = re.compile(

@@ -109,7 +109,7 @@ class _Machine:
         elif name == "GLOBAL":
             stack.append(self.find(argument.replace(" ", ".", 1)))
         elif name == "STACK_GLOBAL":
-            stack.append(self.find(".".join(map(str, self.pop(2)))))
+            stack.append(self.find(_joined(*self.pop(2))))
         elif name == "REDUCE":
             stack.append(_call(*self.pop(2)))
         elif name == "BINPERSID":
@@ -153,6 +153,13 @@ class _Machine:
         if len(self.stack) != 1 or self.stack[0] is _MARK:
             raise UnpickleError("its pickle is damaged (something is left over)")
         return self.stack[0]
+
+
+def _joined(module: Any, name: Any) -> str:
+    # to write a list out can take for ever: one of two lists, both of them one of two lists, and so on
+    if type(module) is not str or type(name) is not str:
+        raise UnpickleError("its pickle is damaged (a global without a name)")
+    return f"{module}.{name}"
 
 
 def _small(value: Any) -> Any:

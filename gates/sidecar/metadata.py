@@ -109,8 +109,10 @@ def add_metadata(writer: gguf.GGUFWriter, gates: GateSet, info: GateInfo) -> Non
         writer.add_uint32(f"{PREFIX}.window", gates.window)
     for key, type, field in _OPTIONAL:
         value = getattr(info, field)
-        if value is not None:
-            (writer.add_uint32 if type == U32 else writer.add_string)(key, value)
+        if value is not None and type == U32:
+            writer.add_uint32(key, value)
+        elif value is not None:  # names of files, and texts of a JSON file, may hold what no text can
+            writer.add_string(key, value.encode("utf-8", errors="replace").decode())
 
 
 def read_info(header: Header) -> GateInfo:

@@ -56,7 +56,7 @@ def _read_whole(path: Path) -> Iterator[Document]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise RetainError(f"{path}: not text in UTF-8") from None
     except OSError as error:
@@ -69,7 +69,7 @@ def _read_lines(path: Path) -> Iterator[Document]:
             continue
         try:
             entries = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RetainError(f"{path}: line {number} is not JSON") from None
         yield _document(entries, f"{path}: line {number}")
 
@@ -98,11 +98,22 @@ def _document(entries: Any, where: str) -> Document:
                 return [_message(message, where) for message in entries[field]]
         for field in _TEXTS:
             if isinstance(entries.get(field), str):
-                return entries[field]
+                return _checked(entries[field], where)
     raise RetainError(f"{where} has neither 'messages' (role and content each) nor 'text'")
 
 
 def _message(message: Any, where: str) -> Message:
     if isinstance(message, Mapping) and all(isinstance(message.get(key), str) for key in ("role", "content")):
-        return {"role": message["role"], "content": message["content"]}
+        return {key: _checked(message[key], where) for key in ("role", "content")}
     raise RetainError(f"{where}: a message is not an object with the texts 'role' and 'content'")
+
+
+def _checked(text: str, where: str) -> str:
+    """The text; RetainError where it has half of a surrogate pair, which JSON can hold and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RetainError(
+            f"{where} holds half of a character (\\u{ord(text[error.start]):04x}), which is no text; mend or remove it"
+        ) from None
+    return text

@@ -77,6 +77,7 @@ WRONG = [
     (_tensor("input_norm.weight", lambda _: torch.ones(128)), f"'{GATE}input_norm.weight' has no place"),
     (_rename(GATE + "bias", "model.retention_gate.bias"), "'model.retention_gate.bias' has no place"),
     (_rename(GATE + "bias", GATE.replace("model", "other") + "bias"), "gates of two models"),
+    (_rename(GATE + "bias", GATE.replace("1", "01") + "bias"), "layers.01.self_attn.retention_gate.bias' has no place"),
     (_tensor("linear1.weight", lambda t: t.T.contiguous()), "has shape [128, 64]"),
     (_tensor("linear1.weight", lambda t: t[None]), "has shape [1, 64, 128]"),
     (_tensor("linear1.weight", _spoiled(float("nan"))), f"'{GATE}linear1.weight' has numbers that are not finite"),
@@ -101,6 +102,23 @@ def test_a_wrong_checkpoint_makes_nothing(
     text = str(caught.value)
     assert message in text and str(source) in text and "\n" not in text
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+def test_a_layer_is_named_in_one_way_alone(tmp_path: Path) -> None:
+    tensors = dict(GatedModel(MODEL).state_dict())
+    renamed = {name.replace("layers.1.", "layers.01."): tensor for name, tensor in tensors.items()}
+    source = save_checkpoint(tmp_path / "c", renamed, config_for(MODEL), "torch")
+    with pytest.raises(CheckpointError, match="has no place in gates"):
+        read_checkpoint(source)
+
+
+def test_texts_that_utf_8_cannot_write_do_not_stop_an_export(tmp_path: Path) -> None:
+    config = config_for(MODEL) | {"base_model": "half \ud83d", "license": "\udc80"}
+    source = save_checkpoint(tmp_path / "c\udcff", GatedModel(MODEL), config, "torch")
+    named = source / "weights\udcff.pth"
+    (source / "trimkv_weights.pth").rename(named)
+    info = export_checkpoint(named, tmp_path / "out.gguf").sidecar.info
+    assert (info.source, info.base_name, info.license) == ("weights?.pth", "half ?", "?")
 
 
 def test_one_tensor_for_every_layer_does_not_fill_the_memory(tmp_path: Path) -> None:

@@ -46,6 +46,13 @@ def test_lines_of_texts_and_conversations(tmp_path: Path) -> None:
     assert list(read_documents(str(path))) == ["plain", CHAT]
 
 
+def test_what_marks_a_text_file_as_utf_8_is_no_part_of_it(tmp_path: Path) -> None:
+    lines, book = tmp_path / "data.jsonl", tmp_path / "book.txt"
+    lines.write_text('{"text": "plain"}\n', encoding="utf-8-sig")
+    book.write_text("a whole book", encoding="utf-8-sig")
+    assert [*read_documents(str(lines)), *read_documents(str(book))] == ["plain", "a whole book"]
+
+
 def test_folder_of_a_data_set(tmp_path: Path) -> None:
     """Read by the package that reads data sets of the Hub."""
     write_lines(tmp_path / "train.jsonl", {"messages": CHAT}, {"messages": CHAT[:2]})
@@ -58,6 +65,9 @@ def test_folder_of_a_data_set(tmp_path: Path) -> None:
         ("x.jsonl", b'{"text": "a"}\nnot json\n', "line 2 is not JSON"),
         ("x.jsonl", b'{"texts": "a"}\n', "line 1 has neither 'messages'"),
         ("x.jsonl", b"[1]\n", "line 1 has neither"),
+        ("x.jsonl", b"[" * 100_000, "line 1 is not JSON"),
+        ("x.jsonl", b'{"text": "a"}\n{"text": "cut \\ud83d off"}\n', r"line 2 holds half of a character \(\\ud83d\)"),
+        ("x.jsonl", b'{"messages": [{"role": "user", "content": "\\udc00"}]}\n', "line 1 holds half of a character"),
         ("x.jsonl", b'{"messages": [{"role": "user"}]}\n', "a message is not an object with the texts"),
         ("x.txt", b"\xff\xfe", "not text in UTF-8"),
         ("x.parquet", b"PAR1", "a file of data ends in"),

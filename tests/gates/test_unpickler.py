@@ -128,6 +128,8 @@ def hostile() -> dict[str, bytes]:
         "deep tuples": b"\x80\x02)" + b"\x85" * 200_000 + b".",
         # each tuple holds the one before it twice: to hash the last one would take for ever
         "tuples as a key": b"\x80\x02})q\x00" + b"h\x00h\x00\x86q\x00" * 100 + b"K\x01s.",
+        # a name that is such a list: to write it out would take for ever
+        "lists that double as a global": b"\x80\x04]q\x00" + b"0](h\x00h\x00eq\x00" * 1000 + b"h\x00h\x00\x93.",
         "lists that double": b"\x80\x02]q\x00" + b"0](h\x00h\x00eq\x00" * 1000 + b".",
     }
 

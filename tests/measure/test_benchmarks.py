@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from conftest import TinyFiles
 from retain_local.errors import RetainError, UsageError
-from retain_local.evaluation.benchmarks import load_benchmark, metrics
+from retain_local.evaluation.benchmarks import load_benchmark, metrics, registry
 from support.command_line import run
 from support.hub_server import Hub, serving
 
@@ -116,6 +117,9 @@ def test_classification_shares_between_the_classes_named() -> None:
     [
         ("gsm8k", "", "is empty"),
         ("gsm8k", "{", "line 1 is not JSON"),
+        ("gsm8k", '{"a": ' + "[" * 100_000, "line 1 is not JSON"),
+        ("longbench", "[]", "is empty"),
+        ("ruler/qa", " [\n]\n", "is empty"),
         ("gsm8k", '{"question": "?", "answer": "1 #### 1"}\n[1]', "line 2 is not an object"),
         ("gsm8k", '{"question": "?"}', "line 1 has no field 'answer'"),
         ("gsm8k", '{"question": "?", "answer": "none"}', "line 1: the answer has no number"),
@@ -138,6 +142,15 @@ def test_a_file_of_another_format_is_one_clear_line(tmp_path: Path, name: str, t
     with pytest.raises(RetainError) as error:
         load_benchmark(f"{name}:{path}")
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_characters_that_end_lines_elsewhere_may_stand_in_a_line(tmp_path: Path) -> None:
+    """As `json.dumps(..., ensure_ascii=False)` writes them; and the mark of UTF-8 before the first line."""
+    path = tmp_path / "gsm8k.jsonl"
+    lines = [{"question": f"a{end}b", "answer": "#### 1"} for end in "\u2028\u2029\x85"]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\r\n" for line in lines), encoding="utf-8-sig")
+    questions = [item.questions[0].text.partition("\n\n")[0] for item in load_benchmark(f"gsm8k:{path}").loaded]
+    assert questions == ["a\u2028b", "a\u2029b", "a\x85b"]
 
 
 def test_an_answer_that_is_no_option(tmp_path: Path) -> None:
@@ -195,6 +208,23 @@ def test_a_task_from_the_hub(tmp_path: Path, tiny: TinyFiles) -> None:
     assert again.returncode == 0, again.stderr
     nowhere = run(tmp_path, *ask, "longbench_v2")
     assert nowhere.returncode == 1 and nowhere.stderr.count("\n") == 1 and "HF_HUB_OFFLINE" in nowhere.stderr
+
+
+def test_a_file_whose_unpacking_was_stopped_is_unpacked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data.zip"
+    path.write_bytes(archive("data/hotpotqa.jsonl"))
+    copy = shutil.copyfileobj
+
+    def stopped(source, target, *more) -> None:
+        target.write(source.read(10))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfileobj", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        registry._unpacked(path, "data/hotpotqa.jsonl")
+    monkeypatch.setattr(shutil, "copyfileobj", copy)
+    unpacked = registry._unpacked(path, "data/hotpotqa.jsonl")
+    assert unpacked.read_bytes() == (SAMPLES / "longbench_hotpotqa.jsonl").read_bytes()
 
 
 @pytest.mark.parametrize(

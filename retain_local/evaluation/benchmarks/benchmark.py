@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -135,19 +136,19 @@ def read_lines(path: Path) -> Iterator[Line]:
     RetainError : the file cannot be read, is empty, or a line of it is not JSON.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise RetainError(f"{path}: no such file") from None
     except UnicodeDecodeError:
         raise RetainError(f"{path} is not a text file") from None
     except OSError as error:
         raise RetainError(f"{path} cannot be read: {error.strerror}") from None
-    if not text.strip():
+    if not text.strip() or re.fullmatch(r"\s*\[\s*\]\s*", text):
         raise RetainError(f"{path} is empty")
     if text.lstrip().startswith("["):
         yield from (Line(entry, f"{path}: entry {at}") for at, entry in enumerate(_parse(text, str(path)), 1))
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # `splitlines` cuts at characters that JSON may hold as they are
         if line.strip():
             yield Line(_parse(line, f"{path}: line {number}"), f"{path}: line {number}")
 
@@ -155,5 +156,5 @@ def read_lines(path: Path) -> Iterator[Line]:
 def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RetainError(f"{where} is not JSON: {error}") from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import RetainError, UsageError
+from ...files import replaced
 from .benchmark import Benchmark
 from .gsm8k import load_gsm8k
 from .longbench import load_longbench
@@ -91,19 +94,20 @@ def _download(repo: str, file: str) -> Path:
         ) from None
     except EntryNotFoundError:
         raise RetainError(f"{repo} has no file {file}; is the task's name right?") from None
-    except (HTTPError, OSError) as error:
+    except (HTTPError, OSError, ValueError) as error:
         raise RetainError(why(repo, error, UNFINISHED)) from None
 
 
 def _unpacked(archive: Path, member: str) -> Path:
-    folder = archive.parent / archive.stem
-    path = folder / member
+    path = archive.parent / archive.stem / member
     if not path.is_file():
         try:
-            with zipfile.ZipFile(archive) as opened:
-                opened.extract(member, folder)
+            with zipfile.ZipFile(archive) as opened, opened.open(member) as source:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replaced(path) as file:
+                    shutil.copyfileobj(source, file)
         except KeyError:
             raise RetainError(f"{archive} has no file {member}; is the task's name right?") from None
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError) as error:
             raise RetainError(f"{archive} cannot be unpacked: {error}") from None
     return path
