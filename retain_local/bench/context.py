@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 
 import llama_cpp
@@ -42,7 +43,7 @@ class BenchSession:
         llama_cpp.llama_backend_init()
         model_params = llama_cpp.llama_model_default_params()
         model_params.n_gpu_layers = n_gpu_layers
-        self._model = llama_cpp.llama_model_load_from_file(model.encode(), model_params)
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(model), model_params)
         if not self._model:
             raise RetainError(f"{model} cannot be loaded")
         params = llama_cpp.llama_context_default_params()

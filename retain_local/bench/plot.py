@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import RetainError
+from ..errors import RetainError, UsageError
 from ..files import check_writable, replaced
 from .measure import OURS, STOCK
 from .summary import Row
@@ -18,6 +18,11 @@ def check_plot(path: Path) -> None:
     """Raise RetainError when no picture could be drawn or written, before anything is measured."""
     if importlib.util.find_spec("matplotlib") is None:
         raise RetainError("a picture needs matplotlib: pip install 'retain-local[report]'")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    if _format(path) not in known:
+        raise UsageError(f"{path}: a picture cannot be a .{_format(path)}; it can be one of {', '.join(sorted(known))}")
     check_writable(path)
 
 
@@ -45,8 +50,10 @@ def save_plot(path: Path, rows: Sequence[Row], title: str) -> None:
         axis.legend()
     try:
         with replaced(path) as file:
-            figure.savefig(file, format=path.suffix[1:] or "png")
-    except ValueError as error:
-        raise RetainError(f"{path} cannot be written: {error}") from None
+            figure.savefig(file, format=_format(path))
     finally:
         plt.close(figure)
+
+
+def _format(path: Path) -> str:
+    return path.suffix[1:].lower() or "png"

@@ -4,6 +4,7 @@ command. Two libraries cannot live in one process."""
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from typing import Any
 
@@ -78,6 +79,7 @@ class Worker:
 
 
 def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the process that asks ends this one
     worker = Worker()
     for line in sys.stdin:
         command = json.loads(line)
@@ -85,6 +87,8 @@ def main() -> None:
             answer = {"result": getattr(worker, command.pop("command"))(**command)}
         except RetainError as error:
             answer = {"error": str(error)}
+        except MemoryError:
+            answer = {"error": "there is not enough memory"}
         print(json.dumps(answer), flush=True)
 
 

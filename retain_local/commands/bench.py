@@ -36,6 +36,7 @@ from .model_name import find_model
 
 _READ_RATE_BYTES, _READ_RATE_REPEAT = 512 << 20, 5
 _SEED = 0
+_LONGEST = 2**31 - 1  # tokens of a context
 
 
 def run_bench(model: str, options: BenchOptions, retention: RetentionOptions, loading: ModelOptions) -> None:
@@ -113,10 +114,14 @@ def _arguments(
 ) -> dict[str, Any]:
     """How every side loads the model. A cache that evicted cannot go back, so there is room for all that is read."""
     n_ubatch = retention.n_ubatch or 0
-    spare = options.repeat * (n_ubatch + options.tokens) * (len(depths) + 1)
+    n_ctx = depths[-1] + options.repeat * (n_ubatch + options.tokens) * (len(depths) + 1)
+    if n_ctx > _LONGEST:
+        raise UsageError(
+            f"these depths, tokens and repeats take a context of {n_ctx:,} tokens; {_LONGEST:,} is the most"
+        )
     n_threads = loading.n_threads or os.cpu_count() or 1
     return {
-        "model": str(model.absolute()), "n_ctx": depths[-1] + spare, "n_ubatch": n_ubatch, "n_threads": n_threads,
+        "model": str(model.absolute()), "n_ctx": n_ctx, "n_ubatch": n_ubatch, "n_threads": n_threads,
         "type_k": kv_type(loading.type_k).ggml, "type_v": kv_type(loading.type_v).ggml,
         "n_gpu_layers": loading.n_gpu_layers, "seed": _SEED,
     }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ from conftest import TinyFiles
 from retain_local.bench.measure import OURS, PLAIN, SHALLOW, STOCK, Depth, Measured, Measurement
 from retain_local.bench.side import Side
 from retain_local.bench.summary import summarise
+from retain_local.bindings import library
 from retain_local.models.gguf_header import read_header
 from support.command_line import run
 from support.libraries import STOCK_VARIABLE
@@ -150,13 +152,32 @@ def test_shares_and_rates() -> None:
         (["--gates", "absent.gguf"], 1, "absent.gguf: no such gate sidecar"),
         (["--json", "absent/out.json"], 2, "its folder is missing"),
         (["--plot", "absent/out.png"], 2, "its folder is missing"),
+        (["--plot", "out.txt"], 2, "out.txt: a picture cannot be a .txt; it can be one of"),
+        (["--depths", "9999999999999"], 2, "take a context of 10,000,000,000,131 tokens; 2,147,483,647 is the most"),
         (["--type-k", "q5"], 2, "KV type 'q5' is not one of"),
         (["--repeat", "0"], 2, "repeat is 0; it must be a whole number from 1"),
     ],
 )
 def test_mistakes(tiny: TinyFiles, tmp_path: Path, arguments: list[str], status: int, message: str) -> None:
     done = run(tmp_path, "bench", tiny.model(ARCH), *OPTIONS, *arguments)
-    assert done.returncode == status and message in done.stderr
+    assert done.returncode == status and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_model_whose_name_is_no_utf_8(tiny: TinyFiles, tmp_path: Path) -> None:
+    model = tmp_path / "caf\udce9.gguf"
+    model.symlink_to(tiny.model(ARCH))
+    done = run(tmp_path, "bench", model, *OPTIONS)
+    assert done.returncode == 0, done.stderr
+
+
+def test_ctrl_c_is_left_to_the_process_that_asks() -> None:
+    side = Side("one", library.directory())
+    try:
+        side.ask("read_rate", n_bytes=1 << 16, repeat=1, n_threads=1)
+        side._process.send_signal(signal.SIGINT)
+        assert side.ask("read_rate", n_bytes=1 << 16, repeat=1, n_threads=1) > 0
+    finally:
+        side.close()
 
 
 def test_gates_of_another_model(tiny: TinyFiles, tmp_path: Path) -> None:

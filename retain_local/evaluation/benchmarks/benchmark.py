@@ -148,7 +148,8 @@ def read_lines(path: Path) -> Iterator[Line]:
     if text.lstrip().startswith("["):
         yield from (Line(entry, f"{path}: entry {at}") for at, entry in enumerate(_parse(text, str(path)), 1))
         return
-    for number, line in enumerate(text.split("\n"), 1):  # `splitlines` cuts at characters that JSON may hold as they are
+    # `splitlines` would cut at characters that may stand in a text of JSON
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield Line(_parse(line, f"{path}: line {number}"), f"{path}: line {number}")
 
