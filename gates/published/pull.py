@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import RetainError, UsageError
-from ...files import check_writable
 from ...models.model_file import ModelFile
 from ..checkpoint.license import license_of
 from ..export import Export, export_checkpoint
+from ..sidecar.file import check_out
 from .match import fitting
 from .registry import PublishedGates, published_gates
 
@@ -104,9 +104,7 @@ def pull_gates(
     """
     from ..checkpoint.hub import fetch_card, fetch_checkpoint  # takes a while to import
 
-    if out.exists() and not force:
-        raise RetainError(f"{out} is there already; --force replaces it")
-    check_writable(out)
+    check_out(out, force, model.path)
     card = fetch_card(choice.hub, revision)
     try:
         license = license_of(card) if card is not None else None

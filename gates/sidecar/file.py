@@ -15,8 +15,8 @@ import gguf
 import numpy as np
 from gguf.quants import dequantize, quantize
 
-from ...errors import RetainError
-from ...files import replaced
+from ...errors import RetainError, UsageError
+from ...files import check_writable, replaced
 from ...models.gguf_header import GateFileError, Header, TensorInfo, read_header
 from .gate_set import GateSet
 from .metadata import GateInfo, GateShape, add_metadata, read_info, read_shape
@@ -55,6 +55,26 @@ class Sidecar:
     gates: GateSet
     types: dict[str, str]
     n_bytes: int
+
+
+def check_out(out: Path, force: bool, model: Path | None = None) -> None:
+    """Find out before anything is read or fetched whether a sidecar may be written.
+
+    Parameters
+    ----------
+    force : replace a file that is there.
+    model : the base model, which is never replaced; None: not known.
+
+    Raises
+    ------
+    UsageError : it is the model, or cannot be written.
+    RetainError : it is there, and is not to be replaced.
+    """
+    if model is not None and out.exists() and model.exists() and out.samefile(model):
+        raise UsageError(f"{out} is the base model, which would be lost; name another file for the sidecar")
+    check_writable(out)
+    if out.exists() and not force:
+        raise RetainError(f"{out} is there already; --force replaces it")
 
 
 def write_sidecar(path: str | os.PathLike[str], gates: GateSet, info: GateInfo, weight_type: str = "f16") -> Sidecar:

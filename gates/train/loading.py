@@ -40,13 +40,13 @@ def load_base(source: str, options: TrainOptions) -> tuple[BaseModel, Tokenizer]
         return base, tokenizer
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype).to(device)
+    except Exception as error:  # whatever a model's files, the connection or a GPU's memory can do
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RetainError(f"{source}: no base model could be loaded: {reason}") from None
     if not tokenizer.is_fast:
         raise RetainError(f"{source}: its tokenizer has no tokenizer.json, which is needed to find replies in a text")
-    return BaseModel(model.to(device)), tokenizer
+    return BaseModel(model), tokenizer
 
 
 def gate_activation(base: BaseModel) -> str:

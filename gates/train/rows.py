@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -178,7 +179,7 @@ def _encode(document: Document, tokenizer: Tokenizer, assistant_only: bool) -> P
         return Piece(np.array(tokens, np.int32), np.full(len(tokens), not assistant_only))
     if tokenizer.chat_template is None:
         raise RetainError("the data hold conversations, and the base model has no chat template to write them with")
-    text = tokenizer.apply_chat_template(document, tokenize=False)
+    text = _rendered(tokenizer, document)
     encoding = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     tokens = np.array(encoding["input_ids"], np.int32)
     if not assistant_only:
@@ -193,12 +194,28 @@ def _encode(document: Document, tokenizer: Tokenizer, assistant_only: bool) -> P
 def _replies(messages: list[Message], text: str, tokenizer: Tokenizer) -> Iterator[tuple[int, int]]:
     """Where in the rendered text the assistant's messages are, each with the marker that ends it.
 
-    A template may write earlier messages another way once others follow; those cannot be found and do not count.
+    A template may write earlier messages another way once others follow, or refuse the beginning of a conversation; those
+    cannot be found and do not count.
     """
     for at, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = tokenizer.apply_chat_template(messages[:at], tokenize=False, add_generation_prompt=True) if at else ""
-        after = tokenizer.apply_chat_template(messages[: at + 1], tokenize=False)
+        try:
+            before = _rendered(tokenizer, messages[:at], add_generation_prompt=True) if at else ""
+            after = _rendered(tokenizer, messages[: at + 1])
+        except RetainError:  # it takes the conversation, and not the part of it
+            continue
         if text.startswith(before) and text.startswith(after):
             yield len(before), len(after.rstrip())
+
+
+def _rendered(tokenizer: Tokenizer, messages: list[Message], add_generation_prompt: bool = False) -> str:
+    """The text of a conversation; RetainError where the base model's chat template refuses it."""
+    try:
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except (TemplateError, TypeError, ValueError, RetainError) as error:
+        begins = " ".join(messages[0]["content"].split())[:40] if messages else ""
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RetainError(
+            f"the base model's chat template refuses the conversation that begins with '{begins}': {reason}"
+        ) from None

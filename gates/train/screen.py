@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ...errors import RetainError, UsageError
@@ -50,7 +51,7 @@ def train(
     console = Console(highlight=False, soft_wrap=True)
     with TrainingScreen(console, options) as screen:
         export = train_gates(base, out, data, options, base_gguf, weight_type, screen.start, screen.step)
-    console.print(f"wrote [bold]{export.path}[/] and the checkpoint it was made from")
+    console.print(f"wrote [bold]{escape(str(export.path))}[/] and the checkpoint it was made from")
     for remark in export.remarks:
         logger.warning("%s", remark)
 

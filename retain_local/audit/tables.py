@@ -149,7 +149,7 @@ def _file_table(audit: Audit, bound: Bound) -> Table:
         column.justify = "right"
     for file, name in short_names(audit).items():
         summaries = [one.files[file] for one in audit.budgets]
-        table.add_row(name, *(Text(f"{s.kl_mean:.4f}", "" if bound.holds(s) else "red") for s in summaries))
+        table.add_row(Text(name), *(Text(f"{s.kl_mean:.4f}", "" if bound.holds(s) else "red") for s in summaries))
     return table
 
 
@@ -164,7 +164,7 @@ def _worst_table(audit: Audit, n_worst: int, piece: Callable[[int], str]) -> Tab
             where = f"{names[place.file]}:{place.line}" if len(names) > 1 else str(place.line)
             label = one.name if number == 0 else ""
             tokens = (Text(shown_token(token)) for token in (place.came, place.full, place.cache))
-            table.add_row(label, f"{place.kl:.2f}", where, Text(shown(place.before)), *tokens)
+            table.add_row(label, f"{place.kl:.2f}", Text(where), Text(shown(place.before)), *tokens)
     return table
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import gguf
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..bench.machine import check_idle, describe
@@ -66,7 +67,8 @@ def run_bench(model: str, options: BenchOptions, retention: RetentionOptions, lo
         found = _measure(stack, processes, depths, options, arguments["n_ubatch"])
     rows = summarise(found, _gate_bytes(fields["gates"]) / read_rate)
     threads = f"{arguments['n_threads']} threads"
-    console.print(f"{path.name} on {describe()}; {threads}, ubatch {arguments['n_ubatch']}, {_words(fields)}")
+    heading = f"{path.name} on {describe()}; {threads}, ubatch {arguments['n_ubatch']}, {_words(fields)}"
+    console.print(escape(heading))
     print_tables(console, found, rows, read_rate)
     settings = arguments | {"model": path.name, "machine": describe(), "retention": fields}
     if options.json is not None:

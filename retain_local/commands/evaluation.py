@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from ..errors import RetainError, UsageError
 from ..evaluation.arms import make_arms
@@ -61,13 +62,16 @@ def run_eval(model: str, request: EvalRequest) -> None:
     units = units_left(plan, tasks, records)
     total = len(plan.arms) * sum(len(task.items) for task in tasks)
     if 0 < len(units) < total:
-        notes.print(f"[dim]resuming: {total - len(units):,} of {total:,} conversations are in {options.json}[/]")
+        notes.print(
+            f"[dim]resuming: {total - len(units):,} of {total:,} conversations are in {escape(str(options.json))}[/]"
+        )
     with EvalProgress(total - len(units), total) as progress:
         try:
             _measure(plan, tasks, units, records, options.jobs, progress)
         except KeyboardInterrupt:
             if options.json is not None:
-                notes.print(f"[dim]stopped; {len(records):,} results are in {options.json}: run it again to resume[/]")
+                where = f"{len(records):,} results are in {escape(str(options.json))}"
+                notes.print(f"[dim]stopped; {where}: run it again to resume[/]")
             raise
     keys = {(str(arm), source.name) for arm in plan.arms for source in plan.sources}
     results = {"": [record for record in records if (record.arm, record.task) in keys]}

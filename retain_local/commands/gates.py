@@ -11,7 +11,7 @@ from ..gates.calibrate.options import CalibrateOptions
 from ..gates.train.options import TrainOptions
 from . import options as o
 from .help import command, show_help_alone
-from .model_name import find_model, find_sidecar
+from .model_name import find_model, find_sidecar, names_gguf
 
 gates_app = typer.Typer(
     help="Fetch, make, inspect and verify gates.",
@@ -248,7 +248,7 @@ def gates_train(
     """
     from ..gates.train.screen import train
 
-    if base.lower().endswith(".gguf"):
+    if names_gguf(base):
         base = str(find_model(base)[0])
     train(base, out, data or [], options, None if base_gguf is None else find_model(base_gguf)[0], outtype)
 
@@ -280,7 +280,7 @@ def gates_calibrate(
         typer.Option(min=1, help="How many CPU threads to use. (default: all CPUs)", show_default=False),
     ] = None,
     n_gpu_layers: Annotated[
-        int, typer.Option("--n-gpu-layers", min=-1, help="How many layers to put on the GPU; -1 is all of them.")
+        int, typer.Option("--gpu-layers", "-ngl", min=-1, help="How many layers to put on the GPU; -1 is all of them.")
     ] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the sidecar if it exists.")] = False,
     *,

@@ -14,11 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..divergence.texts import read_files
-from ..errors import RetainError, UsageError
-from ..files import check_writable
+from ..errors import UsageError
 from ..gates.calibrate.options import CalibrateOptions
 from ..gates.calibrate.state import state_path
-from ..gates.sidecar.file import WEIGHT_TYPES
+from ..gates.sidecar.file import WEIGHT_TYPES, check_out
 from ..models.model_file import read_model_file
 from ..options.retention_options import RetentionOptions
 from ..terminal.progress import AuditProgress
@@ -56,9 +55,7 @@ def run_calibrate(
     contents = read_files(paths)
     model = read_model_file(find_model(name)[0])
     out = model.sidecar_path() if out is None else out
-    if out.exists() and not force:
-        raise RetainError(f"{out} is there already; --force replaces it, and --out names another file")
-    check_writable(out)
+    check_out(out, force, model.path)
 
     from ..gates.calibrate.calibration import calibrate  # loads the native libraries
 

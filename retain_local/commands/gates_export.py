@@ -8,11 +8,12 @@ import re
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 
-from ..errors import RetainError, UsageError
+from ..errors import UsageError
 from ..gates import describe_sidecar, facts_table, sidecar_table
 from ..gates.export import export_checkpoint
-from ..gates.sidecar.file import WEIGHT_TYPES
+from ..gates.sidecar.file import WEIGHT_TYPES, check_out
 from ..terminal.text_input import read_prompt
 
 _REPOSITORY = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<file>.+))?")
@@ -46,14 +47,11 @@ def export_gates(
     """
     if weight_type not in WEIGHT_TYPES:
         raise UsageError(f"outtype {weight_type!r} is not one of {', '.join(WEIGHT_TYPES)}")
-    if base is not None and out.exists() and base.exists() and out.samefile(base):
-        raise UsageError(f"{out} is the base model, which would be lost; name another file for the sidecar")
-    if out.exists() and not force:
-        raise RetainError(f"{out} is there already; --force replaces it")
+    check_out(out, force, base)
     path, name = _find_source(source, revision)
     export = export_checkpoint(path, out, weight_type, base, name)
     console = Console(highlight=False, emoji=False, soft_wrap=True)
-    console.print(f"[bold]{source}[/] -> [bold]{out}[/]")
+    console.print(f"[bold]{escape(source)}[/] -> [bold]{escape(str(out))}[/]")
     console.print(facts_table(describe_sidecar(out)))
     for remark in export.remarks:
         logger.warning("%s", remark)

@@ -95,6 +95,14 @@ def find_model(name: str) -> tuple[Path, Path | None]:
     return fetched.path, fetched.gates
 
 
+def names_gguf(name: str) -> bool:
+    """Whether a name must stand for a GGUF file: that of a file, or one with a choice; a repository alone may hold anything."""
+    if name == BUNDLED or name.lower().endswith(".gguf"):
+        return True
+    hub_name = None if not name or Path(name).exists() else HubName.of(name)
+    return hub_name is not None and hub_name.choice is not None
+
+
 def find_sidecar(name: str) -> Path:
     """The gate sidecar that a name stands for: a file, or "bundled", that of the bundled model."""
     is_bundled = name == BUNDLED and not Path(name).exists()

@@ -6,6 +6,7 @@ In this process, as PyTorch takes long to import; the command line of a machine 
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -53,7 +54,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base(home: Path) -> Path:
     from support.tiny_bases import FAMILIES, save_base, tiny_base
 
-    return save_base(home / "base", tiny_base(FAMILIES["qwen3"]))
+    base = save_base(home / "base", tiny_base(FAMILIES["qwen3"]))
+    shutil.copytree(base, home / "cut-off")
+    weights = home / "cut-off" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])  # as a download that was stopped
+    return base
 
 
 class Done(NamedTuple):
@@ -116,6 +121,7 @@ def test_a_training_from_the_command_line(home: Path, retain_local: Callable[...
         (["base", "--data", "bad.jsonl"], 1, "bad.jsonl: line 2 is not JSON"),
         (["no-model", "--data", "text.txt"], 1, "no-model: no base model could be loaded"),
         (["./absent", "--data", "text.txt"], 1, "absent: no base model could be loaded"),
+        (["cut-off", "--data", "text.txt"], 1, "cut-off: no base model could be loaded: "),
     ],
 )
 def test_mistakes(

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from retain_local.chat.completer import CommandCompleter
 from retain_local.cli import app
 from retain_local.commands.loading import usual_threads
-from retain_local.commands.model_name import HubName, find_model, find_sidecar
+from retain_local.commands.model_name import HubName, find_model, find_sidecar, names_gguf
 from retain_local.errors import UsageError
 from retain_local.paths import BUNDLED_MODEL
 from support.command_line import FAST, environment, run
@@ -54,6 +54,18 @@ def test_names_on_the_hub(name: str, expected: HubName) -> None:
 @pytest.mark.parametrize("name", ["model.gguf", "models/x.gguf", "./a/b/c.gguf", "/a/b/c.gguf", "a/b/c", "bundle"])
 def test_names_of_files(name: str) -> None:
     assert HubName.of(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "is_gguf"),
+    [
+        ("model.gguf", True), ("bundled", True), (f"{REPO}:Q4_K_M", True), (f"{REPO}/{FILE}", True),
+        (f"https://huggingface.co/{REPO}/blob/main/{FILE}", True), (REPO, False), ("folder", False), ("", False),
+    ],
+)  # fmt: skip
+def test_what_must_be_a_gguf_file(name: str, is_gguf: bool) -> None:
+    """Of what `gates train` takes as its base, which may be a model in the layout of transformers too."""
+    assert names_gguf(name) == is_gguf
 
 
 def test_a_missing_file_in_a_folder_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -277,5 +277,10 @@ def test_the_command(tmp_path: Path, tiny: TinyFiles) -> None:
     assert gates.variant == "linear" and not gates.is_static
     again = run(tmp_path, *arguments)
     assert again.returncode == 1 and again.stderr.count("\n") == 1 and "--force" in again.stderr
+    model = tmp_path / "model.gguf"
+    model.write_bytes(tiny.model("llama").read_bytes())
+    lost = run(tmp_path, "gates", "calibrate", model, "--out", "model.gguf", "--force")
+    assert lost.returncode == 2 and "model.gguf is the base model, which would be lost" in lost.stderr
+    assert model.read_bytes() == tiny.model("llama").read_bytes()
     missing = run(tmp_path, *arguments, "--force", "--text", tmp_path / "none.txt")
     assert missing.returncode == 1 and missing.stderr.count("\n") == 1

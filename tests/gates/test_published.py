@@ -207,6 +207,7 @@ def test_the_licence_is_shown_as_the_card_states_it(home: Path, hub: Hub, source
         (["--from", "ann/wide"], 1, "its gates have 64 as an embedding length"),
         (["--out", "there.gguf"], 1, "there.gguf is there already; --force replaces it"),
         (["--out", "absent/o.gguf"], 2, "absent/o.gguf cannot be written: its folder is missing"),
+        (["--out", "./m.gguf", "--force"], 2, "m.gguf is the base model, which would be lost"),
         (["--outtype", "q4_0"], 2, "outtype 'q4_0' is not one of f32, f16, q8_0"),
         (["--revision", "v9"], 1, "ann/tiny-gates has no such branch, tag or commit"),
         (["--registry", "absent.json"], 1, "absent.json cannot be read: No such file"),

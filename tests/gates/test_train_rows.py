@@ -137,6 +137,28 @@ def test_a_template_that_rewrites_earlier_replies() -> None:
     assert "".join(tokenizer.decode([token]) for token in piece.tokens[piece.counts]) == "five six</s>"
 
 
+def test_a_conversation_that_the_template_refuses() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system message, please') }}{% endif %}"
+        "<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+    )
+    with pytest.raises(RetainError, match="refuses the conversation that begins with 'be kind': no system message"):
+        make_rows([CHAT, [{"role": "system", "content": "be\nkind"}, *CHAT]], tokenizer=tokenizer)
+
+
+def test_a_template_that_refuses_the_beginning_of_a_conversation() -> None:
+    """As those do that take conversations of two turns alone: the replies that can be found count."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% if messages | length < 3 %}{{ raise_exception('too short') }}{% endif %}"
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    (piece,) = make_rows([CHAT], context=200, assistant_only=True, tokenizer=tokenizer).rows[0]
+    assert "".join(tokenizer.decode([token]) for token in piece.tokens[piece.counts]) == "five six</s>"
+
+
 def test_documents_without_a_reply_are_left_out_and_counted() -> None:
     rows = make_rows(["plain text", CHAT], context=200, assistant_only=True)
     assert len(rows) == 1 and rows.n_skipped == 1
