@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..bindings import retain_h
 from ..errors import RetainError
+from ..files import opened
 from ..kv_types import kv_type
 from ..options.archive import share_text, size_text
 from ..retention.retention import SEQUENCE
@@ -20,12 +20,20 @@ if TYPE_CHECKING:
 
 
 def describe_cache(llm: Llama) -> dict[str, str]:
-    """What a cache must have in common with another one to take its cells."""
-    gates = llm.options.gates
+    """What a cache must have in common with another one to take its cells.
+
+    Raises
+    ------
+    RetainError : the gates cannot be read.
+    """
+    gates = "none"
+    if llm.options.gates is not None:
+        with opened(llm.options.gates) as file:
+            gates = hashlib.sha256(file.read()).hexdigest()[:16]
     return {
         "K type": kv_type(llm.context_params.type_k).name,
         "V type": kv_type(llm.context_params.type_v).name,
-        "gates": hashlib.sha256(Path(gates).read_bytes()).hexdigest()[:16] if gates is not None else "none",
+        "gates": gates,
     }
 
 

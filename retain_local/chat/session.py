@@ -53,6 +53,8 @@ class Session:
         self.llm = llm
         self.sampling = sampling or Sampling()
         self.template = ChatTemplate(llm)
+        # now, as the files may be others by the time that the conversation is saved
+        self._model, self._cache = llm.model_file.fingerprint(), describe_cache(llm)
         self.last: Generation | None = None
         self.restart(system)
 
@@ -176,9 +178,9 @@ class Session:
         if not self.tokens:
             raise RetainError("there is nothing to save yet")
         saved = SavedSession(
-            model=self.llm.model_file.fingerprint(),
+            model=self._model,
             model_name=self.llm.model_file.name,
-            cache=describe_cache(self.llm) | describe_archive(self.llm),
+            cache=self._cache | describe_archive(self.llm),
             messages=self.messages,
             tokens=self.tokens,
             cached_tokens=self.llm.input_ids[: self.llm.n_tokens].tolist(),
@@ -204,9 +206,9 @@ class Session:
         RetainError : the file is damaged, of another model or cache, or does not fit.
         """
         saved = read_session(path)
-        if saved.model != self.llm.model_file.fingerprint():
+        if saved.model != self._model:
             raise RetainError(f"{path} was saved with another model, {_shown(saved.model_name)}")
-        for key, here in describe_cache(self.llm).items():
+        for key, here in self._cache.items():
             there = saved.cache.get(key, "none")
             if there != here:
                 raise RetainError(f"{path} was saved with {key} {_shown(there)}; this chat has {here}")

@@ -249,6 +249,23 @@ def test_sessions_of_other_models_and_caches(tiny: TinyFiles, tmp_path: Path) ->
         assert state_of(other) == before
 
 
+def test_files_that_are_gone_or_others_when_a_session_is_saved(tiny: TinyFiles, tmp_path: Path) -> None:
+    """What counts is what the model was loaded from."""
+    model, gates = tmp_path / "model.gguf", tmp_path / "gates.gguf"
+    shutil.copy(tiny.model("llama"), model)
+    shutil.copy(tiny.gates("llama"), gates)
+    session = Session(load(model, gates=gates, **SMALL), sampling=GREEDY)
+    say(session, text(100))
+    model.unlink()
+    gates.write_bytes(b"others")
+    session.save(tmp_path / "saved")
+    gates.unlink()
+    session.load(tmp_path / "saved")
+    other = chat(tiny)
+    other.load(tmp_path / "saved")
+    assert state_of(other) == state_of(session)
+
+
 def test_a_copy_of_the_model_is_the_same_model(tiny: TinyFiles, tmp_path: Path) -> None:
     session = chat(tiny)
     say(session, "abc")
