@@ -42,6 +42,7 @@ _VALUES = {
     "type_k": ("-ctk", "--cache-type-k"),
     "type_v": ("-ctv", "--cache-type-v"),
     "batch": ("-b", "--batch-size"),
+    "prefix": ("--api-prefix",),
 }
 
 
@@ -53,6 +54,7 @@ class ServerCommand:
     retention : the options as resolved, of each slot.
     n_ctx : tokens of the longest conversation.
     pool_bytes : bytes of K and V that all slots together never exceed.
+    prefix : that the paths of all requests begin with.
     """
 
     arguments: tuple[str, ...]
@@ -61,6 +63,7 @@ class ServerCommand:
     model: ModelFile
     n_ctx: int
     pool_bytes: int
+    prefix: str = ""
 
 
 def server_command(
@@ -106,7 +109,8 @@ def server_command(
     room = options.residents(options.budget, n_ctx) + max(options.buffer, options.n_ubatch)
     room = n_ctx if options.budget >= n_ctx else room
     pool_bytes = serve.parallel * room * file.bytes_per_token(*types)
-    return ServerCommand((*arguments, *more), options, serve, file, n_ctx, pool_bytes)
+    prefix = _value(more, "prefix") or ""
+    return ServerCommand((*arguments, *more), options, serve, file, n_ctx, pool_bytes, prefix)
 
 
 def check_passed_on(more: Sequence[str]) -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import collections
-import http.client
 import os
 import re
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ..errors import RetainError
 from ..options.arguments import check_names, split
@@ -21,9 +19,10 @@ from .binary import server_program
 from .options import ServeOptions
 
 KEY_VARIABLE = "LLAMA_API_KEY"  # as llama.cpp's server reads it
-_LISTENING = re.compile(r"listening on (https?://\S+)")
+_LISTENING = re.compile(r"listening on ((?:https?|unix)://.+)")
 _OWN_REASON = re.compile(r"^retain-server: (.+)")
 _ERROR = re.compile(r"^[\d.]+ E \w+\s+\S+: (.+)")  # as llama.cpp's server logs one
+_SOCKET = "unix://"
 _LAST_LINES = 400
 _KILL_AFTER_S = 30
 _POLL_S = 0.05
@@ -40,12 +39,12 @@ class Server:
     port : 0, the default here, takes a free one.
     host, api_key, parallel, ctx_size : see `retain_local.server.options.ServeOptions`.
     arguments : options of llama.cpp's server.
-    log : called with each line that the server logs, in a thread of its own.
+    log : called with each line that the server logs, in a thread of its own; not any more once it has raised something.
 
     Attributes
     ----------
     url : str
-        Where it listens, such as http://127.0.0.1:8080, once it was started.
+        Where it listens, such as http://127.0.0.1:8080, once it was started; with a path as its host unix:// and that.
     command : ServerCommand
         What was started, with the options as resolved.
 
@@ -67,8 +66,10 @@ class Server:
         retention, rest = split(RetentionOptions, {"port": 0, **options})
         serve, _ = split(ServeOptions, rest)
         self.command: ServerCommand = server_command(model, retention, serve, arguments)
-        self.url = self._address = ""
+        self.url = ""
+        self._is_ready = threading.Event()
         self._log = log
+        self._log_error: Exception | None = None
         self._lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
         self._process: subprocess.Popen[str] | None = None
 
@@ -86,7 +87,16 @@ class Server:
         return self._process.pid
 
     def start(self) -> None:
-        """Start the server, and return when it answers."""
+        """Start the server, and return when it answers.
+
+        Raises
+        ------
+        RetainError : it cannot be built or started, or runs already.
+        """
+        if self._process is not None:
+            raise RetainError("this server runs already; make another one with `Server`")
+        self.url = ""
+        self._is_ready.clear()
         environment = dict(os.environ)
         if self.command.serve.api_key:  # arguments can be seen by every user of the machine
             environment[KEY_VARIABLE] = self.command.serve.api_key
@@ -111,10 +121,13 @@ class Server:
             raise
 
     def wait(self) -> int:
-        """Wait for the server to end; returns its exit status."""
+        """Wait for the server to end; returns its exit status. What `log` raised is raised then."""
         assert self._process is not None
         status = self._process.wait()
         self._reader.join()
+        error, self._log_error = self._log_error, None
+        if error is not None:
+            raise error
         return status
 
     def terminate(self) -> None:
@@ -137,6 +150,8 @@ class Server:
         for stream in (process.stdin, process.stdout):
             if stream is not None:
                 stream.close()
+        if self.url.startswith(_SOCKET):  # llama.cpp leaves the file, and cannot start where there is one
+            Path(self.url.removeprefix(_SOCKET).removesuffix(self.command.prefix)).unlink(missing_ok=True)
         self._process = None
 
     def reason(self) -> str:
@@ -151,30 +166,19 @@ class Server:
         for line in self._process.stdout:
             line = line.rstrip("\n")
             self._lines.append(line)
-            if match := _LISTENING.search(line):
-                self._address = match[1]
-            if self._log is not None:
-                self._log(line)
+            if (match := _LISTENING.search(line)) and not self.url:
+                self.url = match[1] + self.command.prefix
+                self._is_ready.set()
+            if self._log is not None and self._log_error is None:
+                try:
+                    self._log(line)
+                except Exception as error:  # read on: a server whose log nobody reads stands still
+                    self._log_error = error
 
     def _wait_until_ready(self) -> None:
         assert self._process is not None
         while self._process.poll() is None:
-            if self._address and _answers(self._address):
-                self.url = self._address
+            if self._is_ready.wait(_POLL_S):  # it says so when the model is loaded
                 return
-            time.sleep(_POLL_S)
         self._reader.join()
         raise RetainError(f"the server did not start: {self.reason()}")
-
-
-def _answers(url: str) -> bool:
-    parts = urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=5)
-    try:
-        connection.request("GET", "/health")
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-    finally:
-        connection.close()

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,40 @@ def test_an_option_that_nobody_knows_is_said_in_one_line() -> None:
 def test_gates_of_another_model_are_said_in_one_line(tmp_path: Path, tiny) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RetainError, match="did not start: .*gates"):
         Server(BUNDLED_MODEL, budget=64, gates=tiny.gates("llama")).start()
+
+
+def test_paths_that_begin_with_a_prefix() -> None:
+    with Server(BUNDLED_MODEL, budget=64, arguments=["--api-prefix", "/api"]) as server:
+        assert server.url.endswith("/api")
+        with urllib.request.urlopen(f"{server.url}/v1/models", timeout=60) as answer:
+            assert answer.status == 200
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="the system has no sockets in files")
+def test_a_socket_in_a_file(tmp_path: Path) -> None:
+    server = Server(BUNDLED_MODEL, budget=64, host=str(tmp_path / "s.sock"))
+    for _ in range(2):  # the file of the first does not stand in the way of the second
+        with server:
+            assert server.url == f"unix://{tmp_path / 's.sock'}"
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(tmp_path / "s.sock"))
+                client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert client.recv(100).startswith(b"HTTP/1.1 200")
+        assert not (tmp_path / "s.sock").exists()
+
+
+def test_a_log_that_raises_does_not_stop_the_server() -> None:
+    def log(line: str) -> None:
+        raise BrokenPipeError("nobody reads it")
+
+    server = Server(BUNDLED_MODEL, budget=64, log=log)
+    server.start()
+    with pytest.raises(RetainError, match="runs already"):
+        server.start()
+    server.terminate()
+    with pytest.raises(BrokenPipeError, match="nobody reads it"):
+        server.wait()
+    server.stop()
 
 
 def test_what_it_says_and_how_it_ends(tmp_path: Path) -> None:
