@@ -64,7 +64,7 @@ def export_checkpoint(
     license, problem = _license(checkpoint) if license == "" else (license, None)
     budget = checkpoint.about.trained_budget
     info = GateInfo(
-        architecture=_architecture(checkpoint, model),
+        architecture=architecture_of(checkpoint.about.model_type, model, str(checkpoint.path)),
         name=f"retention gates for {_base_name(checkpoint, model) or 'an unnamed model'}",
         trained_budget=int(budget) if budget is not None and budget == int(budget) else None,
         trained_context_length=checkpoint.about.trained_context_length,
@@ -101,20 +101,25 @@ def check_pair(gates: GateSet, model: ModelFile, name: str) -> None:
             raise RetainError(f"{name} is for another model: its gates have {have} as {what}, {model.path} {needed}")
 
 
-def _architecture(checkpoint: Checkpoint, model: ModelFile | None) -> str:
-    model_type = checkpoint.about.model_type
+def architecture_of(model_type: str, model: ModelFile | None, name: str, option: str = "--base") -> str:
+    """The GGUF architecture of the model that gates are for; `name` says whose gates they are.
+
+    option : what names the model's GGUF on the command line.
+
+    Raises
+    ------
+    CheckpointError : the model type is not that of the GGUF, or there is no GGUF and the type is not known.
+    """
     known = gguf_architecture(model_type)
     if model is None and known is None:
         problem = (
             f"model type {model_type!r:.60} has no GGUF architecture in our table"
             if model_type
-            else ("the checkpoint does not say which model it is for")
+            else "it does not say which model it is for"
         )
-        raise CheckpointError(f"{checkpoint.path}: {problem}; name the base model with --base")
+        raise CheckpointError(f"{name}: {problem}; name the base model with {option}")
     if model is not None and known not in (None, model.architecture):
-        raise CheckpointError(
-            f"{checkpoint.path} is for another model: {known}, and {model.path} is {model.architecture}"
-        )
+        raise CheckpointError(f"{name} is for another model: {known}, and {model.path} is {model.architecture}")
     return model.architecture if model is not None else str(known)
 
 

@@ -141,6 +141,7 @@ def verify_sidecar(
     try:
         for start in range(0, len(tokens), N_BATCH):
             llm.eval(tokens[start : start + N_BATCH])
+            capture.check()
             _compare(result, gates, capture.values)
             capture.values.clear()
     finally:

@@ -11,6 +11,7 @@ from random import Random
 import torch
 from transformers import Qwen3ForCausalLM
 
+from ...files import replaced
 from ..checkpoint.layout import SAFETENSORS_FILE
 from ..train.options import TrainOptions
 from ..train.screen import train
@@ -48,7 +49,9 @@ def write_base(out: Path, model: Qwen3ForCausalLM, tokenizer: Tokenizer) -> None
     """The base model in both forms."""
     model.save_pretrained(out / "base")
     for_transformers(tokenizer).save_pretrained(out / "base")
-    write_model(out / "bundled.gguf", model, tokenizer)
+    partial = out / "bundled.gguf.partial"  # that bundled.gguf is there means that this step is done
+    write_model(partial, model, tokenizer)
+    partial.replace(out / "bundled.gguf")
 
 
 def make_gates(out: Path, name: str, options: TrainOptions) -> Path:
@@ -65,9 +68,9 @@ def make_gates(out: Path, name: str, options: TrainOptions) -> Path:
 def write_conversations(path: Path, n: int) -> None:
     """What gates are trained on: conversations as the base model's, of a seed that it was not trained on."""
     rng = Random("gates-data")
-    with path.open("w", encoding="utf-8") as file:
+    with replaced(path) as file:
         for _ in range(n):
-            file.write(json.dumps({"messages": training_conversation(rng, CONVERSATION).messages}) + "\n")
+            file.write(json.dumps({"messages": training_conversation(rng, CONVERSATION).messages}).encode() + b"\n")
 
 
 def release(out: Path, sidecar: Path) -> None:

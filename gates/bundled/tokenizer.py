@@ -9,6 +9,7 @@ from random import Random
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from ...files import write_text
 from .mixture import training_conversation
 
 END_OF_TEXT, TURN_START, TURN_END = SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -67,7 +68,7 @@ def _training_texts(seed: int, text: str) -> Iterator[str]:
 def load_or_train(path: Path, seed: int, text: str) -> Tokenizer:
     """The tokenizer at ``path``, trained and written there first if need be."""
     if not path.exists():
-        train_tokenizer(seed, text).save(str(path))
+        write_text(path, train_tokenizer(seed, text).to_str(pretty=True))
     return Tokenizer.from_file(str(path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,10 @@ def load_state(path: Path, key: str, fit: Fit) -> int:
         with np.load(path) as found:
             if str(found["key"]) != key:
                 return 0
-            fit.take({name: found[name] for name in found.files})
-            return int(found["n_done"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            n_done = int(found["n_done"])
+            fit.take({name: found[name] for name in found.files})  # last: what follows adds to the sums
+            return n_done
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return 0
 
 

@@ -15,8 +15,9 @@ import torch
 from safetensors.numpy import save_file
 
 from ...errors import RetainError
+from ...models.model_file import read_model_file
 from ..checkpoint.layout import CONFIG_FILE, SAFETENSORS_FILE, CheckpointConfig, state_dict
-from ..export import Export, export_checkpoint
+from ..export import Export, architecture_of, check_pair, export_checkpoint
 from .base import BaseModel
 from .documents import read_documents
 from .gguf_base import is_gguf
@@ -82,6 +83,7 @@ def train_gates(
         len(base.gated_layers), base.n_embd, base.n_head_kv, options.gate_size, options.variant, options.is_tied,
         gate_activation(base), options.bias,
     )  # fmt: skip
+    _check_base(base, gates, base_gguf, source)
     assistant_only = options.loss == "assistant"
     n_needed = options.steps * options.batch
     rows = Rows(
@@ -104,6 +106,14 @@ def train_gates(
     export = _write(out, source, base, gates, options, base_gguf, weight_type, data)
     state_path.unlink()
     return export
+
+
+def _check_base(base: BaseModel, gates: RetentionGates, base_gguf: Path | None, source: str) -> None:
+    """Refuse before hours of training what no sidecar can be written for."""
+    model = None if base_gguf is None else read_model_file(base_gguf)
+    architecture_of(base.config.model_type, model, source, "--base-gguf")
+    if model is not None:
+        check_pair(gates.gate_set(base.gated_layers, base.n_layer), model, source)
 
 
 def _logged(path: Path, step: int, on_step: Callable[[Progress], None]) -> Callable[[Progress], None]:
@@ -145,7 +155,7 @@ def _write(
         partial.replace(out / SAFETENSORS_FILE)
     except OSError as error:
         raise RetainError(f"{out}: the gates could not be written: {error.strerror or error}") from None
-    sidecar = f"{base_gguf.stem}.gates.gguf" if base_gguf is not None else SIDECAR_FILE
+    sidecar = read_model_file(base_gguf).sidecar_path().name if base_gguf is not None else SIDECAR_FILE
     return export_checkpoint(
         out,
         out / sidecar,

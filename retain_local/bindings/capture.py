@@ -43,12 +43,16 @@ class Capture:
         self.values.setdefault(name, []).append(node.floats().reshape(-1, width))
         return True
 
+    def check(self) -> None:
+        """Raise what went wrong in the callback; then not all values are there."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
     def take(self, base: str, n_layer: int) -> np.ndarray:
         """All values since the last take, [n_layer, n_tokens, width] f32, tokens in the order they were computed.
 
         What went wrong when they were taken is raised here.
         """
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        self.check()
         return np.stack([np.concatenate(self.values.pop(f"{base}-{il}")) for il in range(n_layer)])

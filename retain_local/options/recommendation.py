@@ -86,7 +86,7 @@ class Shelf:
             return None
         except OSError as error:
             raise RetainError(f"{self.path} cannot be read: {error.strerror or error}") from None
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, RecursionError):
             raise RetainError(f"{self.path} is damaged; run `retain-local audit` again") from None
 
     def put(self, recommendation: Recommendation) -> None:
@@ -158,5 +158,7 @@ def _checked(found: Any) -> dict[str, Any]:
         raise ValueError
     cells, settings = found["cells"], found["settings"]
     if not isinstance(cells, int) or not 1 <= cells < 2**31 or not isinstance(settings, dict):
+        raise ValueError
+    if not all(type(found[name]) in (int, float) for name in ("kl_mean", "agreement", "texts", "longest")):
         raise ValueError
     return found

@@ -52,14 +52,16 @@ class Parameters:
     def __post_init__(self) -> None:
         for name, least in _LEAST.items():
             value = getattr(self, name)
-            if not least <= value < 2**24:
-                raise UsageError(f"{name.removeprefix('n_')} is {value}; it must be at least {least}")
+            if not least <= value < _MOST:
+                limit = f"at least {least}" if value < least else f"less than {_MOST}"
+                raise UsageError(f"{name.removeprefix('n_')} is {value}; it must be {limit}")
         if self.n_asked > self.n_facts:
             raise UsageError(f"one question cannot ask for {self.n_asked} of {self.n_facts} facts")
         if self.depth is not None and not 0 <= self.depth <= 100:
             raise UsageError(f"depth is {self.depth}; it must be 0 to 100")
 
 
+_MOST = 2**24
 _LEAST = {"n_tokens": 1, "n_facts": 1, "n_decoys": 0, "n_asked": 1, "n_hops": 1, "n_changes": 0, "n_turns": 1}
 
 Maker = Callable[[Random, Parameters], list[Element]]

@@ -19,7 +19,7 @@ from retain_local.gates.calibrate.metric import OutputMetric, OutputMetrics
 from retain_local.gates.calibrate.options import CalibrateOptions
 from retain_local.gates.calibrate.reading import Reader
 from retain_local.gates.calibrate.regression import RidgeSums
-from retain_local.gates.calibrate.state import save_state, state_path
+from retain_local.gates.calibrate.state import load_state, save_state, state_path
 from retain_local.gates.calibrate.watch import Attention
 from retain_local.gates.sidecar.forward import gate_output
 from retain_local.models.gguf_header import read_header
@@ -232,6 +232,15 @@ def test_a_state_of_something_else_is_not_used(tmp_path: Path, tiny: TinyFiles) 
     assert make(tiny, out).n_resumed == 0
     state_path(out).write_bytes(b"PK no archive")
     assert make(tiny, out).n_resumed == 0
+
+
+def test_no_sums_are_taken_from_a_state_that_lacks_something(tmp_path: Path) -> None:
+    setting = Setting(4, (0,), (1,), 1)
+    full, fit = Fit(setting), Fit(setting)
+    full.add([(np.ones((3, 4), np.float32), np.ones((1, 3)))])
+    np.savez(tmp_path / "state.npz", key=np.array("mine"), **full.arrays())  # type: ignore[arg-type]
+    assert load_state(tmp_path / "state.npz", "mine", fit) == 0
+    assert not any(values.any() for values in fit.arrays().values())
 
 
 def test_a_text_that_is_too_short(tmp_path: Path, tiny: TinyFiles) -> None:

@@ -186,3 +186,12 @@ def test_a_base_model_that_computes_no_numbers(tmp_path: Path, tiny: TinyFiles) 
     write_sidecar(path, gates.gates, gates.info)
     with pytest.raises(RetainError, match="layer 1: log beta is not a number"):
         verify_sidecar(path, broken, TEXT, 20, **ONE_THREAD)
+
+
+def test_ctrl_c_while_tensors_are_taken_is_no_other_error(tiny: TinyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(capture: Capture, tensor: int, ask: bool) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Capture, "_look", press)
+    with pytest.raises(KeyboardInterrupt):
+        verify_sidecar(tiny.gates("llama"), tiny.model("llama"), DEFAULT_TEXT.read_text(), 40)

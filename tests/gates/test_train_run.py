@@ -26,6 +26,7 @@ from retain_local.gates.train.rows import Batch
 from retain_local.gates.train.trainer import learning_rate
 from retain_local.gates.train.training import train_gates
 from retain_local.gates.verify import verify_sidecar
+from support.gguf_file import write_parts
 from support.tiny_bases import FAMILIES, PARTLY_FULL, save_base, tiny_base
 from support.tiny_models import TINY_MODELS
 from support.torch_qwen3 import load_qwen3
@@ -193,9 +194,16 @@ def test_a_full_disk(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["losses.jsonl", "training.pt"]
 
 
-def test_a_sidecar_is_checked_against_the_model(tiny, folder: Path, tmp_path: Path) -> None:
+def test_the_model_is_checked_before_the_training(tiny, folder: Path, tmp_path: Path) -> None:
     with pytest.raises(RetainError, match="is for another model"):
         train(folder, tmp_path / "out", base_gguf=tiny.model("llama"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sidecar_is_named_as_it_is_looked_for(tiny, folder: Path, tmp_path: Path) -> None:
+    first, _ = write_parts(tmp_path, "m", tiny.model("qwen3"))
+    options = TrainOptions(**{**OPTIONS.as_dict(), "steps": 1})
+    assert train(folder, tmp_path / "out", options, base_gguf=first).path.name == "m.gates.gguf"
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,8 @@ def test_overlap_metrics() -> None:
     assert metrics.edit_similarity("```\n# comment\nreturn a", "return b") == pytest.approx(0.88)
     assert metrics.edit_similarity("", "return b") == 0
     assert metrics.number_share("3 or 4 or 3", "Paragraph 3") == pytest.approx(2 / 3)
+    assert metrics.first_number("9" * 5000, "9") == 0  # no float holds it
+    assert metrics.first_number("It is 7.9.", "7") == metrics.first_number("7.50", "7.5") == 1
 
 
 def test_classification_shares_between_the_classes_named() -> None:
@@ -133,6 +135,11 @@ def test_classification_shares_between_the_classes_named() -> None:
         ("scbench/kv", '{"context": "", "multi_turns": {}}', "field 'multi_turns' is not a list of objects"),
         ("scbench/kv", '{"context": "", "multi_turns": [{}]}', "multi_turns[0] has no field 'answer'"),
         ("scbench/dance", "{}", "'dance' is no task of SCBench"),
+        (
+            "scbench/mf",
+            '{"context": "", "multi_turns": [{"input": "", "answer": "many"}]}',
+            "line 1: multi_turns[0]: the answer is no number",
+        ),
         ("ruler", "{}", "does not tell which task of RULER"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 
 from conftest import TinyFiles
+from retain_local.bindings.library import LibraryError
 from retain_local.chat.template import ChatTemplate
 from retain_local.commands.evaluation import EvalRequest
 from retain_local.commands.evaluation import _make_plan as make_eval_plan
 from retain_local.commands.parts import EVAL
-from retain_local.errors import RetainError, UsageError
+from retain_local.errors import ContextFullError, RetainError, UsageError
 from retain_local.evaluation.arms import make_arms
 from retain_local.evaluation.benchmarks.benchmark import BenchmarkItem, BenchmarkQuestion
 from retain_local.evaluation.benchmarks.metrics import BestOf, contains
@@ -210,6 +212,14 @@ def test_a_script_that_is_too_long_loses_its_middle() -> None:
 def test_what_does_not_fit(tiny: TinyFiles, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(RetainError, match=message):
         prepare_tasks(make_plan(tiny, **changes))
+
+
+@pytest.mark.parametrize(
+    "error", [RetainError("a\nb"), ContextFullError("too long", 7), LibraryError("no library", "run make")]
+)
+def test_what_goes_wrong_in_another_process_is_told_as_it_is(error: RetainError) -> None:
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
 
 
 def test_wrong_sources() -> None:

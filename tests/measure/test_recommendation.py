@@ -152,6 +152,8 @@ def test_auto_of_a_policy_that_never_evicts_is_the_context(model: Path) -> None:
         json.dumps(vars(FOUND) | {"cells": 0}),
         json.dumps(vars(FOUND) | {"cells": "300"}),
         json.dumps(vars(FOUND) | {"settings": 3}),
+        json.dumps(vars(FOUND) | {"kl_mean": "little"}),
+        "[" * 100_000,
         json.dumps(vars(FOUND) | {"more": 1}),
         b"\xff\xfe",
     ],

@@ -129,6 +129,7 @@ def test_depth_is_where_the_facts_are(depth: int) -> None:
     "name, changes, message",
     [
         ("single", {"n_tokens": 0}, "tokens is 0; it must be at least 1"),
+        ("single", {"n_tokens": 2**24}, "tokens is 16777216; it must be less than 16777216"),
         ("single", {"n_facts": 0}, "facts is 0"),
         ("single", {"n_decoys": -1}, "decoys is -1"),
         ("single", {"n_facts": 1000}, "there are 192 facts, and 1000 were asked for"),

@@ -18,7 +18,7 @@ from retain_local import Llama
 from retain_local.errors import RetainError
 from retain_local.kv_types import kv_type
 from retain_local.models.model_file import read_model_file
-from support.gguf_file import Entry, GGUFFile, build, parse
+from support.gguf_file import Entry, GGUFFile, build, parse, write_parts
 
 
 def write_header(path: Path, arch: str | None = "llama", type: str | None = None, **keys: Any) -> Path:
@@ -235,21 +235,8 @@ def test_a_whole_model_whose_name_is_that_of_a_part(tmp_path: Path, tiny: TinyFi
     assert read_model_file(one).n_parts == 1
 
 
-def write_parts(folder: Path, name: str, tiny: TinyFiles) -> list[Path]:
-    """The tiny model in two files, as llama.cpp splits one."""
-    whole = parse(tiny.model("llama").read_bytes())
-    paths = []
-    for i in range(2):
-        split = [Entry(b"split.no", 2, i), Entry(b"split.count", 2, 2)]
-        split.append(Entry(b"split.tensors.count", 5, len(whole.tensors)))
-        tensors = whole.tensors[:10] if i == 0 else whole.tensors[10:]
-        paths.append(folder / f"{name}-{i + 1:05d}-of-00002.gguf")
-        paths[-1].write_bytes(build(GGUFFile([*(whole.entries if i == 0 else []), *split], tensors)))
-    return paths
-
-
 def test_split_models(tmp_path: Path, tiny: TinyFiles) -> None:
-    first, second = write_parts(tmp_path, "big", tiny)
+    first, second = write_parts(tmp_path, "big", tiny.model("llama"))
     model = read_model_file(first)
     assert model.n_parts == 2
     assert model.sidecar_path().name == "big.gates.gguf"
@@ -260,7 +247,7 @@ def test_split_models(tmp_path: Path, tiny: TinyFiles) -> None:
 
 
 def test_damage_in_a_later_part_is_told_of_that_part(tmp_path: Path, tiny: TinyFiles) -> None:
-    first, second = write_parts(tmp_path, "big", tiny)
+    first, second = write_parts(tmp_path, "big", tiny.model("llama"))
     whole = second.read_bytes()
     second.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(RetainError, match="big-00002-of-00002.gguf: the file is truncated"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 STRING, ARRAY = 8, 9
@@ -125,3 +126,16 @@ def build(file: GGUFFile) -> bytes:
     for tensor in file.tensors:
         body += [tensor.data, b"\0" * (-len(tensor.data) % alignment)]
     return b"".join(body)
+
+
+def write_parts(folder: Path, name: str, model: Path) -> list[Path]:
+    """A model in two files, as llama.cpp splits one."""
+    whole = parse(model.read_bytes())
+    paths = []
+    for i in range(2):
+        split = [Entry(b"split.no", 2, i), Entry(b"split.count", 2, 2)]
+        split.append(Entry(b"split.tensors.count", 5, len(whole.tensors)))
+        tensors = whole.tensors[:10] if i == 0 else whole.tensors[10:]
+        paths.append(folder / f"{name}-{i + 1:05d}-of-00002.gguf")
+        paths[-1].write_bytes(build(GGUFFile([*(whole.entries if i == 0 else []), *split], tensors)))
+    return paths

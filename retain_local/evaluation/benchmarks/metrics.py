@@ -11,6 +11,7 @@ import string
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import ROUND_DOWN, Decimal
 from difflib import SequenceMatcher
 from types import ModuleType
 
@@ -98,7 +99,8 @@ def first_number(reply: str, reference: str) -> float:
     match = re.search(r"\d+(?:\.\d+)?", reply)
     if match is None:
         return 0.0
-    return float(float(match[0]) == float(reference) if "." in reference else int(float(match[0])) == int(reference))
+    found = Decimal(match[0])  # a reply may go on in digits for ever, which a float does not hold
+    return float((found if "." in reference else found.to_integral_value(ROUND_DOWN)) == Decimal(reference))
 
 
 @dataclass(frozen=True)

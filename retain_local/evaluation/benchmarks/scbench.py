@@ -60,6 +60,7 @@ class _Task:
     package: str = ""
 
 
+_NUMBER = BestOf(first_number)
 _TASKS = {
     "kv": _Task(_IN_JSON, 150, BestOf(contains)),
     "prefix_suffix": _Task(_PLAIN, 150, BestOf(contains)),
@@ -67,7 +68,7 @@ _TASKS = {
     "choice_eng": _Task(_CHOICE, 40, score_choice),
     "qa_eng": _Task(_QA, 40, BestOf(contains_any_case)),
     "qa_chn": _Task(_QA_CHINESE, 40, BestOf(f1_characters)),
-    "mf": _Task(_WITH_QUESTION, 5, BestOf(first_number)),
+    "mf": _Task(_WITH_QUESTION, 5, _NUMBER),
     "many_shot": _Task(_PLAIN, 10, BestOf(contains_any_case)),
     "summary": _Task(_PLAIN, 200, BestOf(rouge_l), "rouge"),
     "summary_with_needles": _Task(_PLAIN, 800, BestOf(rouge_l), "rouge"),
@@ -75,7 +76,7 @@ _TASKS = {
 # of summary_with_needles, where each turn says which it is
 _OF_TURN: dict[str, Callable[[str, tuple[str, ...]], float]] = {
     "scbench_summary": BestOf(rouge_l),
-    "scbench_passkey": BestOf(first_number),
+    "scbench_passkey": _NUMBER,
 }
 
 
@@ -103,6 +104,8 @@ def _question(turn: Line, context: str, task: _Task) -> BenchmarkQuestion:
     asked = turn.text("input")
     text = task.prompt.format(context=context, input=asked, options=options, question=_what_is(asked))
     metric = _OF_TURN.get(turn.text("task"), task.metric) if "task" in turn else task.metric
+    if metric == _NUMBER and not all(re.fullmatch(r"-?\d+(\.\d+)?", reference) for reference in references):
+        raise RetainError(f"{turn.where}: the answer is no number")
     return BenchmarkQuestion(text, references, metric)
 
 
