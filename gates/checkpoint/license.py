@@ -22,7 +22,7 @@ def checkpoint_license(checkpoint: Checkpoint) -> str | None:
     """
     readme = checkpoint.path.with_name(README_FILE)
     if checkpoint.about.license or not readme.is_file():
-        return checkpoint.about.license
+        return checkpoint.about.license or None
     return license_of(readme)
 
 

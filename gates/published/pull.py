@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from ...errors import RetainError, UsageError
 from ...models.model_file import ModelFile
@@ -111,7 +112,7 @@ def pull_gates(
     except RetainError as error:
         raise RetainError(
             f"{choice.hub} is not fetched: {error}; read its page, and if you may use it: retain-local gates export"
-            f" {choice.place} {out.name} --base {model.path.name}"
+            f" {choice.place} {quote(str(out))} --base {quote(str(model.path))}"
         ) from None
     show_license(license or "none found: its card states no licence, so ask its authors before you pass it on")
     fetched = fetch_checkpoint(choice.hub, revision, choice.file)
@@ -138,5 +139,5 @@ def published_hint(model: ModelFile) -> str | None:
     more = f", and {len(ours) - 1} more" if len(ours) > 1 else ""
     return (
         f"gates for this model are published ({ours[0].place}, licence {ours[0].license_text}{more}):"
-        f" `retain-local gates pull {model.path.name}` fetches them"
+        f" `retain-local gates pull {quote(str(model.path))}` fetches them"
     )

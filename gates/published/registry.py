@@ -2,7 +2,7 @@
 
 A list is a JSON file: an array of objects with the fields of `PublishedGates`, of which `file`, `license`, `trained_on`,
 `trained_budget`, `trained_context_length` and `names` may be left out. Users add theirs in `gates.json` in the folder of this
-program's settings, or name a file on the command line; an entry of theirs takes the place of ours for the same repository and file.
+program's settings, or name a file on the command line; an entry of theirs takes the place of ours for the same base model, repository and file.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def _entry(where: str, entry: Any) -> PublishedGates:
         raise RetainError(f"{where}: {unknown[0][:60]!r} is not one of {', '.join(known)}")
     values: dict[str, Any] = {}
     for name, field in known.items():
-        if name not in entry:
+        if entry.get(name) is None:  # null, as `gates list --json` prints what is not known
             if field.default is MISSING:
                 raise RetainError(f"{where}: '{name}' is missing")
             continue

@@ -258,6 +258,8 @@ def test_list(home: Path) -> None:
     assert "  nvidia/KVzap-mlp-Qwen3-8B: kvzap, licence apache-2.0" in done.stdout
     done = run(home, "gates", "list", "m.gguf", "--json", **settings)
     assert [entry["hub"] for entry in json.loads(done.stdout)] == ["ann/tiny-gates", "ann/second"]
+    (home / "own.json").write_text(done.stdout)
+    assert [gates.hub for gates in read_list(home / "own.json")] == ["ann/tiny-gates", "ann/second"]
 
 
 def test_who_runs_without_gates_is_told_of_published_ones_and_nothing_is_fetched(home: Path, hub: Hub) -> None:
