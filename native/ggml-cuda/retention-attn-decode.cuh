@@ -98,41 +98,45 @@ struct decode_kernel {
         }
     }
 
-    // 16 cells as a lane reads them: all of it is asked for before any is used
+    // 16 cells as a lane reads them: all of it is asked for before any is used, without a branch, which would wait for what is
+    // under way. In place of cells from end on and of numbers from D on others are read, whose weight is 0 or which are not written.
     struct tile {
-        words<traits::n_parts> k[2][N_STEPS]; // of the cells 8i + g/2 + 4(g%2)
-        words<traits::n_parts> v[N_SPANS][4]; // of the cells t + 4j
+        raw_8<T> k[2][N_STEPS]; // of the cells 8i + g/2 + 4(g%2)
+        raw_8<T> v[N_SPANS][4]; // of the cells t + 4j
+        int32_t  pages[2];      // of the first 8 cells and of the others: a page has at least 8
 
-        // those from c0 on, zeros from end on
-        __device__ __forceinline__ void load(const attn_args & args, const list_view & list, int c0, int end) {
+        // ahead of load(), so that it does not begin with waiting for them
+        __device__ __forceinline__ void load_pages(const attn_args & args, const list_view & list, int c0, int end) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                pages[i] = page_of(args.pool, list, c0 + 8*i < end ? c0 + 8*i : end - 1);
+            }
+        }
+
+        static __device__ __forceinline__ int run_of(int i0) {
+            return i0 < D ? i0 : 0;
+        }
+
+        // those from c0 on
+        __device__ __forceinline__ void load(const attn_args & args, int c0, int end) {
             const int g = threadIdx.x % LANES / 4;
             const int t = threadIdx.x % 4;
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                const int    cell   = c0 + 8*i + g/2 + g%2*4;
-                const bool   is_row = cell < end;
-                const char * row    = is_row ? k_row_of(args.pool, list, cell) : nullptr;
+                const int    cell = c0 + 8*i + g/2 + g%2*4;
+                const char * row  = k_row_of(args.pool, pages[i], cell < end ? cell : end - 1);
 #pragma unroll
                 for (int step = 0; step < N_STEPS; ++step) {
-                    if (is_row && 32*step + 8*t < D) {
-                        k[i][step] = load_8<T>(row, 32*step + 8*t);
-                    } else {
-                        k[i][step].clear();
-                    }
+                    k[i][step] = load_8<T>(row, run_of(32*step + 8*t));
                 }
             }
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
-                const int    cell   = c0 + t + 4*j;
-                const bool   is_row = cell < end;
-                const char * row    = is_row ? v_row_of(args.pool, list, cell) : nullptr;
+                const int    cell = c0 + t + 4*j;
+                const char * row  = v_row_of(args.pool, pages[j/2], cell < end ? cell : end - 1);
 #pragma unroll
                 for (int span = 0; span < N_SPANS; ++span) {
-                    if (is_row && 64*span + 8*g < D) {
-                        v[span][j] = load_8<T>(row, 64*span + 8*g);
-                    } else {
-                        v[span][j].clear();
-                    }
+                    v[span][j] = load_8<T>(row, run_of(64*span + 8*g));
                 }
             }
         }
@@ -141,21 +145,24 @@ struct decode_kernel {
     // add 16 cells from c0 on, of which those before end count
     static __device__ __forceinline__ void add_cells(
             const attn_args & args, const queries & q, const tile & cells, int c0, int end, decode_state<D> & state) {
+        const int g = threadIdx.x % LANES / 4;
         const int t = threadIdx.x % 4;
 
-        float s[2][4] = {}; // logits of the cells 8i + t and 8i + t + 4
+        // logits of the cells 8i + t and 8i + t + 4, in two sums each, as a product waits for the one that it adds to
+        float s[2][2][4] = {};
 #pragma unroll
         for (int step = 0; step < N_STEPS; ++step) {
 #pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const uint32_t a[4] = {
-                    q.head[step][2*half], q.tail[step][2*half], q.head[step][2*half + 1], q.tail[step][2*half + 1] };
+            for (int i = 0; i < 2; ++i) {
+                const auto k = unpack_8<T>(cells.k[i][step], tile::run_of(32*step + 8*t));
 #pragma unroll
-                for (int i = 0; i < 2; ++i) {
+                for (int half = 0; half < 2; ++half) {
+                    const uint32_t a[4] = {
+                        q.head[step][2*half], q.tail[step][2*half], q.head[step][2*half + 1], q.tail[step][2*half + 1] };
 #pragma unroll
                     for (int p = 0; p < traits::n_parts; ++p) {
-                        const uint32_t b[2] = { cells.k[i][step].x[p][2*half], cells.k[i][step].x[p][2*half + 1] };
-                        mma<traits::half>(s[i], a, b);
+                        const uint32_t b[2] = { k.x[p][2*half], k.x[p][2*half + 1] };
+                        mma<traits::half>(s[i][half], a, b);
                     }
                 }
             }
@@ -165,7 +172,7 @@ struct decode_kernel {
         float m = state.m;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            const float sum = s[j/2][j%2] + s[j/2][j%2 + 2];
+            const float sum = s[j/2][0][j%2] + s[j/2][1][j%2] + (s[j/2][0][j%2 + 2] + s[j/2][1][j%2 + 2]);
             x[j] = c0 + t + 4*j < end ? soft_cap(args, sum) : -INFINITY;
             m = fmaxf(m, x[j]);
         }
@@ -197,14 +204,18 @@ struct decode_kernel {
         split<traits::half>(x[2], x[3], a[2], a[3]);
 #pragma unroll
         for (int span = 0; span < N_SPANS; ++span) {
+            words<traits::n_parts> v[4];
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                v[j] = unpack_8<T>(cells.v[span][j], tile::run_of(64*span + 8*g));
+            }
 #pragma unroll
             for (int p = 0; p < traits::n_parts; ++p) {
 #pragma unroll
                 for (int j = 0; j < 8; ++j) {
                     const uint32_t pick = j%2 ? 0x7632 : 0x5410; // number j of both cells
                     const uint32_t b[2] = {
-                        pick_bytes(cells.v[span][0].x[p][j/2], cells.v[span][1].x[p][j/2], pick),
-                        pick_bytes(cells.v[span][2].x[p][j/2], cells.v[span][3].x[p][j/2], pick) };
+                        pick_bytes(v[0].x[p][j/2], v[1].x[p][j/2], pick), pick_bytes(v[2].x[p][j/2], v[3].x[p][j/2], pick) };
                     mma<traits::half>(state.acc[span][j], a, b);
                 }
             }
@@ -284,18 +295,19 @@ struct decode_kernel {
                 const int other = __shfl_up_sync(0xffffffffu, next, step, LANES);
                 next += lane >= step ? other : 0;
             }
-            for (int i = 0; i < LANES && list0 + i < n_lists(args); ++i) {
+            // the lists of which this block has a piece
+            const bool has_piece = n > 0 && first + next > begin && first + next - n < end;
+            for (uint32_t left = lanes_where(has_piece); left; left &= left - 1) {
+                const int i          = __ffs(left) - 1;
                 const int list_end   = first + __shfl_sync(0xffffffffu, next, i, LANES);
                 const int list_begin = list_end - __shfl_sync(0xffffffffu, n, i, LANES);
                 const int u0 = list_begin > begin ? list_begin : begin;
                 const int u1 = list_end   < end   ? list_end   : end;
-                if (u0 < u1) {
-                    run_piece(args, list0 + i, (u0 - list_begin)*UNIT, (u1 - list_begin)*UNIT, warp, acc, sums);
-                    const int first_block = split.block_of(list_begin);
-                    const int n_pieces    = split.block_of(list_end - 1) - first_block + 1;
-                    if (is_last_piece(args, list0 + i, n_pieces)) {
-                        merge(args, list0 + i, first_block + list0 + i, n_pieces);
-                    }
+                run_piece(args, list0 + i, (u0 - list_begin)*UNIT, (u1 - list_begin)*UNIT, warp, acc, sums);
+                const int first_block = split.block_of(list_begin);
+                const int n_pieces    = split.block_of(list_end - 1) - first_block + 1;
+                if (is_last_piece(args, list0 + i, n_pieces)) {
+                    merge(args, list0 + i, first_block + list0 + i, n_pieces);
                 }
             }
             first += __shfl_sync(0xffffffffu, next, LANES - 1, LANES);
@@ -321,6 +333,9 @@ struct decode_kernel {
 
     // merge n pieces of a list, a warp for each row
     static __device__ __forceinline__ void merge(const attn_args & args, int i_list, int first, int n) {
+        constexpr int N_PARTS = (D + 127)/128; // of 4 numbers of a lane
+        constexpr int AHEAD   = 16/N_PARTS;
+
         const int lane = threadIdx.x % LANES;
         __threadfence();
         for (int row = threadIdx.x/LANES; row < args.n_rows; row += N_WARPS) {
@@ -332,29 +347,44 @@ struct decode_kernel {
             const float  * acc  = args.part_acc + ((int64_t) first*args.n_rows + row)*D;
 
             const float sink = args.sinks ? args.sinks[head]*1.442695041f : -INFINITY;
-            float m = sink;
+            float  m = sink;
+            float  l = args.sinks ? 1.0f : 0.0f;
+            float4 x[N_PARTS] = {};
             for (int j0 = 0; j0 < n; j0 += LANES) {
-                m = fmaxf(m, lane_max(j0 + lane < n ? load_written(sums + (j0 + lane)*args.n_rows).x : -INFINITY, 1, 16));
-            }
-            float  l = args.sinks ? exp2_fast(sink - m) : 0.0f;
-            float4 x[(D + 127)/128] = {};
-            for (int j0 = 0; j0 < n; j0 += LANES) {
-                const float2 sum   = j0 + lane < n ? load_written(sums + (j0 + lane)*args.n_rows) : make_float2(-INFINITY, 0.0f);
-                const float  scale = sum.x == -INFINITY ? 0.0f : exp2_fast(sum.x - m);
-                l += lane_sum(scale*sum.y, 1, 16);
-                const int n_now = n - j0 < LANES ? n - j0 : LANES;
-#pragma unroll 8
-                for (int j = 0; j < n_now; ++j) {
-                    const float now = __shfl_sync(0xffffffffu, scale, j, LANES);
+                const float2 sum     = j0 + lane < n ? load_written(sums + (j0 + lane)*args.n_rows) : make_float2(-INFINITY, 0.0f);
+                const float  before  = m;
+                m = fmaxf(m, lane_max(sum.x, 1, 16));
+                const float  scale   = sum.x  == -INFINITY ? 0.0f : exp2_fast(sum.x - m);
+                const float  rescale = before == -INFINITY ? 0.0f : exp2_fast(before - m);
+                l = l*rescale + lane_sum(scale*sum.y, 1, 16);
 #pragma unroll
-                    for (int part = 0; part < (D + 127)/128; ++part) {
-                        const int i = 128*part + 4*lane;
-                        if (i < D) {
-                            const float4 y = load_written((const float4 *) (acc + (int64_t) (j0 + j)*args.n_rows*D + i));
-                            x[part].x += now*y.x;
-                            x[part].y += now*y.y;
-                            x[part].z += now*y.z;
-                            x[part].w += now*y.w;
+                for (int part = 0; part < N_PARTS; ++part) {
+                    x[part] = make_float4(x[part].x*rescale, x[part].y*rescale, x[part].z*rescale, x[part].w*rescale);
+                }
+                // all of AHEAD pieces is asked for before any is used
+                const int n_now = n - j0 < LANES ? n - j0 : LANES;
+                for (int j1 = 0; j1 < n_now; j1 += AHEAD) {
+                    float4 y[AHEAD][N_PARTS];
+#pragma unroll
+                    for (int j = 0; j < AHEAD; ++j) {
+#pragma unroll
+                        for (int part = 0; part < N_PARTS; ++part) {
+                            const int i = 128*part + 4*lane;
+                            y[j][part] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+                            if (i < D && j1 + j < n_now) {
+                                y[j][part] = load_written((const float4 *) (acc + (int64_t) (j0 + j1 + j)*args.n_rows*D + i));
+                            }
+                        }
+                    }
+#pragma unroll
+                    for (int j = 0; j < AHEAD; ++j) {
+                        const float now = __shfl_sync(0xffffffffu, scale, j1 + j, LANES);
+#pragma unroll
+                        for (int part = 0; part < N_PARTS; ++part) {
+                            x[part].x += now*y[j][part].x;
+                            x[part].y += now*y[j][part].y;
+                            x[part].z += now*y[j][part].z;
+                            x[part].w += now*y[j][part].w;
                         }
                     }
                 }
@@ -362,7 +392,7 @@ struct decode_kernel {
             const float scale = l > 0.0f ? 1.0f/l : 0.0f;
             float * dst = args.dst + ((int64_t) list_token(args, i_list)*args.n_head + head)*D;
 #pragma unroll
-            for (int part = 0; part < (D + 127)/128; ++part) {
+            for (int part = 0; part < N_PARTS; ++part) {
                 const int i = 128*part + 4*lane;
                 if (i < D) {
                     *(float4 *) (dst + i) = make_float4(x[part].x*scale, x[part].y*scale, x[part].z*scale, x[part].w*scale);
@@ -393,18 +423,24 @@ struct decode_kernel {
 
         tile cells;
         int c = c0 + 16*warp;
-        cells.load(args, list, c, end);
+        cells.load_pages(args, list, c, end);
+        cells.load(args, c, end);
+        cells.load_pages(args, list, c + UNIT, end);
 
         queries q;
         load_queries(args, i_list, q);
 
         decode_state<D> state;
-        while (c < end) {
+        // at least once, so that the compiler does not put off the loads until it is known that they are needed; a warp without
+        // cells adds the last cell with a weight of 0
+        for (;;) {
             add_cells(args, q, cells, c, end, state);
             c += UNIT;
-            if (c < end) {
-                cells.load(args, list, c, end);
+            if (c >= end) {
+                break;
             }
+            cells.load(args, c, end);
+            cells.load_pages(args, list, c + UNIT, end);
         }
         write_piece(args, blockIdx.x + i_list, state, acc, sums);
     }

@@ -46,50 +46,69 @@ struct prompt_kernel {
         float acc[N_BLOCKS][4];
     };
 
-    // one tile of cells to shared memory: cells [c0, c0 + CELLS), zeros from end on
+    // one tile of cells to shared memory: cells [c0, c0 + CELLS), of which the first lies before end. From end on they are zeros
+    // or the last cell once more: their weights are 0.
     static __device__ __forceinline__ void start_tile(const attn_args & args, const list_view & list, int c0, int end, char * stage) {
-        constexpr int N_RUNS = D/8; // of 8 numbers of a row
+        constexpr int N_RUNS  = D/8; // of 8 numbers of a row
+        constexpr int THREADS = WARPS*LANES;
 
         // mostly a tile lies in one page, whose rows follow each other
-        const bool   is_whole = c0 < end && (1 << args.pool.page_shift) >= CELLS;
-        const char * first_k  = is_whole ? k_row_of(args.pool, list, c0) : nullptr;
-        const char * first_v  = is_whole ? v_row_of(args.pool, list, c0) : nullptr;
-        for (int i = threadIdx.x; i < CELLS*N_RUNS; i += WARPS*LANES) {
-            const int  row    = i/N_RUNS;
-            const int  run    = i%N_RUNS;
-            const bool is_row = c0 + row < end;
-            const char * k = nullptr;
-            const char * v = nullptr;
-            if (is_row) {
-                k = is_whole ? first_k + row*cell_bytes<T>(D) : k_row_of(args.pool, list, c0 + row);
-                v = is_whole ? first_v + row*cell_bytes<T>(D) : v_row_of(args.pool, list, c0 + row);
-            }
-            char * to_k = stage + row*ROW + 16*run;
-            char * to_v = to_k + traits::n_parts*TILE;
-            if constexpr (T == GGML_TYPE_F16 || T == GGML_TYPE_BF16) {
-                if (is_row) {
-                    start_copy_16(to_k, k + 16*run);
-                    start_copy_16(to_v, v + 16*run);
+        const bool    is_whole = (1 << args.pool.page_shift) >= CELLS;
+        const int32_t page     = page_of(args.pool, list, c0);
+        const char  * first_k  = k_row_of(args.pool, page, c0);
+        const char  * first_v  = v_row_of(args.pool, page, c0);
+        const auto k_row = [&](int row) {
+            return is_whole ? first_k + row*cell_bytes<T>(D) : k_row_of(args.pool, page_of(args.pool, list, c0 + row), c0 + row);
+        };
+        const auto v_row = [&](int row) {
+            return is_whole ? first_v + row*cell_bytes<T>(D) : v_row_of(args.pool, page_of(args.pool, list, c0 + row), c0 + row);
+        };
+
+        if constexpr (T == GGML_TYPE_F16 || T == GGML_TYPE_BF16) {
+            for (int i = threadIdx.x; i < CELLS*N_RUNS; i += THREADS) {
+                const int row = i/N_RUNS;
+                const int run = i%N_RUNS;
+                char * to_k = stage + row*ROW + 16*run;
+                char * to_v = to_k + TILE;
+                if (c0 + row < end) {
+                    start_copy_16(to_k, k_row(row) + 16*run);
+                    start_copy_16(to_v, v_row(row) + 16*run);
                 } else {
                     *(uint4 *) to_k = make_uint4(0, 0, 0, 0);
                     *(uint4 *) to_v = make_uint4(0, 0, 0, 0);
                 }
-            } else {
-                words<traits::n_parts> x, y;
-                if (is_row) {
-                    x = load_8<T>(k, 8*run);
-                    y = load_8<T>(v, 8*run);
-                } else {
-                    x.clear();
-                    y.clear();
+            }
+            end_copy_group();
+        } else {
+            // runs that are asked for before any is unpacked; more would take registers from the products
+            constexpr int AHEAD = T == GGML_TYPE_F32 ? 1 : 2;
+#pragma unroll 1
+            for (int first = threadIdx.x; first < CELLS*N_RUNS; first += AHEAD*THREADS) {
+                raw_8<T> k[AHEAD], v[AHEAD];
+#pragma unroll
+                for (int n = 0; n < AHEAD; ++n) {
+                    const int i   = first + n*THREADS < CELLS*N_RUNS ? first + n*THREADS : first;
+                    const int row = c0 + i/N_RUNS < end ? i/N_RUNS : end - 1 - c0;
+                    k[n] = load_8<T>(k_row(row), i%N_RUNS*8);
+                    v[n] = load_8<T>(v_row(row), i%N_RUNS*8);
                 }
-                for (int p = 0; p < traits::n_parts; ++p) {
-                    *(uint4 *) (to_k + p*TILE) = make_uint4(x.x[p][0], x.x[p][1], x.x[p][2], x.x[p][3]);
-                    *(uint4 *) (to_v + p*TILE) = make_uint4(y.x[p][0], y.x[p][1], y.x[p][2], y.x[p][3]);
+#pragma unroll
+                for (int n = 0; n < AHEAD; ++n) {
+                    const int i = first + n*THREADS;
+                    if (i < CELLS*N_RUNS) {
+                        const auto x = unpack_8<T>(k[n], i%N_RUNS*8);
+                        const auto y = unpack_8<T>(v[n], i%N_RUNS*8);
+                        char * to_k = stage + i/N_RUNS*ROW + i%N_RUNS*16;
+                        char * to_v = to_k + traits::n_parts*TILE;
+#pragma unroll
+                        for (int p = 0; p < traits::n_parts; ++p) {
+                            *(uint4 *) (to_k + p*TILE) = make_uint4(x.x[p][0], x.x[p][1], x.x[p][2], x.x[p][3]);
+                            *(uint4 *) (to_v + p*TILE) = make_uint4(y.x[p][0], y.x[p][1], y.x[p][2], y.x[p][3]);
+                        }
+                    }
                 }
             }
         }
-        end_copy_group();
     }
 
     // the queries of the warp's rows as the first factor: part 0 heads, part 1 tails; words 0, 2 of rows g, 1, 3 of rows g + 8
@@ -337,7 +356,9 @@ struct prompt_kernel {
                     // the barrier says that this tile is there, and that nobody reads the one before it any more
                     wait_copies<0>();
                     __syncthreads();
-                    start_tile(args, list, c0 + CELLS, n_cells, shared + (i + 1)%2*STAGE);
+                    if (c0 + CELLS < n_cells) {
+                        start_tile(args, list, c0 + CELLS, n_cells, shared + (i + 1)%2*STAGE);
+                    }
                 } else {
                     start_tile(args, list, c0, n_cells, shared);
                     wait_copies<0>();

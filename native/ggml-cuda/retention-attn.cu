@@ -93,8 +93,8 @@ bool attn_supported(const ggml_tensor * dst) {
 
     const ggml_tensor * k = dst->src[1];
     const ggml_tensor * v = dst->src[2];
-    const bool is_power_of_2 = (params.page_size & (params.page_size - 1)) == 0;
-    return k->type == v->type && k->ne[0] == v->ne[0] && k->ne[0] % ggml_blck_size(k->type) == 0 && is_power_of_2 &&
+    const bool has_pages = params.page_size >= 8 && (params.page_size & (params.page_size - 1)) == 0; // a power of two
+    return k->type == v->type && k->ne[0] == v->ne[0] && k->ne[0] % ggml_blck_size(k->type) == 0 && has_pages &&
         with_head_size(k->ne[0], [](auto) {}) && has_kernels(k->type);
 }
 

@@ -73,12 +73,13 @@ static __device__ __forceinline__ float soft_cap(const attn_args & args, float x
 // write the K row or the V row of a token and KV head to its place
 template <ggml_type T, int D>
 static __device__ __forceinline__ void store_half_cell(const attn_args & args, int token, int head_kv, bool is_v) {
-    const auto list = view_list(args.pool, token, head_kv);
-    const int  cell = list.n_old + args.pool.tokens[3*token + 2];
+    const auto    list = view_list(args.pool, token, head_kv);
+    const int     cell = list.n_old + args.pool.tokens[3*token + 2];
+    const int32_t page = page_of(args.pool, list, cell);
     if (is_v) {
-        store_row<T>(v_row_of(args.pool, list, cell), args.v_new + head_kv*args.v_new_head + token*args.v_new_token, D);
+        store_row<T, D>(v_row_of(args.pool, page, cell), args.v_new + head_kv*args.v_new_head + token*args.v_new_token);
     } else {
-        store_row<T>(k_row_of(args.pool, list, cell), args.k_new + head_kv*args.k_new_head + token*args.k_new_token, D);
+        store_row<T, D>(k_row_of(args.pool, page, cell), args.k_new + head_kv*args.k_new_head + token*args.k_new_token);
     }
 }
 

@@ -7,20 +7,22 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 #include <mutex>
-#include <unordered_map>
+#include <utility>
 
-// Of each backend, as two may run at once. Never freed: a backend that takes the place of another finds zeros too.
-static int32_t * counts_of(const ggml_backend_cuda_context & ctx) {
+// Of each backend, as two may run at once. Never freed: a backend that takes the place of another on its device finds zeros too.
+static int32_t * counts_of(ggml_backend_cuda_context & ctx) {
     static std::mutex mutex;
-    static std::unordered_map<const void *, int32_t *> all;
+    static std::map<std::pair<const void *, int>, int32_t *> all;
 
     std::lock_guard<std::mutex> lock(mutex);
-    int32_t *& res = all[&ctx];
+    int32_t *& res = all[{ &ctx, ctx.device }];
     if (!res) {
         // outside of a recorded graph: the first run of an op is never recorded
         CUDA_CHECK(cudaMalloc((void **) &res, retention::N_COUNTS*sizeof(*res)));
-        CUDA_CHECK(cudaMemset(res, 0, retention::N_COUNTS*sizeof(*res)));
+        // on the stream of the kernel that needs them: what the default stream does, ggml's streams do not wait for
+        CUDA_CHECK(cudaMemsetAsync(res, 0, retention::N_COUNTS*sizeof(*res), ctx.stream()));
     }
     return res;
 }

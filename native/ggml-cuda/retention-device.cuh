@@ -69,6 +69,15 @@ static __device__ __forceinline__ uint32_t pick_bytes(uint32_t a, uint32_t b, ui
     return __byte_perm(a, b, selector);
 }
 
+// bit i: whether x holds in lane i
+static __device__ __forceinline__ uint32_t lanes_where(bool x) {
+#ifdef GGML_USE_HIP
+    return (uint32_t) (__ballot(x) >> threadIdx.x % warpSize / LANES * LANES); // of a wavefront of 64 lanes these 32
+#else
+    return __ballot_sync(0xffffffffu, x);
+#endif
+}
+
 // what another block wrote while this one runs: not from this multiprocessor's cache
 template <typename T>
 static __device__ __forceinline__ T load_written(const T * src) {

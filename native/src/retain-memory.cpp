@@ -43,7 +43,8 @@ static int64_t rotation_side(ggml_type type, int64_t n_embd_head, bool largest) 
 }
 
 // whether a device can attend to pages of these types; without, its layers' cells stay in host memory
-static bool supports_pages(ggml_backend_dev_t dev, ggml_type type_k, int64_t n_embd_k, ggml_type type_v, int64_t n_embd_v) {
+static bool supports_pages(
+        ggml_backend_dev_t dev, ggml_type type_k, int64_t n_embd_k, ggml_type type_v, int64_t n_embd_v, int32_t page_size) {
     const ggml_context_ptr ctx(ggml_init({ 16*ggml_tensor_overhead(), nullptr, /*.no_alloc =*/ true }));
 
     ggml_tensor * q          = ggml_new_tensor_3d(ctx.get(), GGML_TYPE_F32, n_embd_k, 1, 1);
@@ -56,7 +57,7 @@ static bool supports_pages(ggml_backend_dev_t dev, ggml_type type_k, int64_t n_e
 
     ggml_retention_attn_params params = {};
     params.n_head_kv = 1;
-    params.page_size = 1;
+    params.page_size = page_size;
 
     return ggml_backend_dev_supports_op(dev, ggml_retention_attn(ctx.get(), q, k, v, q, v_new, pages, cell_lists, tokens, nullptr, &params));
 }
@@ -153,7 +154,7 @@ void retain_memory::init_pools(const llama_memory_params & params, const llama_c
         ggml_backend_dev_t         dev  = model.dev_layer(layer.il);
         const bool can_copy = ggml_backend_buft_is_host(ggml_backend_dev_buffer_type(dev)) ||
             retain_pool::copy_function(ggml_backend_dev_buffer_type(dev));
-        if (cparams.offload_kqv && can_copy && supports_pages(dev, params.type_k, n_embd_k, params.type_v, n_embd_v)) {
+        if (cparams.offload_kqv && can_copy && supports_pages(dev, params.type_k, n_embd_k, params.type_v, n_embd_v, config.page_size)) {
             buft = ggml_backend_dev_buffer_type(dev);
         }
 

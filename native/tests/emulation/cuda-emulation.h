@@ -112,11 +112,22 @@ template <typename T> T __shfl_up_sync (uint32_t, T x, int step, int) {
     return emulation::from_lane(x, lane >= step ? lane - step : lane);
 }
 
+inline int __ffs(uint32_t x) { return __builtin_ffs(x); }
+
 namespace retention {
 
 enum class half_type;
 
 inline void * dynamic_shared() { return emulation::shared_memory(); }
+
+inline uint32_t lanes_where(bool x) {
+    const char * lanes = emulation::meet_warp(&x, sizeof(x));
+    uint32_t res = 0;
+    for (int lane = 0; lane < emulation::WARP; ++lane) {
+        res |= (uint32_t) (lanes[lane] != 0) << lane;
+    }
+    return res;
+}
 
 inline float exp2_fast(float x) { return exp2f(x); }
 
