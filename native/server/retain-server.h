@@ -15,6 +15,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <string>
 #include <utility>
@@ -77,9 +79,10 @@ retain_slot_view retain_view(const SLOT & slot) {
     const auto & params = slot.task->params;
     res.task   = slot.task->id;
     res.ticket = params.n_discard;
-    for (const auto & word : params.antiprompt) {
-        if (word.rfind(RETAIN_TICKET_STOP, 0) == 0) {
-            res.ticket = std::stoi(word.substr(std::char_traits<char>::length(RETAIN_TICKET_STOP)));
+    // ours is the last one; a client may send what looks like it
+    for (auto word = params.antiprompt.rbegin(); res.ticket == 0 && word != params.antiprompt.rend(); ++word) {
+        if (word->rfind(RETAIN_TICKET_STOP, 0) == 0) {
+            res.ticket = (int) std::strtol(word->c_str() + std::strlen(RETAIN_TICKET_STOP), nullptr, 10);
         }
     }
     // most templates show where messages of the user and the assistant begin, few where those of the system do

@@ -28,6 +28,10 @@ void retain_memory::archive_cells(retain_seq & seq, size_t pool) {
                 gone.push_back(i);
             }
         }
+        // the whole budget may lie in a few lists, so that more goes from one of them than the archive holds
+        const int64_t n_lost = std::max<int64_t>(0, (int64_t) gone.size() - archive->n_max());
+        gone.erase(gone.begin(), gone.begin() + n_lost);
+        n_dropped += n_lost;
         thin_archive(seq, gone.size());
         archive->append(*pools[pool], cell_list, gone, seq.archived[layer.list_first + h]);
         ++at;
@@ -58,8 +62,8 @@ void retain_memory::thin_archive(retain_seq & seq, int64_t n) {
         }
         chosen.set_list(l, cell_list.ordinal.data(), dst);
     });
-    // an eighth goes, so that this is rare
-    chosen.run(0, sizes.size(), archive->n_max() - archive->n_max()/8, threads);
+    // an eighth goes at least, so that this is rare
+    chosen.run(0, sizes.size(), archive->n_max() - std::max(n, archive->n_max()/8), threads);
 
     keep_archived(seq, [&](size_t list, int64_t i) { return chosen.kept(list, i); });
     archive->get_pool().run_copies(threads);

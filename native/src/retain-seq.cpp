@@ -300,6 +300,7 @@ void retain_memory::seq_add(llama_seq_id seq_id, llama_pos p0, llama_pos p1, lla
     if (is_busy()) {
         return;
     }
+    settle();
     normalize_range(p0, p1);
 
     if (!has_seq(seq_id)) {

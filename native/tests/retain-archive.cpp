@@ -179,6 +179,36 @@ void test_full(llama_model * model, const wide_files & files) {
     }
 }
 
+// The whole budget in one list, and then all of it gone at once: more than an eighth of the smallest archive.
+void test_full_at_once(llama_model * model, const wide_files & files) {
+    auto rp = recall_params(files.wide_gates);
+    rp.n_sink        = 0;
+    rp.buffer        = 16;
+    rp.archive_bytes = 7*128*2*ggml_row_size(GGML_TYPE_Q8_0, 32) + 1; // a page for each list, and 3
+    llama_context * ctx = retain_init_from_model(model, context_params(), &rp);
+    CHECK(ctx);
+
+    const retain_score_callback prefer_one = [](void * list, llama_seq_id, int64_t, int64_t n, const int32_t * il, const int32_t * head,
+            const int32_t *, const float *, const int32_t *, float * scores) {
+        for (int64_t i = 0; i < n; ++i) {
+            scores[i] = il[i]*tiny::N_HEAD_KV + head[i] == *(int *) list;
+        }
+        return true;
+    };
+    int list = 0;
+    CHECK(retain_set_callback(ctx, prefer_one, &list));
+
+    const int64_t n_max = stats_of(ctx).n_archived_max;
+    for (int i = 0; i < 60; ++i) { // an eviction each
+        list = i/6%N_STREAMS;
+        decode(ctx, 0, i*16, random_tokens(i, 16));
+        const auto stats = stats_of(ctx);
+        CHECK(stats.n_archived <= n_max && stats.n_archived + stats.n_cells + stats.n_dropped == (i + 1)*16*N_STREAMS);
+    }
+    CHECK(stats_of(ctx).n_dropped > 0);
+    llama_free(ctx);
+}
+
 void test_states(llama_model * model, const wide_files & files) {
     const auto rp = recall_params(files.wide_gates);
     llama_context * ctx = retain_init_from_model(model, context_params(), &rp);
@@ -308,6 +338,7 @@ int main() {
     test_budget  (model, files);
     test_types   (model, files);
     test_full    (model, files);
+    test_full_at_once(model, files);
     test_states  (model, files);
 #ifndef _WIN32
     test_file    (model, files);

@@ -337,6 +337,29 @@ static void test_shifts(llama_model * model, const std::string & gates) {
     llama_free(ctx);
 }
 
+// tokens that a shift moves before position 0 go, and those that stay keep their log betas, which come in after the graph has run
+static void test_shift_before_the_start(llama_model * model, const std::string & gates) {
+    const auto rp = small_params(gates);
+    const auto log_betas = [&](int shift) {
+        llama_context * ctx = retain_init_from_model(model, context_params(), &rp);
+        decode(ctx, 0, 0, random_tokens(1, 12));
+        llama_memory_seq_add(llama_get_memory(ctx), 0, 0, -1, -shift);
+
+        std::vector<float>   res(12 - shift), beta(res.size());
+        std::vector<int32_t> pos(res.size());
+        CHECK(retain_get_cells(ctx, 0, 1, 1, pos.data(), nullptr, beta.data(), res.size()) == (int64_t) res.size());
+        for (size_t i = 0; i < res.size(); ++i) {
+            res[pos[i]] = beta[i];
+        }
+        llama_free(ctx);
+        return res;
+    };
+    const auto all = log_betas(0);
+    for (const int shift : { 3, 9 }) {
+        CHECK(log_betas(shift) == std::vector<float>(all.begin() + shift, all.end()));
+    }
+}
+
 static void test_shift_of_several_parts(const tiny_files & files) {
     const std::string path = files.dir/"mrope.gguf";
     tiny::write_model(path, "qwen2vl");
@@ -410,6 +433,7 @@ int main() {
     test_announced_shifts(model, files.gates);
     test_copies(model, files.gates);
     test_shifts(model, files.gates);
+    test_shift_before_the_start(model, files.gates);
     test_shift_of_several_parts(files);
     test_last_positions(model, files.gates);
 

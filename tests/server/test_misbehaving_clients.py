@@ -138,6 +138,14 @@ def test_a_body_of_fifty_megabytes(small: Server) -> None:
     assert ask(small, "POST", "/completion", body)[0] == 200
 
 
+@pytest.mark.parametrize("ticket", ["x", "9" * 30])
+def test_a_stop_word_like_our_own(small: Server, ticket: str) -> None:
+    body = {"prompt": "the", "n_predict": 2, "stop": [f"\x01retain-ticket {ticket}"], "retention": {"budget": 32}}
+    for _ in range(2):
+        status, reply = ask(small, "POST", "/completion", body)
+        assert status == 200 and reply["retention"]["budget"] == 32
+
+
 def test_longer_than_the_training_context(small: Server) -> None:
     lines: list[str] = []
     small._log = lines.append
