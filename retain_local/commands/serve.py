@@ -13,7 +13,7 @@ from ..errors import RetainError
 from ..options.retention_options import RetentionOptions
 from ..server.arguments import check_passed_on
 from ..server.options import ServeOptions
-from ..server.process import KEY_VARIABLE, Server
+from ..server.process import KEY_VARIABLE, Server, unread_variables
 from ..terminal.byte_format import format_bytes
 from .loading import gates_to_load, usual_threads
 from .model_name import find_model
@@ -35,6 +35,8 @@ def run_serve(model: str, cache: RetentionOptions, serve: ServeOptions, verbose:
     RetainError : the model cannot be found or fetched, or the server not be built or started, or it ended by itself.
     """
     check_passed_on(more)
+    if unread := unread_variables():
+        logger.warning("not read from the environment: %s; name the options behind `serve` instead", ", ".join(unread))
     path, fetched_gates = find_model(model)
     threads = usual_threads(path)
     if threads is not None and not {"-t", "--threads"} & set(more):

@@ -23,6 +23,7 @@ _BATCH = 2048  # tokens, llama.cpp's own default
 
 _POSITIONS = "cells keep their positions when others are evicted, so there is nothing to shift"
 _STOCK = "embeddings have no cache to keep in a budget; use llama.cpp's own server for them"
+_LOG = "the log says when the server listens, and why it ended"
 _ROUTER = "this server runs the one model that it is given"
 
 # what of llama.cpp's options cannot be passed on, and why
@@ -36,6 +37,8 @@ _REFUSED = {
     **dict.fromkeys(("-np", "--n-parallel"), "use --parallel"),
     **dict.fromkeys(("-c",), "use --ctx-size"),
     **dict.fromkeys(("-ub", "--ubatch-size"), "use --ubatch"),
+    **dict.fromkeys(("-lv", "--verbosity", "--log-verbosity"), f"{_LOG}; --verbose shows all of it"),
+    **dict.fromkeys(("--log-disable", "--log-jsonl"), _LOG),
     "--api-key-file": "use --api-key, or the environment variable LLAMA_API_KEY",
 }
 _VALUES = {

@@ -19,6 +19,7 @@ from .binary import server_program
 from .options import ServeOptions
 
 KEY_VARIABLE = "LLAMA_API_KEY"  # as llama.cpp's server reads it
+_OPTION_VARIABLE = "LLAMA_ARG_"  # llama.cpp's server reads its options from such variables too
 _LISTENING = re.compile(r"listening on ((?:https?|unix)://.+)")
 _OWN_REASON = re.compile(r"^retain-server: (.+)")
 _ERROR = re.compile(r"^[\d.]+ E \w+\s+\S+: (.+)")  # as llama.cpp's server logs one
@@ -26,6 +27,14 @@ _SOCKET = "unix://"
 _LAST_LINES = 400
 _KILL_AFTER_S = 30
 _POLL_S = 0.05
+
+
+def unread_variables() -> list[str]:
+    """Environment variables with options of llama.cpp's server, which it is started without.
+
+    They would change what was resolved from the options here, and set what is refused among them.
+    """
+    return sorted(name for name in os.environ if name.startswith(_OPTION_VARIABLE))
 
 
 class Server:
@@ -97,7 +106,8 @@ class Server:
             raise RetainError("this server runs already; make another one with `Server`")
         self.url = ""
         self._is_ready.clear()
-        environment = dict(os.environ)
+        unread = unread_variables()
+        environment = {name: value for name, value in os.environ.items() if name not in unread}
         if self.command.serve.api_key:  # arguments can be seen by every user of the machine
             environment[KEY_VARIABLE] = self.command.serve.api_key
         program = os.fspath(server_program())

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -68,6 +69,8 @@ def test_a_context_beyond_the_training() -> None:
         (("--models-dir", "x"), "the one model"),
         (("-np", "2"), "use --parallel"),
         (("-b", "many"), "whole number"),
+        (("--log-verbosity", "0"), "--verbose shows all of it"),
+        (("--log-disable",), "the log says when the server listens"),
         (("-ctk", "q3_k"), "not one of"),
     ],
 )
@@ -104,6 +107,16 @@ def test_an_option_that_nobody_knows_is_said_in_one_line() -> None:
 def test_gates_of_another_model_are_said_in_one_line(tmp_path: Path, tiny) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RetainError, match="did not start: .*gates"):
         Server(BUNDLED_MODEL, budget=64, gates=tiny.gates("llama")).start()
+
+
+def test_variables_of_the_environment_do_not_change_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("API_PREFIX", "/x"), ("LOG_VERBOSITY", "0"), ("EMBEDDINGS", "1")):
+        monkeypatch.setenv(f"LLAMA_ARG_{name}", value)
+    with Server(BUNDLED_MODEL, budget=64) as server:
+        with urllib.request.urlopen(f"{server.url}/v1/models", timeout=60) as answer:
+            assert answer.status == 200
+        with pytest.raises(urllib.error.HTTPError, match="501"):
+            urllib.request.urlopen(f"{server.url}/v1/embeddings", b'{"input": "a"}', timeout=60)
 
 
 def test_paths_that_begin_with_a_prefix() -> None:
@@ -143,7 +156,7 @@ def test_a_log_that_raises_does_not_stop_the_server() -> None:
 def test_what_it_says_and_how_it_ends(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "serve", "bundled", "--budget", "64", "--port", "0", "--parallel", "2"],
-        env=environment(tmp_path),
+        env={**environment(tmp_path), "LLAMA_ARG_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -155,6 +168,7 @@ def test_what_it_says_and_how_it_ends(tmp_path: Path) -> None:
     _, said = process.communicate()
     assert process.returncode == 0
     said = " ".join(said.split())
+    assert "not read from the environment: LLAMA_ARG_THREADS;" in said
     assert "2 slots with 64 cells per layer and KV head each by the policy gate" in said
     assert "open to every program on this machine, without a key" in said
 
