@@ -72,10 +72,11 @@ def _greeting(server: Server) -> list[str]:
     assert isinstance(options.budget, int)
     slots = "1 slot" if serve.parallel == 1 else f"{serve.parallel} slots"
     each = "" if serve.parallel == 1 else " each"
+    besides = " besides its layers of fixed size" if model.is_mixed else ""
     lines = [
         f"{model.name or model.stem}: {slots} with {options.budget:,} cells per layer and KV head{each} by the policy "
         f"{options.policy}, for conversations of up to {command.n_ctx:,} tokens; "
-        f"{format_bytes(command.pool_bytes)} of KV cache in all{_archive(options)}"
+        f"{format_bytes(command.pool_bytes)} of KV cache in all{besides}{_archive(options)}"
     ]
     if model.n_ctx_train and command.n_ctx > model.n_ctx_train:
         lines.append(

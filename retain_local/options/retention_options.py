@@ -234,7 +234,8 @@ class RetentionOptions:
                 archive = AUTO_BYTES if self._asks_for_archive else NO_ARCHIVE
                 decided = replace(decided, archive=archive, recall=self.recall if archive else None)
             budget = recommended_budget(model, decided, n_ctx=n_ctx, settings=settings_of(decided, type_k, type_v))
-        bytes_per_token = _bytes_per_token(model, budget, type_k, type_v)
+        is_size = budget is not None and Budget.parse(budget, sizes=True).size
+        bytes_per_token = pool_bytes_of(model, type_k, type_v) if is_size else 1  # which nobody reads
         *larger, least = self._ubatches(n_batch, n_ctx)
         for n_ubatch in (*larger, least):
             try:
@@ -330,12 +331,15 @@ def settings_of(options: RetentionOptions, type_k: KVType, type_v: KVType) -> di
     return found
 
 
-def _bytes_per_token(model: ModelFile, budget: object, type_k: KVType, type_v: KVType) -> int:
-    """Bytes that a token takes in the pool; of a mixed model the native library is asked, where the budget is a size."""
+def pool_bytes_of(model: ModelFile, type_k: KVType, type_v: KVType) -> int:
+    """Bytes that a token takes in the pool; of a mixed model the native library is asked.
+
+    Raises
+    ------
+    RetainError : the mixed model cannot be loaded.
+    """
     if not model.is_mixed:
         return model.bytes_per_token(type_k, type_v)
-    if budget is None or not Budget.parse(budget, sizes=True).size:
-        return 1  # which nobody reads
     from ..bindings.pool_size import pool_bytes_per_token
 
     return pool_bytes_per_token(model.path, type_k, type_v)

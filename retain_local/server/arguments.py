@@ -11,7 +11,7 @@ from ..errors import UsageError
 from ..kv_types import KVType, kv_type
 from ..models.model_file import ModelFile, read_model_file
 from ..options.budget import Budget
-from ..options.retention_options import RetentionOptions
+from ..options.retention_options import RetentionOptions, pool_bytes_of
 from .options import ServeOptions
 
 PAGE = Path(__file__).parent / "page"
@@ -56,7 +56,7 @@ class ServerCommand:
     arguments : behind the program's name.
     retention : the options as resolved, of each slot.
     n_ctx : tokens of the longest conversation.
-    pool_bytes : bytes of K and V that all slots together never exceed.
+    pool_bytes : bytes of K and V that all slots together never exceed, besides windows and states of a mixed model.
     prefix : that the paths of all requests begin with.
     """
 
@@ -111,7 +111,7 @@ def server_command(
         arguments += ["--override-kv", f"{file.architecture}.context_length=int:{n_ctx}"]
     room = options.residents(options.budget, n_ctx) + max(options.buffer, options.n_ubatch)
     room = n_ctx if options.budget >= n_ctx else room
-    pool_bytes = serve.parallel * room * file.bytes_per_token(*types)
+    pool_bytes = serve.parallel * room * pool_bytes_of(file, *types)
     prefix = _value(more, "prefix") or ""
     return ServerCommand((*arguments, *more), options, serve, file, n_ctx, pool_bytes, prefix)
 

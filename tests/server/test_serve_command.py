@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import TinyFiles
 from retain_local.errors import RetainError, UsageError
 from retain_local.options.retention_options import RetentionOptions
 from retain_local.paths import BUNDLED_MODEL
@@ -20,6 +21,7 @@ from retain_local.server import Server
 from retain_local.server.arguments import ServerCommand, server_command
 from retain_local.server.options import ServeOptions
 from support.command_line import COMMAND, environment
+from support.servers import ask
 
 
 def command(*more: str, serve: ServeOptions | None = None, **retention: object) -> ServerCommand:
@@ -50,6 +52,13 @@ def test_a_size_is_that_of_all_slots() -> None:
 
 def test_the_bytes_that_are_said_are_those_of_the_cell_types() -> None:
     assert command("-ctk", "q8_0", "-ctv", "q8_0", budget=64).pool_bytes < 0.6 * command(budget=64).pool_bytes
+
+
+@pytest.mark.parametrize("arch", ["llama", "gemma2"])
+def test_the_bytes_that_are_said_are_those_of_the_pool(arch: str, tiny: TinyFiles) -> None:
+    with Server(tiny.model(arch), budget=512, parallel=2, gates="none", policy="window") as server:
+        _, told = ask(server, "GET", "/retention", key=None)
+        assert 1 <= told["total"]["bytes_pool"] / server.command.pool_bytes < 1.1  # pages are whole
 
 
 def test_a_context_beyond_the_training() -> None:
