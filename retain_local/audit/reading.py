@@ -11,7 +11,7 @@ from ..divergence.lockstep import diverge
 from ..divergence.texts import AuditText
 from ..errors import UsageError
 from ..kv_types import KVType, kv_type
-from ..options.archive import AUTO_TYPE, parse_archive, size_text
+from ..options.archive import AUTO_TYPE, WITHOUT_ARCHIVE, parse_archive, size_text
 from ..options.budget import Budget
 from ..options.retention_options import RetentionOptions, settings_of
 from .result import Audit, BudgetAudit
@@ -83,7 +83,7 @@ def _archive(options: RetentionOptions) -> dict[str, int | str]:
 
 def without_archive(options: RetentionOptions) -> RetentionOptions:
     """The same options of a cache that recalls nothing."""
-    return replace(options, archive=0, recall=None)
+    return replace(options, **WITHOUT_ARCHIVE)
 
 
 def options_for(

@@ -23,7 +23,7 @@ from ..audit.verdict import Bound, conclusion, recall_flags, recommend
 from ..divergence.texts import make_texts, read_files, token_text
 from ..files import check_writable, write_text
 from ..models.model_file import ModelFile
-from ..options.archive import share_text
+from ..options.archive import WITHOUT_ARCHIVE, share_text
 from ..options.budget import Budget
 from ..options.model_options import ModelOptions
 from ..options.recommendation import Recommendation, Shelf
@@ -95,7 +95,9 @@ def run_audit(
 
 def _load_weights(path: Path, retention: RetentionOptions, loading: ModelOptions) -> Llama:
     """The model as its caches will have it, with the smallest cache of its own."""
-    smallest = replace(retention, budget=1, policy="none", gates=None, sinks=0, recent=0, min_per_head=0, archive=0)
+    smallest = replace(
+        retention, budget=1, policy="none", gates=None, sinks=0, recent=0, min_per_head=0, **WITHOUT_ARCHIVE
+    )
     return load_model(str(path), smallest, replace(loading, n_batch=retention.n_ubatch))
 
 

@@ -14,6 +14,7 @@ from ..divergence.lockstep import diverge
 from ..divergence.texts import AuditText
 from ..errors import UsageError
 from ..kv_types import kv_type
+from ..options.archive import WITHOUT_ARCHIVE
 from ..options.retention_options import RetentionOptions
 from ..options.table import options_of
 from .arms import FULL, Arm
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 _DIGITS = 5  # of a number of a token in the file of results
 
 # arguments of `Llama` for a cache that keeps everything
-WHOLE = {"policy": "none", "gates": None, "sinks": 0, "recent": 0, "min_per_head": 0, "archive": 0}
+WHOLE = {"policy": "none", "gates": None, "sinks": 0, "recent": 0, "min_per_head": 0, **WITHOUT_ARCHIVE}
 
 
 def weights_arguments(load: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def weights_arguments(load: dict[str, Any]) -> dict[str, Any]:
 
 def recalling(arm: Arm) -> dict[str, Any]:
     """The arguments of `Llama` for what an arm recalls, which replace those of all arms."""
-    return {"recall": arm.recall} if arm.recall else {"archive": 0}
+    return {"recall": arm.recall} if arm.recall else WITHOUT_ARCHIVE
 
 
 def measure_text(

@@ -6,7 +6,7 @@ import math
 import operator
 from contextlib import suppress
 from fractions import Fraction
-from typing import SupportsIndex
+from typing import Any, SupportsIndex
 
 from ..errors import UsageError
 from .budget import BYTES_OF, LONGEST, QUANTITY, UNITS
@@ -14,6 +14,12 @@ from .budget import BYTES_OF, LONGEST, QUANTITY, UNITS
 ARCHIVE_TYPES = ("q4_0", "q8_0")
 AUTO_ARCHIVE, NO_ARCHIVE = "auto", 0
 AUTO_TYPE = "auto"
+WITHOUT_ARCHIVE: dict[str, Any] = {  # the options of a cache that recalls nothing
+    "archive": NO_ARCHIVE,
+    "recall": None,
+    "archive_type": AUTO_TYPE,
+    "archive_file": None,
+}
 AUTO_BYTES = 512 << 20  # of which only what is archived is used
 DEFAULT_RECALL = 0.25
 MOST_RECALL = 0.9

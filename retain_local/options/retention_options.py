@@ -15,6 +15,7 @@ from .archive import (
     AUTO_TYPE,
     DEFAULT_RECALL,
     NO_ARCHIVE,
+    WITHOUT_ARCHIVE,
     automatic_archive,
     automatic_type,
     parse_archive,
@@ -175,6 +176,11 @@ class RetentionOptions:
                 f"recall {share_text(self.recall_share)} needs an archive to recall from; give it a size, as in"
                 " --archive 512MiB"
             )
+        if self.archive_type != AUTO_TYPE and not self.archive:
+            raise UsageError(
+                f"archive-type {self.archive_type} is the type of an archive, and there is none; give it a size, as in"
+                " --archive 512MiB"
+            )
         if self.archive_file is None:
             return
         if not isinstance(self.archive_file, (str, os.PathLike)):
@@ -222,17 +228,16 @@ class RetentionOptions:
         RetainError : a sidecar that is missing, the policy "gate" without one, or "auto" without a recommendation.
         """
         decided = self._decide_policy(model)
-        if self.archive_type == AUTO_TYPE:
+        if self.archive and self.archive_type == AUTO_TYPE:
             decided = replace(decided, archive_type=automatic_type(model.head_k, model.head_v))
-        budget = self.budget
+        budget, asked = self.budget, decided
         if self.policy == "none" and budget in (None, AUTO_BUDGET):
             budget = n_ctx
         elif budget == AUTO_BUDGET:
             from .recommendation import recommended_budget
 
             if self.archive == AUTO_ARCHIVE:  # decided first: a budget is recommended for the archive that there is
-                archive = AUTO_BYTES if self._asks_for_archive else NO_ARCHIVE
-                decided = replace(decided, archive=archive, recall=self.recall if archive else None)
+                decided = _archiving(asked, AUTO_BYTES if self._asks_for_archive else NO_ARCHIVE)
             budget = recommended_budget(model, decided, n_ctx=n_ctx, settings=settings_of(decided, type_k, type_v))
         is_size = budget is not None and Budget.parse(budget, sizes=True).size
         bytes_per_token = pool_bytes_of(model, type_k, type_v) if is_size else 1  # which nobody reads
@@ -250,8 +255,7 @@ class RetentionOptions:
                     raise
                 continue
             if self.archive == AUTO_ARCHIVE:
-                archive = self._automatic(model, cells, n_ubatch, on_host)
-                decided = replace(decided, archive=archive, recall=self.recall if archive else None)
+                decided = _archiving(asked, self._automatic(model, cells, n_ubatch, on_host))
             kept = decided.residents(cells, n_ctx)
             if kept >= min(n_ubatch * _UBATCH_SHARE, n_ctx):  # one that covers the context needs no room beside it
                 break
@@ -268,7 +272,7 @@ class RetentionOptions:
     @property
     def _asks_for_archive(self) -> bool:
         """Whether there is to be an archive, though nobody gave its size."""
-        return bool(self.recall or self.archive_file)
+        return bool(self.recall or self.archive_file or self.archive_type != AUTO_TYPE)
 
     def _automatic(self, model: ModelFile, cells: int, n_ubatch: int, on_host: bool) -> int:
         """Bytes of an archive that nobody gave a size."""
@@ -317,6 +321,11 @@ class RetentionOptions:
         # scoring costs time in every layer: a policy that does not use it is not given gates it did not ask for
         path = model.sidecar_path()
         return path if self.policy in ("auto", "gate") and path.is_file() else None
+
+
+def _archiving(options: RetentionOptions, n_bytes: int) -> RetentionOptions:
+    """The options with the size of the archive decided; without one, nothing is said of it."""
+    return replace(options, **({"archive": n_bytes} if n_bytes else WITHOUT_ARCHIVE))
 
 
 def settings_of(options: RetentionOptions, type_k: KVType, type_v: KVType) -> dict[str, int | str]:

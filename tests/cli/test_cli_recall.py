@@ -161,6 +161,12 @@ def test_the_benchmark_counts_the_archive(home: Path, tiny: TinyFiles) -> None:
     ("arguments", "status", "message"),
     [
         (["run", "-p", "a", "--archive", "0", "--recall", "25%"], 2, "recall 25% needs an archive"),
+        (
+            ["run", "-p", "a", "--archive", "0", "--archive-type", "q8_0"],
+            2,
+            "archive-type q8_0 is the type of an archive",
+        ),
+        (["eval", "--tasks", "single", "--archive-type", "q8_0"], 2, "archive-type q8_0 is the type of an archive"),
         (["run", "-p", "a", "--archive", "512"], 2, "archive '512' has no unit; write 512MiB"),
         (["run", "-p", "a", *ARCHIVE, "--recall", "95%"], 2, "recall '95%' is not a share of the budget"),
         (["run", "-p", "a", *ARCHIVE, "--archive-file", "absent/a"], 2, "there is no folder absent"),

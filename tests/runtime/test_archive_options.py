@@ -58,6 +58,7 @@ def test_what_is_no_share(value: object) -> None:
     ("options", "message"),
     [
         ({"recall": "25%"}, "recall 25% needs an archive to recall from; give it a size, as in --archive 512MiB"),
+        ({"archive_type": "q8_0"}, "archive-type q8_0 is the type of an archive, and there is none; give it a size"),
         ({"archive_file": "a"}, "archive-file names a file, and there is no archive"),
         (
             {"archive": "1MiB", "archive_file": "absent/a"},
@@ -97,9 +98,11 @@ def test_an_archive_that_nobody_gave_a_size(tiny: TinyFiles) -> None:
         found = options.resolve(**{"model": file, "n_ctx": 1024, "type_k": F16, "type_v": F16} | more)
         assert (found.archive, found.recall) == (0, 0), (options, more)
         assert found.residents(found.budget, 1024) == found.budget
+        assert RetentionOptions(**vars(found)) == found, "what is resolved can be given again"
     # one that is asked for is tried, so that the reason against it is said
-    asked = replace(auto, recall="1/2").resolve(file, n_ctx=1024, type_k=F16, type_v=F16, on_host=False)
-    assert asked.archive == AUTO_BYTES
+    for asked in ({"recall": "1/2"}, {"archive_type": "q4_0"}):
+        found = replace(auto, **asked).resolve(file, n_ctx=1024, type_k=F16, type_v=F16, on_host=False)
+        assert found.archive == AUTO_BYTES, asked
 
 
 @pytest.mark.parametrize(("heads", "expected"), [((64, 64), "q8_0"), ((128, 128), "q4_0"), ((256, 64), "q8_0")])
