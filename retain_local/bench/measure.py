@@ -11,6 +11,7 @@ from .side import Side
 
 SHALLOW_DEPTH = 16  # where attention costs next to nothing: what is left are the weights
 FILL_FROM = 8192  # stock reads so many tokens at most; a deeper cache of it is filled instead
+READ_AT_ONCE = 16  # ubatches, after which it is told how far a side has come
 PLAIN_TO = 8192  # what gates cost does not depend on the depth: deeper than this it is not measured
 STOCK, OURS, PLAIN, SHALLOW = "stock", "retain-local", "without gates", "next to no cells"
 
@@ -69,7 +70,7 @@ class Measurement:
     n_ubatch : tokens of a reading.
     n_write : tokens of a writing.
     repeat : how often each is done.
-    on_step : called before each piece of work with what it is.
+    on_step : called before each piece of work with what it is, and the steps that are begun with it: 0 within a step.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Measurement:
         n_ubatch: int,
         n_write: int,
         repeat: int,
-        on_step: Callable[[str], None],
+        on_step: Callable[[str, int], None],
     ) -> None:
         self._sides, self._shallow = sides, shallow
         self._n_ubatch, self._n_write, self._repeat = n_ubatch, n_write, repeat
@@ -100,18 +101,18 @@ class Measurement:
         sides = sides_at(depth, self._sides)
         found = Depth(depth, n_read, {side.name: Measured() for side in sides})
         for side in sides:
-            self._on_step(f"{side.name}: going to {depth:,}")
+            self._on_step(f"{side.name}: going to {depth:,}", 1)
             self._go(side, depth - n_read, found.sides[side.name])
         for turn in range(self._repeat):
             for side in in_turn(sides, turn):
-                self._on_step(f"{side.name}: reading at {depth:,}")
+                self._on_step(f"{side.name}: reading at {depth:,}", 1)
                 self._back(side, depth - n_read)
                 found.sides[side.name].read_seconds.append(sum(side.ask("read", n=n_read)))
                 self._at[side.name] += n_read
         before = {side.name: side.ask("stats") for side in sides}
         for turn in range(self._repeat):
             for side in in_turn(sides, turn):
-                self._on_step(f"{side.name}: writing at {depth:,}")
+                self._on_step(f"{side.name}: writing at {depth:,}", 1)
                 self._back(side, depth)
                 found.sides[side.name].write_seconds.append(side.ask("write", n=self._n_write) / self._n_write)
                 self._at[side.name] += self._n_write
@@ -136,8 +137,13 @@ class Measurement:
             side.ask("fill", depth=depth)
             self._at[side.name], found.is_estimated = depth, True
         else:
-            self._read[side.name] += sum(side.ask("read", n=n)) * needed / n
-            self._at[side.name] = depth
+            seconds = 0.0
+            while (left := depth - self._at[side.name]) > 0:
+                self._on_step(f"{side.name}: {self._at[side.name]:,} of {depth:,} tokens read", 0)
+                piece = min(left, READ_AT_ONCE * self._n_ubatch)
+                seconds += sum(side.ask("read", n=piece))
+                self._at[side.name] += piece
+            self._read[side.name] += seconds * needed / n
 
     def _back(self, side: Side, depth: int) -> None:
         """Go back to a depth, where that leaves the cache as it was. After an eviction it stays deeper, at equal cost."""

@@ -12,7 +12,6 @@ from typing import Any
 import gguf
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from ..bench.machine import check_idle, describe
 from ..bench.measure import OURS, PLAIN, SHALLOW, SHALLOW_DEPTH, STOCK, Depth, Measurement, sides_at
@@ -28,10 +27,10 @@ from ..files import check_writable, write_text
 from ..kv_types import kv_type
 from ..models.model_file import read_model_file
 from ..options.archive import share_text, size_text
-from ..options.budget import Budget
+from ..options.budget import LONGEST, Budget
 from ..options.model_options import ModelOptions
 from ..options.retention_options import RetentionOptions
-from ..terminal.stderr import BarConsole
+from ..terminal.progress import BenchProgress
 from .loading import gates_to_load
 from .model_name import find_model
 
@@ -81,8 +80,8 @@ def run_bench(model: str, options: BenchOptions, retention: RetentionOptions, lo
 
 def _depths(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > SHALLOW_DEPTH for part in parts):
-        raise UsageError(f"depths {text!r} are not numbers of tokens above {SHALLOW_DEPTH}, as in 512,2048,8192")
+    if not all(part.isdecimal() and len(part) <= LONGEST and int(part) > SHALLOW_DEPTH for part in parts):
+        raise UsageError(f"depths {text[:80]!r} are not numbers of tokens above {SHALLOW_DEPTH}, as in 512,2048,8192")
     return sorted({int(part) for part in parts})
 
 
@@ -165,19 +164,5 @@ def _measure(
 ) -> list[Depth]:
     *sides, shallow = processes
     n_steps = sum(len(sides_at(depth, sides)) for depth in depths) * (1 + 2 * options.repeat)
-    bar = stack.enter_context(
-        Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=BarConsole(stderr=True),
-            transient=True,
-        )
-    )
-    task = bar.add_task("loading", total=n_steps)
-    measurement = Measurement(
-        sides, shallow, n_ubatch, options.tokens, options.repeat,
-        lambda what: bar.update(task, description=what, advance=1),
-    )  # fmt: skip
-    return measurement.run(depths)
+    progress = stack.enter_context(BenchProgress(n_steps))
+    return Measurement(sides, shallow, n_ubatch, options.tokens, options.repeat, progress.step).run(depths)

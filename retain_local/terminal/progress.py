@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 
 from rich.progress import (
@@ -13,14 +14,16 @@ from rich.progress import (
     Task,
     TaskID,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
 
 from .safe_text import safe_line
-from .stderr import BarConsole, below_lines
+from .stderr import BarConsole, below_lines, stderr_console
 
 _SHORT_PROMPT = 128  # tokens that are read too soon for a bar
+_LINE_EVERY_S = 60  # where a line takes the place of a bar
 
 
 class _Rate(ProgressColumn):
@@ -162,3 +165,38 @@ class EvalProgress:
     def advance(self, text: str) -> None:
         """One more piece is done, and what is worked on next."""
         self._progress.update(self._task, advance=1, description=text)
+
+
+class BenchProgress:
+    """Context manager around a measurement of so many steps: a bar with what is done, or lines where stderr is no terminal.
+
+    A deep cache takes hours to fill, so a log gets a line at once and then one a minute at most.
+    """
+
+    def __init__(self, total: int) -> None:
+        console = BarConsole(stderr=True)
+        self._is_terminal, self._next_line = console.is_terminal, 0.0
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("loading", total=total)
+
+    def __enter__(self) -> BenchProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def step(self, what: str, n_steps: int) -> None:
+        """Say what is done now, and how many steps are begun with it."""
+        self._progress.update(self._task, description=what, advance=n_steps)
+        if not self._is_terminal and time.monotonic() >= self._next_line:
+            stderr_console().print(what, markup=False)
+            self._next_line = time.monotonic() + _LINE_EVERY_S

@@ -36,6 +36,7 @@ def bench(tiny: TinyFiles, folder: Path, *more: str) -> dict:
         folder, "bench", tiny.model(ARCH), "--gates", tiny.gates(ARCH), *OPTIONS, "--json", out, *more, COLUMNS="44"
     )
     assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"{OURS}: going to 48\n"), "a log tells what takes long"
     assert "…" not in done.stdout  # a figure that is cut says nothing
     assert "Tokens each second" in done.stdout and "Memory" in done.stdout
     return json.loads(out.read_text())
@@ -126,12 +127,20 @@ class Clock:
 @pytest.mark.parametrize("depths", [[20_000], [1_000, 20_000], [1_000, 8_192, 20_000]])
 def test_a_deep_cache_of_stock_is_estimated(depths: list[int]) -> None:
     sides = [Clock(OURS), Clock(PLAIN), Clock(STOCK)]
-    found = Measurement(sides, Clock(SHALLOW), 512, 10, 2, lambda what: None).run(depths)
+    found = Measurement(sides, Clock(SHALLOW), 512, 10, 2, lambda what, n_steps: None).run(depths)
     assert set(found[-1].sides) == {OURS, STOCK} and found[-1].sides[STOCK].is_estimated
     assert sides[2].n_read < 12_000  # of 20,000
     true = 20_000 * 1e-3 + 1e-6 * 20_000**2 / 2
     for side in found[-1].sides.values():
         assert side.first_token_seconds == pytest.approx(true, rel=0.03)
+
+
+def test_what_a_long_reading_tells() -> None:
+    told: list[tuple[str, int]] = []
+    Measurement([Clock(OURS)], Clock(SHALLOW), 512, 10, 2, lambda *step: told.append(step)).run([20_000])
+    going = [what for what, n_steps in told if not n_steps]
+    assert going == [f"retain-local: {n:,} of 19,488 tokens read" for n in (0, 8_192, 16_384)]
+    assert sum(n_steps for _, n_steps in told) == 1 + 2 * 2
 
 
 def test_shares_and_rates() -> None:
@@ -149,6 +158,7 @@ def test_shares_and_rates() -> None:
     [
         (["--depths", "512,x"], 2, "depths '512,x' are not numbers of tokens above 16"),
         (["--depths", "8"], 2, "depths '8' are not numbers"),
+        (["--depths", "9" * 5000], 2, "are not numbers of tokens"),
         (["--gates", "absent.gguf"], 1, "absent.gguf: no such gate sidecar"),
         (["--json", "absent/out.json"], 2, "its folder is missing"),
         (["--plot", "absent/out.png"], 2, "its folder is missing"),
