@@ -131,7 +131,8 @@ def _material(reader: Reader, texts: Mapping[str, str], options: CalibrateOption
     else:
         streams = own_streams(llm, n_most)
     bos = [llm.token_bos()] if llm._model.add_bos_token() and llm.token_bos() >= 0 else []
-    if options.tokens <= plan.n_text - len(bos):
+    n_piece = plan.n_text - len(bos)
+    if options.tokens < n_piece:
         raise UsageError(
             f"tokens is {options.tokens}, and a piece of text has {plan.n_text} at this window: give more, or a smaller"
             " --window"
@@ -139,16 +140,14 @@ def _material(reader: Reader, texts: Mapping[str, str], options: CalibrateOption
     # the end of each stream is held out
     n_own = held_plan.n_text - len(bos)
     held = [
-        Document(kind, [*bos, *tokens[-n_own:]])
-        for kind, tokens in streams.items()
-        if len(tokens) > n_own + plan.n_text
+        Document(kind, [*bos, *tokens[-n_own:]]) for kind, tokens in streams.items() if len(tokens) >= n_own + n_piece
     ]
     learned = cut({document.kind: streams[document.kind][:-n_own] for document in held}, plan.n_text, bos)
     documents = take_turns(learned, max(1, options.tokens // plan.n_text))
     if not documents:
         n = max(map(len, streams.values()), default=0)
         raise RetainError(
-            f"the longest text has {n:,} tokens, and calibrating needs {n_own + plan.n_text + 1:,}: give a longer one, or a"
+            f"the longest text has {n:,} tokens, and calibrating needs {n_own + n_piece:,}: give a longer one, or a"
             " smaller --window" if texts else "the model's vocabulary cannot express the program's texts: give others with --text"
         )  # fmt: skip
     return Material(plan, documents, held_plan, held)

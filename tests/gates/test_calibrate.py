@@ -259,6 +259,14 @@ def test_fewer_tokens_than_a_piece_of_text_has(tmp_path: Path, tiny: TinyFiles) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_exactly_one_piece_of_text(tmp_path: Path, tiny: TinyFiles) -> None:
+    """The model puts one token before a text, so that a piece of 512 takes 511 others."""
+    made = make(tiny, tmp_path / "out.gguf", tokens=511)
+    assert made.n_documents == 1 and len(made.held) == 4
+    with pytest.raises(UsageError, match="tokens is 510, and a piece of text has 512"):
+        make(tiny, tmp_path / "out.gguf", tokens=510)
+
+
 def test_the_kind_mlp(tmp_path: Path, tiny: TinyFiles) -> None:
     made = make(tiny, tmp_path / "out.gguf", kind="mlp", features=64)
     assert (made.sidecar.gates.variant, made.sidecar.gates.n_ff, made.sidecar.gates.activation) == ("rg", 64, "relu")
