@@ -8,12 +8,21 @@ model says with what llama.cpp says.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType, GGUFReader
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    modeling_gguf_pytorch_utils,
+)
 
 from ...errors import RetainError
 from ...llama import Llama
@@ -55,11 +64,12 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     header = read_header(path)
     arch = _value(header, "general.architecture")
     try:
-        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-        _complete(config, header, str(arch))
-        model, report = AutoModelForCausalLM.from_pretrained(
-            path.parent, gguf_file=path.name, config=config, dtype=dtype, output_loading_info=True
-        )
+        with _without_bars():
+            config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+            _complete(config, header, str(arch))
+            model, report = AutoModelForCausalLM.from_pretrained(
+                path.parent, gguf_file=path.name, config=config, dtype=dtype, output_loading_info=True
+            )
     except Exception as error:  # whatever transformers makes of an architecture that it half knows
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RetainError(f"{path}: transformers cannot read this model of architecture {arch}: {reason}") from None
@@ -70,6 +80,17 @@ def load_gguf(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         )
     _apply_frequency_factors(model, path, header)
     return model
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """The GGUF reader of transformers shows a bar that its own switch for bars does not turn off."""
+    shown = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = partial(shown, disable=True)
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = shown
 
 
 def _complete(config: PreTrainedConfig, header: Header, arch: str) -> None:

@@ -92,7 +92,12 @@ class TrainingScreen:
         if progress.step % every == 0 or progress.step in (1, progress.n_steps):
             losses = progress.losses
             self.console.print(
-                f"step {progress.step:,} of {progress.n_steps:,}: loss {losses['total']:.4f}, KL {losses['kl']:.4f},"
-                f" cross-entropy {losses['ce']:.4f}, capacity {losses['capacity']:.4f},"
+                f"step {progress.step:,} of {progress.n_steps:,}: loss {_shown(losses['total'])}, KL {_shown(losses['kl'])},"
+                f" cross-entropy {_shown(losses['ce'])}, capacity {_shown(losses['capacity'])},"
                 f" cells left {losses['cells']:.1%}"
             )
+
+
+def _shown(loss: float) -> str:
+    """Four decimals; rounding leaves a KL of next to nothing below 0, which is not shown as -0.0000."""
+    return f"{round(loss, 4) + 0.0:.4f}"

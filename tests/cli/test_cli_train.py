@@ -10,12 +10,17 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from rich.console import Console
 
+from conftest import TinyFiles
 from retain_local.cli import main
+from retain_local.gates.train.options import TrainOptions
+from retain_local.gates.train.screen import TrainingScreen
 from support.command_line import TIMEOUT_S, environment
 
 TRAIN_PACKAGES = ("torch", "transformers", "safetensors", "tokenizers")
@@ -109,6 +114,21 @@ def test_a_training_from_the_command_line(home: Path, retain_local: Callable[...
     shown = retain_local("gates", "inspect", "out/gates.gguf")
     assert shown.status == 0 and "rg10" in shown.out
     assert retain_local(*train) == (1, "", "retain-local: out holds trained gates already; name another folder\n")
+
+
+def test_a_log_holds_no_bars(home: Path, tiny: TinyFiles, retain_local: Callable[..., Done]) -> None:
+    """transformers shows some while it reads a GGUF file."""
+    done = retain_local("gates", "train", tiny.model("llama"), "of-gguf", "--data", "text.txt", *SMALL)
+    assert done.status == 0 and done.err == ""
+
+
+def test_a_loss_of_next_to_nothing_has_no_sign() -> None:
+    from retain_local.gates.train.trainer import Progress
+
+    told = Console(record=True, file=StringIO(), width=200)
+    losses = dict.fromkeys(("total", "kl", "ce", "capacity", "cells"), -1e-6)
+    TrainingScreen(told, TrainOptions()).step(Progress(1, 2, losses))
+    assert "loss 0.0000, KL 0.0000, cross-entropy 0.0000, capacity 0.0000" in told.export_text()
 
 
 @pytest.mark.parametrize(
