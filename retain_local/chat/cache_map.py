@@ -84,17 +84,29 @@ def render_cache_map(retention: Retention, width: int, height: int, pictures: St
         for touched, run in groupby(zip(is_picture, shades), key=itemgetter(0)):
             row.append("".join(shade for _, shade in run), style=_PICTURE if touched else _TEXT)
         lines.append(row.append(count, style="dim"))
-    unit = "layer.head" if by_head else "layer (mean of its heads)"
-    each = n_seen / n_buckets
-    legend = f"rows: {unit} · columns: {each:.1f} tokens each · {_SHADES[1]} some kept to {_SHADES[-1]} all kept"
-    if has_archive:
-        legend += f" · {_ARCHIVED} archived only"
-    lines.append(Text(legend, style="dim"))
+    legend = [
+        f"rows: {'layer.head' if by_head else 'layer (mean of heads)'}",
+        f"columns: {n_seen / n_buckets:.1f} tokens",
+        f"{_SHADES[1]} some kept to {_SHADES[-1]} all kept",
+        *([f"{_ARCHIVED} archived only"] if has_archive else []),
+    ]
+    lines += [Text(line, style="dim") for line in _filled(legend, width)]
     if pictures:
         kept = sum(retention.count(*cell_list, pictures) for cell_list in cell_lists)
         seen = len(cell_lists) * sum(stop - start for start, stop in pictures)
         lines.append(Text(f"{_PICTURE_MARK} of a picture: {kept:,} of {seen:,} cells kept", style="dim"))
     return Group(*lines)
+
+
+def _filled(parts: Sequence[str], width: int) -> list[str]:
+    """Lines of as many parts each as fit; a part is not broken."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + 2 + len(part) <= width:
+            lines[-1] += f", {part}"
+        else:
+            lines.append(part)
+    return lines
 
 
 def _touched(edges: npt.NDArray[np.int64], stretches: Stretches) -> list[bool]:

@@ -54,7 +54,7 @@ def test_one_column_for_each_token() -> None:
     lines = draw(Streams([[[0, 1, 5], [2]]], 6), 80, 20)
     assert lines[0] == "    0    5 cells"
     assert lines[1] == "0.0 ██   █     3" and lines[2] == "0.1   █        1"
-    assert "layer.head" in lines[-1] and "1.0 tokens each" in lines[-1]
+    assert "layer.head" in lines[-1] and "1.0 tokens" in lines[-1]
 
 
 def test_what_is_archived_is_told_apart() -> None:
@@ -63,6 +63,16 @@ def test_what_is_archived_is_told_apart() -> None:
     assert lines[0] == "    0    5 cells archived"
     assert lines[1] == "0.0 ██···█     3        3" and lines[2] == "0.1 · █        1        1"
     assert lines[-1].endswith("· archived only")
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 140])
+def test_the_legend_breaks_between_its_parts(width: int) -> None:
+    many = [[[0], [0]] for _ in range(30)]
+    lines = draw(Streams(many, 12_345, many), width, 24)
+    assert all(len(line) <= width for line in lines), lines
+    legend = next(i for i, line in enumerate(lines) if line.startswith("rows: layer (mean of heads)"))
+    parts = ", ".join(lines[legend:]).split(", ")
+    assert parts[1].startswith("columns: ") and parts[2:] == ["░ some kept to █ all kept", "· archived only"]
 
 
 def test_pictures_are_marked() -> None:
@@ -81,7 +91,7 @@ def test_buckets() -> None:
 
 def test_layers_stand_for_their_heads_where_there_are_many() -> None:
     lines = draw(Streams([[[0], [0], [1], [1]] for _ in range(10)], 2), 80, 14)
-    assert len(lines) == 12 and lines[1] == "0 ▒▒     4" and "mean of its heads" in lines[-1]
+    assert len(lines) == 12 and lines[1] == "0 ▒▒     4" and "mean of heads" in lines[-1]
 
 
 def test_an_empty_cache() -> None:
