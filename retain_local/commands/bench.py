@@ -27,7 +27,7 @@ from ..files import check_writable, write_text
 from ..kv_types import kv_type
 from ..models.model_file import read_model_file
 from ..options.archive import share_text, size_text
-from ..options.budget import LONGEST, Budget
+from ..options.budget import AUTO_BUDGET, LONGEST, Budget
 from ..options.model_options import ModelOptions
 from ..options.retention_options import RetentionOptions
 from ..terminal.progress import BenchProgress
@@ -89,9 +89,10 @@ def _fields(
     model: Path, retention: RetentionOptions, loading: ModelOptions, n_ctx: int, deepest: int
 ) -> dict[str, Any]:
     """What is resolved of the retention options: the fields that a side needs, as JSON takes them."""
-    budget = Budget.parse(retention.budget, sizes=True)
-    if budget.share is not None:
-        retention = replace(retention, budget=budget.of(deepest))
+    if retention.budget != AUTO_BUDGET:
+        budget = Budget.parse(retention.budget, sizes=True)
+        if budget.share is not None:
+            retention = replace(retention, budget=budget.of(deepest))
     resolved = retention.resolve(
         read_model_file(model), n_ctx=n_ctx, type_k=kv_type(loading.type_k), type_v=kv_type(loading.type_v)
     )

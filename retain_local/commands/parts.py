@@ -23,8 +23,9 @@ SERVE = {
     "cache": _CACHE.but(
         "prefill",
         texts={
-            "budget": "Cells that each slot keeps per (layer, KV head): a number, a share of the context (1/4, 25%), or the size"
-            " of the cache of all slots (512MiB). (default: 2048, or the context if that is shorter)",
+            "budget": "Cells that each slot keeps per (layer, KV head): a number, a share of the context (1/4, 25%), the size of"
+            " the cache of all slots (512MiB), or auto (what audit recommended). (default: 2048; the context if that is shorter or"
+            " the policy is none)",
             "pin_system": "Never evict the system messages of a request.",
         },
     ),
@@ -71,7 +72,13 @@ AUDIT = {
 BENCH = {
     "options": Part(BenchOptions),
     "cache": _CACHE.only("budget", "buffer", "gates", "archive", "recall", "archive_type", "n_ubatch").but(
-        budget="2048", buffer=128, n_ubatch=512
+        budget="2048",
+        buffer=128,
+        n_ubatch=512,
+        texts={
+            "budget": "Cells to keep per (layer, KV head) on average: a number, a share of the largest depth (1/4, 25%), the size"
+            " of the whole cache (512MiB), or auto (what audit recommended)."
+        },
     ),
     "loading": _MEASURED.but(
         "n_ctx", "rope_freq_base", "verbose", texts={"n_threads": "How many CPU threads to use. (default: all CPUs)"}

@@ -153,6 +153,16 @@ def test_help_is_a_screen(monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...]
     assert left_out and "--help-all" in short
 
 
+@pytest.mark.parametrize(
+    "command", [["chat"], ["run", "-p", "a"], ["serve"], ["bench", "--anyway"]], ids=lambda words: words[0]
+)
+def test_a_budget_may_be_the_one_of_an_audit(tmp_path: Path, command: list[str]) -> None:
+    name, *more = command
+    done = run(tmp_path, name, "bundled", *more, "--budget", "auto", XDG_DATA_HOME=str(tmp_path))
+    assert done.returncode == 1 and "no audit has recommended a budget" in done.stderr
+    assert "or auto (what audit recommended)" in " ".join(run(tmp_path, name, "--help").stdout.split())
+
+
 def test_version(tmp_path: Path) -> None:
     assert re.fullmatch(
         r"retain-local \S.* \(llama.cpp of llama-cpp-python [\d.]+\)\n", run(tmp_path, "--version").stdout
