@@ -62,7 +62,8 @@ def same_everywhere(text: str) -> str:
 
     The columns of a table are as wide as the speeds in it.
     """
-    return re.sub(r"([━─])\1+", r"\1", re.sub(r"[\d,]+ tok/s *", "", text[: text.index(MAP)]))
+    without_speeds = re.sub(r"[\d,]+ tok/s", "", text[: text.index(MAP)])
+    return re.sub(r" *([┃│]) *", r"\1", re.sub(r"([━─])\1+", r"\1", without_speeds))
 
 
 def texts_of(svg: str) -> str:
