@@ -51,12 +51,16 @@ class Reader:
             model, self._watch.callback, policy="none", gates=None, sinks=0, budget=n_ctx, n_ctx=n_ctx,
             n_ubatch=min(N_UBATCH, n_ctx), **options,
         )  # fmt: skip
-        self.layers = self._watch.layers = self.llm.retention.layers
-        self.n_heads = [self.llm.retention.heads(il) for il in self.layers]
-        self._separator = self._tokens(SEPARATOR)
-        self._metrics = OutputMetrics(model, self.layers)
-        readers = ((il, self._metrics.reader(il)) for il in self.layers)
-        self._watch.readers = {il: weight for il, weight in readers if weight is not None}
+        try:
+            self.layers = self._watch.layers = self.llm.retention.layers
+            self.n_heads = [self.llm.retention.heads(il) for il in self.layers]
+            self._separator = self._tokens(SEPARATOR)
+            self._metrics = OutputMetrics(model, self.layers)
+            readers = ((il, self._metrics.reader(il)) for il in self.layers)
+            self._watch.readers = {il: weight for il, weight in readers if weight is not None}
+        except BaseException:
+            self.llm.close()
+            raise
 
     def __enter__(self) -> Reader:
         return self
