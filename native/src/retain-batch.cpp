@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <utility>
 
 llama_memory_context_ptr retain_memory::init_batch(llama_batch_allocr & balloc, uint32_t n_ubatch, bool embd_all) {
     GGML_UNUSED(embd_all);
@@ -46,6 +47,9 @@ bool retain_memory::can_append(const std::vector<llama_ubatch> & ubatches) const
         retain_error_set(message);
         return false;
     };
+    if (!shift_error.empty()) {
+        return fail(std::exchange(shift_error, ""));
+    }
 
     std::vector<int64_t> n_new(seqs.size(), 0);
     std::vector<int64_t> n_seen(seqs.size(), 0);
@@ -232,8 +236,7 @@ bool retain_context::next() {
 
 bool retain_context::apply() {
     if (lctx) {
-        mem->shift_keys(lctx);
-        return true;
+        return mem->shift_keys(lctx);
     }
     return ubatches.empty() || mem->append_ubatch(ubatches[i_cur]);
 }

@@ -196,8 +196,9 @@ public:
     // whether cells wait for shift_keys()
     bool has_shift() const;
 
-    // move the keys of all cells to their shifted positions; see retain-shift.cpp
-    void shift_keys(llama_context * lctx);
+    // Move the keys of all cells to their shifted positions; see retain-shift.cpp. If it fails, the sequences that were shifted
+    // hold nothing, and the next batch is refused.
+    bool shift_keys(llama_context * lctx);
 
     // count the time that filling graph inputs took
     void add_input_time(double seconds) { t_input_s += seconds; }
@@ -299,6 +300,8 @@ private:
     // per sequence the tokens of a ubatch whose log betas are still to come into its cells; empty: none
     mutable std::vector<std::vector<int32_t>> unsettled;
     int64_t n_unsettled = 0; // tokens of the ubatch
+
+    mutable std::string shift_error; // of a shift that failed; the next batch tells it
 
     retain_score_callback callback      = nullptr;
     void                * callback_data = nullptr;

@@ -10,6 +10,8 @@
 #include "llama-impl.h"
 #include "llama-model.h"
 
+#include <algorithm>
+
 namespace {
 
 // the cells of one layer that have a pending shift
@@ -48,14 +50,18 @@ ggml_tensor * new_input(ggml_context * ctx, ggml_type type, int64_t ne0, int64_t
 
 } // namespace
 
-void retain_memory::shift_keys(llama_context * lctx) {
+bool retain_memory::shift_keys(llama_context * lctx) {
     const auto & hparams = model.hparams;
     const auto & cparams = lctx->get_cparams();
 
     auto input = std::make_unique<shift_input>();
 
+    std::vector<retain_seq *>  shifted_seqs;
     std::vector<shifted_cells> shifted(hparams.n_layer_all);
     for (auto & seq : seqs) {
+        if (std::any_of(seq.cell_lists.begin(), seq.cell_lists.end(), [](const auto & cell_list) { return !cell_list.shift.empty(); })) {
+            shifted_seqs.push_back(&seq);
+        }
         for_each_cell_list(seq, [&](const retain_layer & layer, int32_t, retain_cell_list & cell_list) {
             const auto & pool  = *pools[layer.pool];
             auto       & cells = shifted[layer.il];
@@ -76,8 +82,16 @@ void retain_memory::shift_keys(llama_context * lctx) {
         }
     }
     if (input->layers.empty() || hparams.rope_type == LLAMA_ROPE_TYPE_NONE) {
-        return;
+        return true;
     }
+    // llama_decode() catches nothing, and goes on: the batch that comes next is refused instead
+    const auto fail = [&](const char * reason) {
+        for (auto * seq : shifted_seqs) {
+            clear_seq(*seq); // which of its keys were turned is not known
+        }
+        shift_error = retain_format("the shift of positions failed (%s): the sequences that were shifted were removed; read them again", reason);
+        return false;
+    };
 
     auto * res = lctx->get_gf_res_reserve();
     ggml_backend_sched_reset(lctx->get_sched());
@@ -115,11 +129,12 @@ void retain_memory::shift_keys(llama_context * lctx) {
 
     auto * inputs = res->add_input(std::move(input));
     if (!ggml_backend_sched_alloc_graph(lctx->get_sched(), res->get_gf())) {
-        throw retain_error("no memory for the position shift");
+        return fail("there is no memory for it");
     }
     inputs->set_input(nullptr);
     if (lctx->graph_compute(res->get_gf(), false) != GGML_STATUS_SUCCESS) {
-        throw retain_error("the position shift failed to compute");
+        return fail("it was interrupted");
     }
     ggml_backend_sched_synchronize(lctx->get_sched());
+    return true;
 }

@@ -360,6 +360,26 @@ static void test_shift_before_the_start(llama_model * model, const std::string &
     }
 }
 
+// a shift that is interrupted leaves nothing that is half turned
+static void test_interrupted_shift(llama_model * model, const std::string & gates) {
+    auto rp = small_params(gates);
+    rp.budget = 100;
+    llama_context * ctx = retain_init_from_model(model, context_params(2), &rp);
+    llama_memory_t  mem = llama_get_memory(ctx);
+    CHECK(try_decode(ctx, 0, 0, 30) == 0 && try_decode(ctx, 1, 0, 10) == 0);
+    const auto other = state_of(ctx, 1);
+
+    bool aborts = true;
+    llama_set_abort_callback(ctx, [](void * data) { return *(bool *) data; }, &aborts);
+    llama_memory_seq_add(mem, 0, 20, -1, 100);
+    CHECK(try_decode(ctx, 0, 130, 1) != 0 && error_says("the shift of positions failed"));
+    CHECK(retain_n_cells(ctx, 0) == 0 && llama_memory_seq_pos_max(mem, 0) == -1 && state_of(ctx, 1) == other);
+
+    aborts = false;
+    CHECK(try_decode(ctx, 0, 0, 30) == 0);
+    llama_free(ctx);
+}
+
 static void test_shift_of_several_parts(const tiny_files & files) {
     const std::string path = files.dir/"mrope.gguf";
     tiny::write_model(path, "qwen2vl");
@@ -434,6 +454,7 @@ int main() {
     test_copies(model, files.gates);
     test_shifts(model, files.gates);
     test_shift_before_the_start(model, files.gates);
+    test_interrupted_shift(model, files.gates);
     test_shift_of_several_parts(files);
     test_last_positions(model, files.gates);
 
