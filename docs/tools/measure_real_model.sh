@@ -5,7 +5,7 @@
 #     docs/tools/measure_real_model.sh MODEL TEXTS OUT CALIBRATED [TRAINED]
 #
 # TEXTS is the folder that docs/tools/real_texts.py wrote; CALIBRATED and TRAINED are gates. KINDS names texts, WINDOWS how many
-# windows of 4,096 tokens are read of each, BUDGETS, GATE (gate or gate:head) and POLICIES what is compared. A run that was stopped
+# windows of 4,096 tokens are read of each, BUDGETS, GATE (gate, gate:head or both) and POLICIES what is compared. A run that was stopped
 # goes on.
 # `retain-local results OUT/WINDOWS-calibrated.jsonl trained=OUT/WINDOWS-trained.jsonl` prints the tables.
 set -eu
