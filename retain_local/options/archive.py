@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any, SupportsIndex
 
 from ..errors import UsageError
-from .budget import BYTES_OF, LONGEST, QUANTITY, UNITS
+from .budget import BYTES_OF, LONGEST, QUANTITY, UNITS, shortened
 
 ARCHIVE_TYPES = ("q4_0", "q8_0")
 AUTO_ARCHIVE, NO_ARCHIVE = "auto", 0
@@ -43,7 +43,7 @@ def parse_archive(value: object) -> int | str:
     if isinstance(value, str):
         match = QUANTITY.fullmatch(value.strip()) if len(value) <= LONGEST else None
         if match is None or match[2] is not None or match[3] == "%":
-            raise UsageError(f"archive {_shortened(value)} is not {_SIZE}")
+            raise UsageError(f"archive {shortened(value)} is not {_SIZE}")
         number, unit = Fraction(match[1]), match[3]
         if unit is None and number:
             raise UsageError(f"archive {value!r} has no unit; write {match[1]}MiB, or 0 for none")
@@ -56,9 +56,9 @@ def parse_archive(value: object) -> int | str:
                 raise TypeError
             n_bytes = operator.index(value)
         except TypeError:
-            raise UsageError(f"archive {_shortened(value)} is not {_SIZE}") from None
+            raise UsageError(f"archive {shortened(value)} is not {_SIZE}") from None
     if not 0 <= n_bytes <= _MOST_BYTES:
-        raise UsageError(f"archive {_shortened(value)} is out of range; it is {_SIZE}")
+        raise UsageError(f"archive {shortened(value)} is out of range; it is {_SIZE}")
     return n_bytes
 
 
@@ -100,7 +100,7 @@ def parse_recall(value: object) -> float:
         with suppress(TypeError, ValueError, OverflowError):
             share = float(value)  # type: ignore[arg-type]
     if share is None or not 0 <= share <= MOST_RECALL:
-        raise UsageError(f"recall {_shortened(value)} is not {_SHARE}")
+        raise UsageError(f"recall {shortened(value)} is not {_SHARE}")
     return share
 
 
@@ -122,8 +122,3 @@ def size_text(n_bytes: int | str) -> str:
 def share_text(recall: float) -> str:
     """A share as it is shown: "25%"."""
     return f"{100 * recall:g}%"
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

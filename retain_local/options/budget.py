@@ -64,7 +64,7 @@ class Budget:
     def _parse_text(cls, text: str) -> Budget:
         match = QUANTITY.fullmatch(text.strip()) if len(text) <= LONGEST else None
         if match is None:
-            raise UsageError(f"budget {_shortened(text)!r} is not {_FORMS}")
+            raise UsageError(f"budget {shortened(text)} is not {_FORMS}")
         number, divisor, unit = Fraction(match[1]), match[2], match[3]
         if divisor is not None or unit == "%":
             if divisor is not None and int(divisor) == 0:
@@ -131,5 +131,7 @@ def parse_budget(value: object, *, n_ctx: int, bytes_per_token: int, n_room: int
     return cells
 
 
-def _shortened(text: str) -> str:
+def shortened(value: object) -> str:
+    """A bad value as a message shows it: `LONGEST` characters at most."""
+    text = repr(value)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
